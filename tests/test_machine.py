@@ -1,0 +1,148 @@
+"""What a record and `doctor` say about the machine, read from files and systems with known content."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mmalib import machine
+
+XEON = "model name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\n\nprocessor\t: 1\n"
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with one commit of a package in it, taken for our own."""
+    (tmp_path / "mmalib").mkdir()
+    (tmp_path / "mmalib" / "a.py").write_text("a = 1\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "first")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    return tmp_path
+
+
+def line(name, data=None):
+    """The line of `doctor` that begins with this name, without it."""
+    (found,) = [text for text in machine.doctor(data) if text.startswith(name + " ")]
+    return found[len(name) :].strip()
+
+
+def test_describe_survives_json_and_names_every_flag():
+    described = machine.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert set(described) == {"cpu", "cores", "ram_gib", "flags", "gpu", "python", "platform"}
+    assert set(described["flags"]) == set(machine.FLAGS)
+    assert described["cores"] >= 1
+    assert described["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_the_flags_are_those_of_the_first_processor(monkeypatch):
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: XEON)
+    described = machine.describe()
+    assert described["cpu"] == "Some Xeon"
+    assert [flag for flag, found in described["flags"].items() if found] == [
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "amx_int8",
+    ]
+    assert machine._flags_line(described["flags"]) == "AVX2 yes, AVX-512 yes, AVX512-VNNI yes, bf16 no, AMX yes"
+
+
+def test_without_proc_nothing_is_guessed(monkeypatch):
+    monkeypatch.setattr(machine, "_cpuinfo", dict)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "")
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
+    monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
+    described = machine.describe()
+    assert described["cpu"] == "unknown"
+    assert described["ram_gib"] is None
+    assert set(described["flags"].values()) == {None}
+    assert line("CPU flags").startswith("unknown")
+    assert line("Memory") == "unknown"
+
+
+def test_versions_are_the_installed_ones_and_leave_out_what_is_not(monkeypatch):
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package-of-ours"))
+    assert machine.versions() == {"numpy": importlib.metadata.version("numpy")}
+
+
+def test_commit_is_dirty_exactly_when_the_code_differs(checkout):
+    head = git(checkout, "rev-parse", "HEAD").stdout.strip()
+    assert machine.commit() == head
+    (checkout / "notes.txt").write_text("not code")
+    assert machine.commit() == head
+    (checkout / "mmalib" / "b.py").write_text("b = 1\n")
+    assert machine.commit() == head + "-dirty"
+    (checkout / "mmalib" / "b.py").unlink()
+    (checkout / "mmalib" / "a.py").write_text("a = 2\n")
+    assert machine.commit() == head + "-dirty"
+
+
+def test_a_copy_inside_another_repository_has_no_commit(checkout, monkeypatch):
+    inner = checkout / "mmalib"
+    monkeypatch.setattr(machine, "ROOT", inner)
+    assert machine.commit() is None
+
+
+def test_a_machine_without_git_has_no_commit(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert machine.commit() is None
+
+
+def test_doctor_is_about_ten_single_lines():
+    lines = machine.doctor()
+    assert 8 <= len(lines) <= 12
+    assert not any("\n" in text for text in lines)
+    assert line("GPU")
+    assert "GiB for runs/" in line("Free disk")
+
+
+def test_doctor_tells_why_deepsparse_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "DEEPSPARSE", tmp_path)
+    assert "no .venv-deepsparse here" in line("Runtimes")
+    (tmp_path / ".failed").write_text("ERROR: No matching distribution found\n")
+    assert line("Runtimes").endswith("deepsparse not available: ERROR: No matching distribution found")
+
+
+def test_doctor_asks_the_python_of_deepsparse_for_its_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "DEEPSPARSE", tmp_path)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho 1.8.0 analytics $NM_DISABLE_ANALYTICS\n")
+    python.chmod(0o755)
+    assert line("Runtimes").endswith("deepsparse 1.8.0 analytics True")
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert line("Runtimes").endswith(".venv-deepsparse is incomplete")
+
+
+def test_doctor_names_the_data_it_found(tmp_path, monkeypatch):
+    assert line("Data").startswith("generated sample")
+    (tmp_path / "conll2003").mkdir()
+    monkeypatch.setenv("MMALIB_DATA", str(tmp_path))
+    assert "no CoNLL files found" in line("Data")
+    (tmp_path / "conll2003" / "eng.train").touch()
+    (tmp_path / "conll2003" / "eng.testb").touch()
+    assert line("Data").endswith("CoNLL original files: en train/test, es nothing, nl nothing")
+    assert line("Data", "sample").startswith("generated sample")
+    assert line("Data", "hub").startswith("CoNLL from the hub")
+    assert line("Data", str(tmp_path / "gone")).endswith("there is no such folder")
+
+
+def test_doctor_adds_up_the_backbones(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "WEIGHTS", tmp_path)
+    assert line("Backbones") == "none shipped"
+    for name, size in (("mini", 1_500_000), ("mini-distil", 700_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(size))
+    assert line("Backbones") == "mini 1.5 MB, mini-distil 0.7 MB; together 2.2 MB"
