@@ -1,0 +1,114 @@
+"""Entity-level scores: F1 as the shared task counts it, its bootstrap interval, and scores across languages.
+
+Entities are found by seqeval in its default mode, which follows the shared task's conlleval.pl: an `I-` that
+continues nothing starts an entity, and a change of type ends one. A predicted entity is right when its type
+and both its ends are.
+"""
+
+import numpy as np
+from seqeval.metrics.sequence_labeling import get_entities
+
+from mmalib.corpus import LABELS
+
+TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
+RIGHT, PREDICTED, GOLD = range(3)  # the columns of every array of counts below
+
+
+def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resamples: int = 1000, seed: int = 0) -> dict:
+    """F1, precision and recall over all entities and per type, with a 95% interval of F1 over sentences.
+
+    All scores lie between 0 and 1. A quotient of nothing by nothing is 0: without entities F1 is 0.
+    """
+    _check(gold, predicted)
+    counts = _count(gold, predicted)
+    low, high = _interval(counts.sum(axis=1), resamples, seed)
+    total = counts.sum(axis=(0, 1))
+    return {
+        **_scores(total),
+        "f1_low": low,
+        "f1_high": high,
+        "sentences": len(gold),
+        "words": sum(len(tags) for tags in gold),
+        "entities": int(total[GOLD]),
+        "types": {
+            name: {**_scores(of_type), "entities": int(of_type[GOLD])}
+            for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
+        },
+    }
+
+
+def multilingual_score(scores: dict, base: dict, split: str) -> float:
+    """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
+    pairs = _f1_pairs(scores, base, split)
+    return sum((f1 - base_f1 for language, (f1, base_f1) in pairs.items() if language != "en"), 0.0)
+
+
+def retention(scores: dict, base: dict, split: str) -> dict[str, float]:
+    """The percentage of the base's F1 that the model keeps, per language; nan where the base has none."""
+    pairs = _f1_pairs(scores, base, split)
+    return {name: 100 * f1 / base_f1 if base_f1 else float("nan") for name, (f1, base_f1) in pairs.items()}
+
+
+def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
+    if not gold:
+        raise ValueError("There are no sentences to score. Check the corpus and the split.")
+    if len(gold) != len(predicted):
+        raise ValueError(f"{len(gold)} gold sentences but {len(predicted)} predicted ones. Predict each once.")
+    known = set(LABELS)
+    for index, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
+        if len(right) != len(guess):
+            raise ValueError(
+                f"Sentence {index} has {len(right)} gold tags but {len(guess)} predicted ones. Predict each word once."
+            )
+        for side, tags in (("gold", right), ("predicted", guess)):
+            if not known.issuperset(tags):
+                unknown = next(tag for tag in tags if tag not in known)
+                raise ValueError(
+                    f"Sentence {index} has the unknown {side} tag {unknown!r}. Known are {', '.join(LABELS)}."
+                )
+
+
+def _count(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
+    # Sentence by sentence, so that no entity runs over a sentence's end.
+    counts = np.zeros((len(gold), len(TYPES), 3), dtype=np.int64)  # (sentences, types, right/predicted/gold)
+    column = {name: index for index, name in enumerate(TYPES)}
+    for sentence, pair in zip(counts, zip(gold, predicted, strict=True), strict=True):
+        right, guess = (set(get_entities(list(tags))) for tags in pair)  # (type, first word, last word)
+        for kind, entities in ((RIGHT, right & guess), (PREDICTED, guess), (GOLD, right)):
+            for name, _, _ in entities:
+                sentence[column[name], kind] += 1
+    return counts
+
+
+def _scores(count: np.ndarray) -> dict[str, float]:
+    right, predicted, gold = count.tolist()
+    return {
+        "f1": 2 * right / max(predicted + gold, 1),
+        "precision": right / max(predicted, 1),
+        "recall": right / max(gold, 1),
+    }
+
+
+def _interval(counts: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    # Percentile bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and score it.
+    if resamples < 1:
+        raise ValueError(f"The interval needs at least one resample, not {resamples}.")
+    draw = np.random.default_rng(seed)
+    size = len(counts)
+    # (resamples, 3); one draw at a time, since all at once would take resamples x sentences of memory
+    drawn = np.array([counts[draw.integers(size, size=size)].sum(axis=0) for _ in range(resamples)])
+    f1 = 2 * drawn[:, RIGHT] / np.maximum(drawn[:, PREDICTED] + drawn[:, GOLD], 1)
+    low, high = np.percentile(f1, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _f1_pairs(scores: dict, base: dict, split: str) -> dict[str, tuple[float, float]]:
+    if set(scores) != set(base):
+        raise ValueError(
+            f"The model is scored on {', '.join(sorted(scores))} and the base on {', '.join(sorted(base))}. "
+            "Compare runs that were scored on the same languages."
+        )
+    for language in scores:
+        if split not in scores[language] or split not in base[language]:
+            raise ValueError(f"The split {split!r} of {language} is not scored in both runs. Score it in both.")
+    return {language: (scores[language][split]["f1"], base[language][split]["f1"]) for language in scores}

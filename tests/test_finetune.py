@@ -1,0 +1,103 @@
+"""Fine-tuning: reproducible to the bit, resumable to the bit, chosen by English dev alone."""
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from mmalib import backbones, corpus, finetune
+from mmalib.profiles import load_profile
+
+SETTINGS = {"seed": 1, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
+
+
+class StopAfterCheckpoint(TrainerCallback):
+    """Stands for a kill: nothing after the n-th checkpoint happens."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def on_save(self, *_, **__):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def english():
+    return corpus.load(load_profile("smoke"), "sample")["en"]
+
+
+def tune(tiny_backbone, english, folder, **changes):
+    model = backbones.load_model(str(tiny_backbone), seed=1)
+    tokenizer = backbones.load_tokenizer(str(tiny_backbone))
+    return finetune.finetune(
+        model, tokenizer, english["train"], english["dev"], folder=folder, **{**SETTINGS, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_backbone, english, tmp_path_factory):
+    return tune(tiny_backbone, english, tmp_path_factory.mktemp("tuned") / "run")
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_same_seed_same_result_another_seed_another(tiny_backbone, english, tmp_path, tuned):
+    model, history = tuned
+    again, history_again = tune(tiny_backbone, english, tmp_path / "again")
+    assert equal(model, again) and history["dev_f1"] == history_again["dev_f1"]
+    other, _ = tune(tiny_backbone, english, tmp_path / "other", seed=2)
+    assert not equal(model, other)
+
+
+def test_it_learns(tuned):
+    _, history = tuned
+    assert len(history["dev_f1"]) == 3 and history["train_loss"][-1] < history["train_loss"][0]
+
+
+def test_killed_and_resumed_equals_unbroken(tiny_backbone, english, tmp_path, tuned):
+    with pytest.raises(KeyboardInterrupt):
+        tune(tiny_backbone, english, tmp_path / "run", callbacks=[StopAfterCheckpoint(2)])
+    half_written = tmp_path / "run" / "checkpoint-999"  # what a kill in the middle of saving leaves
+    half_written.mkdir()
+    (half_written / "model.safetensors").write_bytes(b"")
+    model, history = tune(tiny_backbone, english, tmp_path / "run")
+    assert equal(model, tuned[0]) and history["dev_f1"] == tuned[1]["dev_f1"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_epoch_on_dev_is_kept(tiny_backbone, english, tmp_path, monkeypatch):
+    weights, f1 = [], iter([0.2, 0.9, 0.4])
+
+    def scores(*_, **__):
+        return {"f1": next(f1)}
+
+    class Watch(TrainerCallback):
+        def on_evaluate(self, *_, model, **__):
+            weights.append({k: v.clone() for k, v in model.state_dict().items()})
+
+    monkeypatch.setattr(finetune, "entity_scores", scores)
+    model, history = tune(tiny_backbone, english, tmp_path / "run", callbacks=[Watch()])
+    assert history["best_epoch"] == 2
+    assert all(torch.equal(v, weights[1][k]) for k, v in model.state_dict().items())
+
+
+def test_frozen_layers_do_not_move(tiny_backbone, english, tmp_path):
+    before = backbones.load_model(str(tiny_backbone), seed=1).state_dict()
+    after = tune(tiny_backbone, english, tmp_path / "run", epochs=1, frozen_layers=1)[0].state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved and not any(".embeddings." in key or ".layer.0." in key for key in moved)
+
+
+def test_cycles_rewind_the_learning_rate(tiny_backbone, english, tmp_path):
+    rates = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_, lr_scheduler, **__):
+            rates.append(lr_scheduler.get_last_lr()[0])
+
+    tune(tiny_backbone, english, tmp_path / "run", cycles=2, warm_up=0.0, callbacks=[Watch()])
+    half = len(rates) // 2
+    assert rates[0] > rates[half - 2] < rates[half] > rates[-1]
