@@ -1,0 +1,110 @@
+"""Table 1 from records alone, beside the paper's numbers."""
+
+import hashlib
+
+import pandas as pd
+import pytest
+
+from mmalib import tables
+
+DIGESTS = {  # of the files as they were typed from the paper
+    "mma_quality.csv": "a4b32704b601bc98",
+    "mma_throughput.csv": "c4be801aca99c79e",
+    "obert_speed.csv": "79719241a73c69f5",
+}
+
+
+def runs(backbone="mini", corpus="sample", seeds=(1, 2, 3), f1=(0.5, 0.6, 0.7), cells=tables.CELLS, **more):
+    return pd.DataFrame(
+        [
+            {
+                "run": f"{backbone}-{corpus}-{seed}",
+                "method": "baseline",
+                "backbone": backbone,
+                "corpus": corpus,
+            }
+            | {"seed": seed, "language": language, "split": split, "f1": score}
+            | more
+            for seed, score in zip(seeds, f1, strict=True)
+            for language, split in cells
+        ]
+    )
+
+
+def test_the_papers_numbers_are_carried_unchanged():
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in tables.REFERENCE.iterdir()}
+    assert digests == DIGESTS
+    printed = tables.paper(1).set_index("model")
+    assert printed.loc["xlm", "nl_test"] == 0.785 and printed.loc["mlbert", "en_dev"] == 0.958
+    assert "mls_dev" not in printed and tables.paper(3).set_index("model").loc["mlbert obs 80", "mls_dev"] == -0.283
+    assert len(tables.paper(10)) == 18 and len(tables.paper(2)) == 2 and len(tables.paper("obert")) == 10
+    with pytest.raises(ValueError, match="table 7 is not carried here. Choose one of: 1, 3, "):
+        tables.paper(7)
+
+
+def test_mean_and_sample_deviation_over_seeds_in_the_papers_order():
+    table = tables.baselines(runs())
+    assert table["model"].tolist() == ["mini", "mlbert", "xlm"]
+    assert table["source"].tolist() == ["this study, sample", "paper", "paper"]
+    assert table["seeds"].tolist() == [3, pd.NA, pd.NA]
+    assert table.loc[0, "es dev mean"] == pytest.approx(0.6)
+    assert table.loc[0, "es dev std"] == pytest.approx(0.1)  # over n - 1
+    shown = tables.formatted(table)
+    assert list(shown.columns) == ["model", "source", "seeds"] + [
+        "es dev", "es test", "en dev", "en test", "nl dev", "nl test",
+    ]  # fmt: skip
+    assert shown.loc[0, "es dev"] == "0.600 ± 0.100"
+    assert shown.loc[2].tolist() == ["xlm", "paper", "", "0.777", "0.776", "0.954", "0.922", "0.809", "0.785"]
+
+
+def test_one_seed_has_no_deviation_and_a_gap_has_a_name():
+    table = tables.baselines(runs(seeds=(1,), f1=(0.5,), cells=[("en", "dev"), ("es", "test")]))
+    assert pd.isna(table.loc[0, "en dev std"])
+    shown = tables.formatted(table).loc[0]
+    assert shown["en dev"] == "0.500" and shown["es test"] == "0.500" and shown["nl dev"] == "not measured"
+
+
+def test_a_row_per_corpus_and_the_papers_row_right_under_ours():
+    frame = pd.concat([runs("xlm", "sample"), runs("xlm", "conll"), runs("mini", "conll")])
+    table = tables.baselines(frame)
+    assert list(zip(table["model"], table["source"], strict=True)) == [
+        ("xlm", "this study, sample"),
+        ("xlm", "this study, conll"),
+        ("xlm", "paper"),
+        ("mini", "this study, conll"),
+        ("mlbert", "paper"),
+    ]
+
+
+def test_only_baselines_count_and_never_two_runs_of_one_seed():
+    pruned = runs(f1=(0.1, 0.1, 0.1)).assign(method="obs")
+    assert tables.baselines(pd.concat([runs(), pruned])).loc[0, "en test mean"] == pytest.approx(0.6)
+    with pytest.raises(ValueError, match="whose method is 'baseline'"):
+        tables.baselines(pruned)
+    with pytest.raises(ValueError, match="say their method, backbone, corpus, seed"):
+        tables.baselines(pd.DataFrame(columns=["run", "language", "split", "f1"]))
+    twice = runs(seeds=(3,), f1=(0.9,)).assign(run="another")
+    with pytest.raises(ValueError, match="these share them: mini-sample-3, another"):
+        tables.baselines(pd.concat([runs(), twice]))
+
+
+def test_gaps_name_the_runs_and_the_single_scores_that_are_not_there():
+    frame = pd.concat([runs(seeds=(1,), f1=(0.5,)), runs(seeds=(2,), f1=(0.5,), cells=tables.CELLS[:-1])])
+    assert tables.gaps(frame, ("mini", "xlm"), (1, 2)) == [
+        "xlm on sample, seed 1",
+        "xlm on sample, seed 2",
+        "mini on sample, seed 2 (nl test)",
+    ]
+    assert tables.gaps(runs(), ("mini",), (1, 2, 3)) == []
+
+
+def test_csv_keeps_numbers_and_md_is_for_reading(tmp_path):
+    csv, md = tables.redraw(runs(), tmp_path / "tables")
+    again = pd.read_csv(csv)
+    pd.testing.assert_frame_equal(again, tables.baselines(runs()), check_dtype=False)
+    lines = md.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("| model | source | seeds | es dev | es test | en dev |")
+    assert lines[1] == "| " + " | ".join(["---"] * 9) + " |"
+    assert lines[2].startswith("| mini | this study, sample | 3 | 0.600 ± 0.100 |")
+    assert lines[4] == "| xlm | paper |  | 0.777 | 0.776 | 0.954 | 0.922 | 0.809 | 0.785 |"
+    assert sorted(path.name for path in csv.parent.iterdir()) == ["table_1.csv", "table_1.md"]
