@@ -1,0 +1,109 @@
+"""The baseline of every comparison: a backbone tuned on English, scored on three languages, recorded.
+
+`tune` is one run from start to record; a later notebook gets the same model back from disk with `load`.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib import results
+from mmalib.backbones import load_model, load_tokenizer, predict_tags
+from mmalib.evaluate import entity_scores
+from mmalib.finetune import finetune
+from mmalib.profiles import Profile
+
+
+def run_name(backbone: str, corpus: str, seed: int) -> str:
+    """The name of a baseline's run: of its record and of its model's folder."""
+    return f"01-{Path(backbone).name}-{corpus}-seed{seed}"
+
+
+def config(profile: Profile, backbone: str, corpus: str, seed: int) -> dict:
+    """Everything that decides a baseline's scores."""
+    return {
+        "notebook": "01",
+        "method": "baseline",
+        "backbone": backbone,
+        "corpus": corpus,
+        "seed": seed,
+        "train_sentences": profile.train_sentences,
+        "eval_sentences": profile.eval_sentences,
+        **_training(profile),
+    }
+
+
+def tune(
+    profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
+) -> dict:
+    """Tune a backbone on English, score every language, keep the model and the record; done before → read only."""
+    home = Path(runs) / profile.name
+    records, run = results.records_folder(runs, profile.name), run_name(backbone, corpus, seed)
+    settings = config(profile, backbone, corpus, seed)
+    if record := results.finished(records, run, settings):
+        return record
+    tokenizer, model = load_tokenizer(backbone), load_model(backbone, seed=seed)
+    english = corpora["en"]
+    model, history = finetune(
+        model,
+        tokenizer,
+        english["train"],
+        english["dev"],
+        folder=home / "checkpoints" / run,
+        seed=seed,
+        **_training(profile),
+    )
+    start = time.monotonic()
+    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
+    timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
+    save(model, tokenizer, home / "models" / run)
+    results.save(
+        records,
+        run,
+        settings,
+        scores=scores,
+        history=history,
+        timings=timings,
+        sparsity={"requested": 0.0, "measured": 0.0},
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+    return results.finished(records, run, settings)
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    corpora: dict[str, DatasetDict],
+    *,
+    max_length: int,
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on dev and test of every language."""
+    return {
+        language: {
+            split: entity_scores(
+                list(splits[split]["tags"]),
+                predict_tags(model, tokenizer, splits[split]["words"], max_length=max_length),
+            )
+            for split in ("dev", "test")
+        }
+        for language, splits in corpora.items()
+    }
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Model and tokenizer in one folder that Transformers loads; the folder is complete or not there."""
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(fresh, folder)
+
+
+def _training(profile: Profile) -> dict:
+    names = ("epochs", "batch_size", "learning_rate", "max_length", "frozen_layers")
+    return {name: getattr(profile, name) for name in names}

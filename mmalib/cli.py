@@ -1,0 +1,144 @@
+"""The command line, thin: read arguments, call one function, turn a user's mistake into one sentence.
+
+Imports happen where they are used, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m mmalib study                     the small study: two CPU cores, offline, minutes
+  python -m mmalib study --profile paper     the paper's own scale; wants a GPU
+  python -m mmalib study --only 01,03        two notebooks of it
+  MMALIB_DATA=path/to/conll python -m mmalib study
+  python -m mmalib figures                   draw tables and figures again, without training
+  python -m mmalib doctor                    what can this machine run?
+
+A study that was stopped or killed goes on from its last finished run when it is started again.
+Exit codes: 0 all well, 1 a notebook failed or results are missing, 2 a mistake in what was asked,
+130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        with _interruptible():
+            return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"mmalib: {error}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End at once on Ctrl-C or a polite kill.
+
+    Whatever a study has written is whole at any moment, and its kernel ends when it does. So unwinding gains
+    nothing, and from the middle of papermill's event loop it would now and then end in a traceback.
+    """
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in handled}
+    for number in handled:
+        if before[number] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _end(*_) -> None:
+    line = "mmalib: interrupted; started again, it goes on from the last finished run\n"
+    os.write(2, (("\n" if os.isatty(2) else "") + line).encode())
+    os._exit(130)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from mmalib import batch
+
+    folder = options.notebooks or batch.NOTEBOOKS
+    return batch.run(options.profile, options.only, options.fresh, options.runs, folder)
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from mmalib import batch
+
+    return batch.redraw(options.profile, options.runs)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mmalib import machine
+
+    print(*machine.doctor(), sep="\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmalib",
+        description="What happens to the languages that a multilingual model was never tuned on, "
+        "when it is made fast enough for a CPU? This runs the study and draws its results.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--profile",
+        default="quick",
+        metavar="NAME",
+        help="size of the study: quick (default; minutes on two cores), mini (hours on two cores, or a GPU), "
+        "paper (a GPU and the hub's models)",
+    )
+    where.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder for everything that is made (default: runs)",
+    )
+
+    study = commands.add_parser(
+        "study",
+        parents=[where],
+        help="run the notebooks in order, without a browser",
+        description="Run the notebooks in order and leave records, tables, figures and executed notebooks in "
+        "RUNS/PROFILE. Runs that are already recorded there are skipped.",
+    )
+    study.add_argument("--only", metavar="01,03", help="only the notebooks with these numbers")
+    study.add_argument(
+        "--fresh", action="store_true", help="first delete what this profile made before, and start over"
+    )
+    study.add_argument(
+        "--notebooks",
+        type=Path,
+        metavar="DIR",
+        help="folder of the notebooks (default: the one of the checkout that mmalib was installed from)",
+    )
+    study.set_defaults(command=_study)
+
+    figures = commands.add_parser(
+        "figures",
+        parents=[where],
+        help="draw tables and figures again from the records, without training",
+        description="Draw every table and figure again from the records in RUNS/PROFILE, without training, "
+        "and list what is not measured yet.",
+    )
+    figures.set_defaults(command=_figures)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine can run",
+        description="Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk.",
+    )
+    doctor.set_defaults(command=_doctor)
+    return parser

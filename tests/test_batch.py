@@ -1,0 +1,298 @@
+"""The study as a batch job: in order, one at a time, and complete after any number of kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from mmalib import batch, cli, results
+
+PARAMETERS = 'profile = "quick"  # which study\nruns = "runs"  # where'
+RECORDS = """\
+import json, os, time
+from pathlib import Path
+from mmalib import results
+folder = results.records_folder(Path(runs), profile)
+made = 0
+for seed in range(1, 9):
+    config = {"method": "baseline", "backbone": "mini", "corpus": "sample", "seed": seed}
+    if results.finished(folder, f"mini-{seed}", config) is None:
+        time.sleep(0.2)
+        one = {"f1": seed / 10, "precision": 0.5, "recall": 0.5, "f1_low": 0.1, "f1_high": 0.9}
+        scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
+        # Long enough that a kill can fall into the middle of a write.
+        ballast = list(range(100_000))
+        results.save(folder, f"mini-{seed}", config, scores=scores, pid=os.getpid(), ballast=ballast)
+        made += 1
+print(f"RESULT: {made} new")"""
+DRAW = """\
+from pathlib import Path
+from mmalib import results, tables
+frame = results.frame(results.read(results.records_folder(Path(runs), profile)))
+tables.redraw(frame, Path(runs) / profile / "tables")"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a notebook of code cells (after one with the parameters) and return its folder."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+
+    def write(name, *cells):
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_markdown_cell("# A notebook"),
+                nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+                *map(nbformat.v4.new_code_cell, cells),
+            ]
+        )
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+        return folder
+
+    return write
+
+
+def start(tmp_path, *options):
+    """A study in a process of its own, as a user starts it."""
+    command = [sys.executable, "-m", "mmalib", "study", "--runs", tmp_path / "runs"]
+    command += ["--notebooks", tmp_path / "notebooks", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def ended(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def test_notebooks_are_found_by_their_number_and_00_is_no_part_of_the_study(write, tmp_path):
+    for name in ("10_b", "02_a", "00_backbones", "notes", "1_x"):
+        folder = write(name)
+    assert [path.name for path in batch.notebooks(folder)] == ["02_a.ipynb", "10_b.ipynb"]
+    with pytest.raises(ValueError, match=r"There are no notebooks .* in .*elsewhere"):
+        batch.notebooks(tmp_path / "elsewhere")
+
+
+def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write, tmp_path, capfd, monkeypatch):
+    say = "import os, sys; print(profile, runs, sys.executable, os.environ['TOKENIZERS_PARALLELISM'])"
+    write("02_second", RECORDS, DRAW)
+    folder = write("01_first {x}", say, "print('RESULT: one')\nprint('RESULT: two')\nprint('more')")
+    monkeypatch.setenv("PYTHONPATH", str(Path(batch.__file__).parents[1]))  # also where it is not installed
+    monkeypatch.chdir(tmp_path)
+    assert batch.run("quick", folder=folder) == 0
+    home = tmp_path / "runs" / "quick"
+    said = outputs(home / "notebooks" / "01_first {x}.ipynb")
+    assert said.startswith(f"quick {tmp_path / 'runs'} {sys.executable} false\n")
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split("  ")[0:2] for line in lines[:4]] == [
+        ["01_first {x}", "started"],
+        ["01_first {x}", "ok"],
+        ["02_second", "started"],
+        ["02_second", "ok"],
+    ]
+    assert lines[1].endswith("  two") and lines[3].endswith("  8 new")
+    assert any(line.startswith("| mini | this study, sample | 8 |") for line in lines)
+    assert lines[-3:] == [
+        "notebooks: runs/quick/notebooks (2 files)",
+        "tables: runs/quick/tables (2 files)",
+        "figures: runs/quick/figures (0 files)",
+    ]
+    assert len(results.read(home / "records")) == 8
+
+
+def test_a_failing_cell_ends_the_study_with_its_error_and_leaves_the_executed_notebook(write, tmp_path, capfd):
+    write("01_bad", "x = 1", "# the cell that fails\nraise ValueError('no such\\nthing' + '\\nmore' * 99)")
+    folder = write("02_never", "print('never')")
+    assert batch.run("quick", runs=tmp_path / "runs", folder=folder) == 1
+    executed = tmp_path / "runs" / "quick" / "notebooks" / "01_bad.ipynb"
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert lines[1].startswith("01_bad  failed  ")
+    assert lines[2:6] == [
+        "  in code cell 4: # the cell that fails",
+        "  ValueError: no such",
+        "  thing",
+        "  more",
+    ]
+    assert lines[-1] == f"  The executed notebook: {executed}" and len(lines) < 20
+    assert "Traceback" not in out + err
+    failed = nbformat.read(executed, as_version=4).cells[-1].outputs[-1]
+    assert (failed.output_type, failed.ename) == ("error", "ValueError")
+    assert [path.name for path in executed.parent.iterdir()] == ["01_bad.ipynb"]
+
+
+def test_a_kernel_that_dies_is_a_failing_cell(write, tmp_path, capfd):
+    folder = write("01_dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert batch.run("quick", runs=tmp_path, folder=folder) == 1
+    out = capfd.readouterr().out
+    assert "in code cell 3: import os" in out and "The kernel died while this cell ran" in out
+
+
+def test_only_takes_numbers_that_are_there(write, tmp_path):
+    write("01_a")
+    write("02_b", "raise ValueError")
+    folder = write("03_c")
+    assert batch.run("quick", only="3,01", runs=tmp_path, folder=folder) == 0
+    assert sorted(path.name for path in (tmp_path / "quick" / "notebooks").iterdir()) == [
+        "01_a.ipynb",
+        "03_c.ipynb",
+    ]
+    for unknown in ("07", "", "01,x", "1,,3"):
+        with pytest.raises(ValueError, match="There is no notebook .*Choose from: 01, 02, 03"):
+            batch.run("quick", only=unknown, runs=tmp_path / "new", folder=folder)
+    with pytest.raises(ValueError, match="no profile 'huge'"):
+        batch.run("huge", runs=tmp_path / "new", folder=folder)
+    assert not (tmp_path / "new").exists()
+
+
+def test_fresh_deletes_what_the_profile_made_and_nothing_else(write, tmp_path, capfd):
+    folder = write("01_a")
+    home, other = tmp_path / "runs" / "quick", tmp_path / "runs" / "mini" / "records" / "a.json"
+    for path in (home / "records" / "a.json", home / "models" / "a" / "x", home / "notes.txt", other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(ValueError, match="cannot go with --only"):
+        batch.run("quick", only="01", fresh=True, runs=tmp_path / "runs", folder=folder)
+    assert (home / "records" / "a.json").exists()
+    assert batch.run("quick", fresh=True, runs=tmp_path / "runs", folder=folder) == 0
+    assert f"deleting:\n  {home / 'records'}\n  {home / 'models'}\n" in capfd.readouterr().out
+    assert sorted(path.name for path in home.iterdir()) == ["notebooks", "notes.txt", "study.lock"]
+    assert other.exists()
+
+
+def test_fresh_follows_no_link(write, tmp_path):
+    folder = write("01_a")
+    outside, home = tmp_path / "outside", tmp_path / "runs" / "quick"
+    for path in (outside / "precious", home / "records" / "a.json"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (home / "models").symlink_to(outside)
+    with pytest.raises(ValueError, match="does not follow links"):
+        batch.run("quick", fresh=True, runs=tmp_path / "runs", folder=folder)
+    assert (outside / "precious").exists() and (home / "records" / "a.json").exists()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, seed):
+    write("01_records", RECORDS)
+    home = tmp_path / "runs" / "quick"
+    records, chance = home / "records", random.Random(seed)
+    for _ in range(2):
+        before = len(list(records.glob("*.json")))
+        with start(tmp_path) as study:
+            wait_for(lambda before=before: len(list(records.glob("*.json"))) > before)
+            time.sleep(chance.uniform(0, 0.5))
+            study.kill()
+    with results.lock(home):  # once the killed study's kernel is gone
+        kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in records.glob("*.json")}
+    assert 2 <= len(kept) < 8
+    results.read(records)  # whatever is there can be read
+    orphans = {record["pid"] for record in results.read(records)}
+    study = start(tmp_path)
+    out, err = study.communicate()
+    assert study.returncode == 0, err
+    assert out.splitlines()[1].endswith(f"  {8 - len(kept)} new")
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
+    assert [record["config"]["seed"] for record in results.read(records)] == list(range(1, 9))
+    assert sorted(os.listdir(records)) == [f"mini-{number}.json" for number in range(1, 9)]
+    assert os.listdir(home / "notebooks") == ["01_records.ipynb"]
+    assert all(ended(pid) for pid in orphans)
+
+
+def test_the_kernel_of_a_killed_study_dies_and_holds_the_lock_until_then(write, tmp_path):
+    marker = tmp_path / "pid"
+    write("01_busy", f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
+    with start(tmp_path) as study:
+        wait_for(lambda: marker.exists() and marker.read_text())
+        kernel = int(marker.read_text())
+        os.kill(kernel, signal.SIGSTOP)  # an orphan that cannot notice yet
+        study.kill()
+    with (
+        pytest.raises(ValueError, match=f"pid {study.pid}"),
+        results.lock(tmp_path / "runs" / "quick", patience=0.5),
+    ):
+        pytest.fail("a study started beside the kernel of a killed one")
+    os.kill(kernel, signal.SIGCONT)
+    with results.lock(tmp_path / "runs" / "quick"):
+        assert ended(kernel)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_study_takes_its_kernel_along_and_says_one_line(write, tmp_path, name):
+    marker = tmp_path / "pid"
+    write("01_busy", f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
+    with start(tmp_path) as study:
+        wait_for(lambda: marker.exists() and marker.read_text())
+        study.send_signal(getattr(signal, name))
+        out, err = study.communicate()
+    assert study.returncode == 130
+    assert err == "mmalib: interrupted; started again, it goes on from the last finished run\n"
+    wait_for(lambda: ended(int(marker.read_text())), seconds=5)
+
+
+def test_a_second_study_on_the_same_folder_ends_with_one_sentence(write, tmp_path, capsys, monkeypatch):
+    marker = tmp_path / "ready"
+    folder = write("01_busy", f"open({str(marker)!r}, 'w').close()", "import time; time.sleep(600)")
+    with start(tmp_path) as first:
+        wait_for(marker.exists)
+        home = tmp_path / "runs" / "quick"
+        record = home / "records" / "a.json"
+        record.parent.mkdir()
+        record.touch()
+        before = sorted(home.rglob("*"))
+        arguments = ["study", "--fresh", "--runs", str(tmp_path / "runs"), "--notebooks", str(folder)]
+        assert cli.main(arguments) == 2
+        assert sorted(home.rglob("*")) == before
+        first.terminate()
+    err = capsys.readouterr().err
+    assert err.startswith(f"mmalib: Another study is running in {home} (pid {first.pid}, since ")
+    assert err.count("\n") == 1
+
+
+def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys):
+    with pytest.raises(ValueError, match="There are no records in .* Run `python -m mmalib study"):
+        batch.redraw("quick", tmp_path)
+    one = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
+    scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
+    for seed, code in ((1, 1), (2, 0)):
+        config = {"method": "baseline", "backbone": "mini", "corpus": "sample", "seed": seed}
+        results.save(tmp_path / "quick" / "records", f"mini-{seed}", config, scores=scores)
+        assert batch.redraw("quick", tmp_path) == code
+        out = capsys.readouterr().out
+        assert ("Not measured yet" in out and "mini on sample, seed 2" in out) == bool(code)
+        for made in (
+            "tables/table_1.csv",
+            "tables/table_1.md",
+            "figures/baselines.svg",
+            "figures/baselines.png",
+        ):
+            assert str(tmp_path / "quick" / made) in out and (tmp_path / "quick" / made).stat().st_size > 0
+
+
+def test_a_corrupted_record_ends_the_study_and_names_the_file(write, tmp_path, capfd):
+    folder = write("01_records", RECORDS)
+    broken = tmp_path / "quick" / "records" / "mini-3.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text(json.dumps({"run": "mini-3"})[:-4])
+    assert batch.run("quick", runs=tmp_path, folder=folder) == 1
+    assert f"ValueError: The record {broken} cannot be used (" in capfd.readouterr().out
+    broken.unlink()
+    assert batch.run("quick", runs=tmp_path, folder=folder) == 0

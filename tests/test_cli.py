@@ -1,0 +1,72 @@
+"""The command line: answers at once, and turns mistakes into one sentence."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mmalib import batch, cli, machine
+
+
+def test_help_explains_the_commands_without_importing_torch():
+    program = (
+        "import sys\nfrom mmalib import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(any(heavy in sys.modules for heavy in ('torch', 'pandas', 'papermill')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, "help imported something heavy"
+    for word in ("study", "figures", "doctor", "examples:", "MMALIB_DATA"):
+        assert word in done.stdout
+
+
+def test_the_module_ends_with_one_line_where_there_is_no_notebook(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mmalib", "study", "--runs", tmp_path / "runs", "--notebooks", tmp_path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"mmalib: There are no notebooks (01_….ipynb and up) in {tmp_path}.")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_study_hands_over_what_was_asked(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(batch, "run", lambda *given: asked.append(given) or 1)
+    assert cli.main(["study"]) == 1
+    assert cli.main(["study", "--profile", "paper", "--only", "01,03", "--fresh", "--runs", str(tmp_path)]) == 1
+    assert [given[:3] for given in asked] == [("quick", None, False), ("paper", "01,03", True)]
+    assert asked[0][4] == batch.NOTEBOOKS and asked[1][3] == tmp_path
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError])
+def test_a_mistake_is_one_line_and_a_code(monkeypatch, capsys, kind):
+    def fail(*_):
+        raise kind("one thing")
+
+    monkeypatch.setattr(batch, "redraw", fail)
+    assert cli.main(["figures"]) == 2
+    assert capsys.readouterr() == ("", "mmalib: one thing\n")
+
+
+def test_a_command_leaves_the_signal_handlers_as_they_were(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    inside = []
+    monkeypatch.setattr(batch, "redraw", lambda *_: inside.append(signal.getsignal(signal.SIGINT)) or 0)
+    assert cli.main(["figures"]) == 0
+    assert inside != [before] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_doctor_prints_what_the_machine_says(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "doctor", lambda: ["Python 3", "GPU none"])
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out == "Python 3\nGPU none\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["study", "--profil"], ["figures", "--fresh"]])
+def test_what_is_no_command_is_a_usage_error(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2 and "usage: mmalib" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""The notebooks: their form, and every one of them run from the first cell to the last."""
+
+import ast
+
+import nbformat
+import pandas as pd
+import pytest
+
+from mmalib import batch, results
+
+NOTEBOOKS = sorted(batch.NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_it_has_no_outputs_and_no_long_cell(notebook):
+    assert not any(cell.outputs or cell.execution_count for cell in code(notebook))
+    assert max(len(cell.source.splitlines()) for cell in code(notebook)) <= 15
+
+
+def test_it_has_one_cell_of_commented_literals_as_parameters(notebook):
+    (parameters,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert [cell for cell in code(notebook)].index(parameters) == 1  # after the imports
+    for statement in ast.parse(parameters.source).body:
+        assert isinstance(statement, ast.Assign)
+        ast.literal_eval(statement.value)
+    assert all("  # " in line for line in parameters.source.splitlines())
+
+
+def test_it_is_half_prose_and_defines_nothing(notebook):
+    tree = ast.parse("\n".join(cell.source for cell in code(notebook)))
+    assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree))
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(prose) * 10 >= len(notebook.cells) * 4
+    assert prose[-1].source.startswith("## What we see")
+
+
+def test_the_study_runs_from_end_to_end_and_again_from_its_records(tmp_path, capsys):
+    assert batch.run("smoke", runs=tmp_path) == 0
+    home = tmp_path / "smoke"
+    records = {path: path.read_bytes() for path in (home / "records").glob("*.json")}
+    frame = results.frame(results.read(home / "records"))
+    assert set(frame["language"]) == {"en", "es", "nl"} and set(frame["split"]) == {"dev", "test"}
+    assert frame["f1"].between(0, 1).all()
+    table = pd.read_csv(home / "tables" / "table_1.csv")
+    assert list(table["model"]) == ["mini", "mlbert", "xlm"]
+    figure = (home / "figures" / "baselines.svg").read_bytes()
+    assert batch.run("smoke", runs=tmp_path) == 0
+    assert {path: path.read_bytes() for path in (home / "records").glob("*.json")} == records
+    assert (home / "figures" / "baselines.svg").read_bytes() == figure
+    assert "RESULT" not in capsys.readouterr().out
