@@ -47,13 +47,13 @@ def tune(
     if record := results.finished(records, run, settings):
         return record
     tokenizer, model = load_tokenizer(backbone), load_model(backbone, seed=seed)
-    english = corpora["en"]
+    english, checkpoints = corpora["en"], home / "checkpoints" / run
     model, history = finetune(
         model,
         tokenizer,
         english["train"],
         english["dev"],
-        folder=home / "checkpoints" / run,
+        folder=checkpoints,
         seed=seed,
         **_training(profile),
     )
@@ -71,6 +71,7 @@ def tune(
         sparsity={"requested": 0.0, "measured": 0.0},
         parameters=sum(p.numel() for p in model.parameters()),
     )
+    shutil.rmtree(checkpoints)
     return results.finished(records, run, settings)
 
 

@@ -46,7 +46,7 @@ def finetune(
     """The model tuned on `train`, at the epoch that is best on `dev` (both English), and its history.
 
     The learning rate warms up and falls linearly, or as `cycles` cosines with restarts. Checkpoints go to `folder`; a
-    run that was killed goes on from there with the same result, and the folder is removed when the run is done.
+    run that was killed goes on from there with the same result. Whoever has put the result away removes the folder.
     The history has the dev F1 of every epoch, the best epoch, and the seconds since the last start.
     """
     freeze_(model, frozen_layers)
@@ -68,7 +68,7 @@ def finetune(
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,  # the best one is kept beside it
+        save_total_limit=2,  # the best and the last
         load_best_model_at_end=True,
         metric_for_best_model="f1",
         greater_is_better=True,
@@ -94,7 +94,6 @@ def finetune(
         "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "seconds": done.metrics["train_runtime"],
     }
-    shutil.rmtree(folder, ignore_errors=True)
     return trainer.model, history
 
 

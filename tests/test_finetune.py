@@ -22,6 +22,11 @@ class StopAfterCheckpoint(TrainerCallback):
             raise KeyboardInterrupt
 
 
+class NoStep(TrainerCallback):
+    def on_step_begin(self, *_, **__):
+        raise AssertionError("a finished run trains again")
+
+
 @pytest.fixture(scope="module")
 def english():
     return corpus.load(load_profile("smoke"), "sample")["en"]
@@ -65,7 +70,10 @@ def test_killed_and_resumed_equals_unbroken(tiny_backbone, english, tmp_path, tu
     (half_written / "model.safetensors").write_bytes(b"")
     model, history = tune(tiny_backbone, english, tmp_path / "run")
     assert equal(model, tuned[0]) and history["dev_f1"] == tuned[1]["dev_f1"]
-    assert not (tmp_path / "run").exists()
+    assert not half_written.exists()
+    # killed after the last epoch, before the result was put away: nothing is trained again
+    model, history = tune(tiny_backbone, english, tmp_path / "run", callbacks=[NoStep()])
+    assert equal(model, tuned[0]) and history["dev_f1"] == tuned[1]["dev_f1"]
 
 
 def test_the_best_epoch_on_dev_is_kept(tiny_backbone, english, tmp_path, monkeypatch):
