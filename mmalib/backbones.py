@@ -4,6 +4,7 @@ The first subword of a word carries its label, the others -100. A sentence that 
 overlapping windows in which every word is labelled, and scored, exactly once: where it has the most context.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ def locate(name: str) -> str:
         return str(name)
     known = ", ".join([*SHIPPED, *HUB])
     raise ValueError(f"'{name}' is neither a backbone ({known}) nor a folder with a config.json.")
+
+
+def fingerprint(name: str) -> str | None:
+    """Tells one set of weights from another under the same name; None for the hub's, which are named by their id."""
+    weights = Path(locate(name)) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else None
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

@@ -12,7 +12,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import results
-from mmalib.backbones import load_model, load_tokenizer, predict_tags
+from mmalib.backbones import fingerprint, load_model, load_tokenizer, predict_tags
 from mmalib.evaluate import entity_scores
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
@@ -29,6 +29,7 @@ def config(profile: Profile, backbone: str, corpus: str, seed: int) -> dict:
         "notebook": "01",
         "method": "baseline",
         "backbone": backbone,
+        "weights": fingerprint(backbone),
         "corpus": corpus,
         "seed": seed,
         "train_sentences": profile.train_sentences,

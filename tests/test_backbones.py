@@ -125,3 +125,13 @@ def test_unknown_names_and_incomplete_weights_are_one_clear_line(tmp_path, tiny_
 def test_the_hub_out_of_reach_is_one_clear_line():
     with pytest.raises(ValueError, match="'xlm' .FacebookAI/xlm-roberta-base. could not be fetched"):
         backbones.load_model("xlm")
+
+
+def test_other_weights_under_the_same_name_are_told_apart(tmp_path, tiny_backbone):
+    one = backbones.fingerprint(str(tiny_backbone))
+    model = AutoModel.from_pretrained(tiny_backbone)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    model.save_pretrained(tmp_path)
+    assert one == backbones.fingerprint(str(tiny_backbone)) != backbones.fingerprint(str(tmp_path))
+    assert backbones.fingerprint("xlm") is None

@@ -1,5 +1,7 @@
 """Students: what they start from, what their losses measure, and the whole recipe at toy size."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -146,10 +148,15 @@ def test_the_recipe_from_raw_text_to_shipped_folders(raw, tmp_path):
 STUDENTS = (recipe.mini_distil, recipe.mini_narrow)
 
 
-def test_evaluation_sentences_in_the_text_stop_the_recipe(raw, sample_lines, tmp_path):
+def test_lines_with_an_evaluation_sentence_are_left_out(raw, sample_lines, tmp_path):
     secret = next(line.split() for line in sample_lines["nl"] if len(line.split()) > 8)
-    with pytest.raises(ValueError, match="1 lines of the training text are evaluation sentences|lines of the training"):
-        recipe.prepare(raw / "text", raw / "parallel", tmp_path, vocabulary=500, secret=[secret])
+    prepare = partial(recipe.prepare, raw / "text", raw / "parallel", vocabulary=500)
+    clean, plain = prepare(tmp_path / "clean", secret=[secret]), prepare(tmp_path / "plain")
+    assert clean.facts["left_out"] == 1 and plain.facts["left_out"] == 0
+    assert clean.facts["lines"]["nl"] < plain.facts["lines"]["nl"]
+    assert clean.facts["aligned"] <= plain.facts["aligned"]
+    with pytest.raises(ValueError, match="prepared with other settings .vocabulary"):
+        recipe.prepare(raw / "text", raw / "parallel", tmp_path / "plain", vocabulary=400)
 
 
 def test_draw_keeps_languages_in_balance(raw, tmp_path):

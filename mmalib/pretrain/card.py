@@ -21,7 +21,15 @@ ROLES = {
 }
 
 
-def report(model: BertForMaskedLM, prepared: Prepared, log: list[dict], aligned: list[Pairs], *, tokens: int) -> dict:
+def report(
+    model: BertForMaskedLM,
+    prepared: Prepared,
+    log: list[dict],
+    aligned: list[Pairs],
+    *,
+    tokens: int,
+    notes: list[str] | None = None,
+) -> dict:
     """Size, cost, held-out perplexity and sentence retrieval of one backbone, as plain data."""
     bare = Material(prepared.material.vocabulary, {}, [], {})
     tokenizer = as_bert(prepared.tokenizer, model.config.max_position_embeddings)
@@ -37,6 +45,7 @@ def report(model: BertForMaskedLM, prepared: Prepared, log: list[dict], aligned:
         "perplexity": perplexity(model, prepared.held_out, bare),
         "retrieval": {f"{p.first} to {p.second}": retrieval(model, tokenizer, p) for p in pairs},
         "retrieval_lines": min(len(p.lines) for p in pairs),
+        "notes": notes or [],
         "log": log,
     }
 
@@ -83,7 +92,11 @@ def card(reports: dict[str, dict], quality: pd.DataFrame, weights: Path = WEIGHT
     parts += ["", "## Result before fine-tuning", "", _markdown(overview(reports, weights)), PROBES]
     parts += ["## Result after fine-tuning", "", _quality(quality), ""]
     parts += ["## What went in", "", f"Text: {text}; aligned lines: {any_report['text']['aligned']:,}. {SOURCES}", ""]
-    parts += [f"Checked against {any_report['text']['checked_against']:,} CoNLL dev and test sentences: none is in it."]
+    checked, left_out = any_report["text"]["checked_against"], any_report["text"]["left_out"]
+    parts += [
+        f"The text was searched for {checked:,} CoNLL dev and test sentences; lines with one left out: {left_out}."
+    ]
+    parts += [f"`{name}`: {note}" for name, found in reports.items() for note in found["notes"]]
     return "\n".join([*parts, "", LIMITS])
 
 

@@ -6,7 +6,7 @@ prepare (vocabulary, tokens, lexicons) → mini (transplant, masked and translat
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def prepare(
     held_out: int = 1_000,
     secret: Iterable[list[str]] = (),
 ) -> Prepared:
-    """Vocabulary, token arrays and lexicons; `secret` are evaluation sentences that must not be in the text."""
+    """Vocabulary, token arrays and lexicons; lines that hold one of the `secret` evaluation sentences are left out."""
     work.mkdir(parents=True, exist_ok=True)
     sources = [p for folder in (text_folder, parallel_folder) for p in sorted(Path(folder).iterdir())]
     _same_as_before(
@@ -53,11 +53,10 @@ def prepare(
         {"vocabulary": vocabulary, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}},
     )
     lines, aligned = text.read_text(text_folder), text.read_pairs(parallel_folder)
-    everything = [line for of_language in lines.values() for line in of_language]
-    everything += [side for pairs in aligned for pair in pairs.lines for side in pair]
     secret = list(secret)
-    if found := text.leaked(everything, secret):
-        raise ValueError(f"{len(found)} lines of the training text are evaluation sentences, '{found[0]}' first.")
+    holds = set(text.leaked(_everything(lines, aligned), secret))
+    lines = {language: [line for line in of_language if line not in holds] for language, of_language in lines.items()}
+    aligned = [text.Pairs(p.first, p.second, [pair for pair in p.lines if holds.isdisjoint(pair)]) for p in aligned]
     path = work / "tokenizer.json"
     if not path.exists():
         text.train_vocabulary(lines, size=vocabulary).save(str(path))
@@ -91,8 +90,17 @@ def prepare(
             "tokens": {language: len(t.flat) for language, t in tokens.items()},
             "aligned": sum(len(pairs.lines) for pairs in aligned),
             "checked_against": len(secret),
+            "left_out": len(holds),
         },
     )
+
+
+def _everything(lines: dict[str, list[str]], aligned: list[text.Pairs]) -> Iterator[str]:
+    for of_language in lines.values():
+        yield from of_language
+    for pairs in aligned:
+        for pair in pairs.lines:
+            yield from pair
 
 
 def _same_as_before(path: Path, made_from: dict) -> None:
