@@ -4,9 +4,13 @@ import ast
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer, BertForMaskedLM
 
-from mmalib import batch, results
+from mmalib import backbones, batch, results
 
 NOTEBOOKS = sorted(batch.NOTEBOOKS.glob("*.ipynb"))
 
@@ -56,3 +60,36 @@ def test_the_study_runs_from_end_to_end_and_again_from_its_records(tmp_path, cap
     assert {path: path.read_bytes() for path in (home / "records").glob("*.json")} == records
     assert (home / "figures" / "baselines.svg").read_bytes() == figure
     assert "RESULT" not in capsys.readouterr().out
+
+
+def test_the_notebook_of_the_backbones_shows_what_is_shipped(tmp_path):
+    papermill.execute_notebook(
+        batch.NOTEBOOKS / "00_backbones.ipynb", tmp_path / "00.ipynb", {"runs": str(tmp_path)}, progress_bar=False
+    )
+    drawn = sorted(path.name for path in (tmp_path / "backbones" / "figures").iterdir())
+    assert drawn == ["pretraining.png", "pretraining.svg", "retrieval.png", "retrieval.svg"]
+
+
+@pytest.mark.parametrize("name", backbones.SHIPPED)
+def test_a_shipped_backbone_loads_offline_and_knows_its_languages(name):
+    """Half precision on disk, float32 in memory; far better than chance at words no vocabulary holds whole."""
+    folder = backbones.WEIGHTS / name
+    assert (AutoModel.from_pretrained(folder)).dtype == torch.float32
+    model, tokenizer = BertForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert load_file(folder / "model.safetensors")["cls.predictions.bias"].dtype == torch.float16
+    for line in (
+        "He lives in the [MASK] of London .",
+        "Vive en la [MASK] de Madrid .",
+        "Hij woont in de [MASK] van Gent .",
+    ):
+        inputs = tokenizer(line, return_tensors="pt")
+        place = inputs.input_ids[0].tolist().index(tokenizer.mask_token_id)
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0, place]
+        word = {"He": "city", "Vi": "ciudad", "Hi": "stad"}[line[:2]]
+        rank = int((logits > logits[tokenizer.convert_tokens_to_ids(word)]).sum())
+        assert rank < 200, (line, rank)
+
+
+def test_the_shipped_backbones_stay_under_sixty_megabytes():
+    assert sum(path.stat().st_size for path in backbones.WEIGHTS.rglob("*") if path.is_file()) < 60e6
