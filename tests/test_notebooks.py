@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, BertForMaskedLM
 
-from mmalib import backbones, batch, results
+from mmalib import backbones, batch, results, tables
 
 NOTEBOOKS = sorted(batch.NOTEBOOKS.glob("*.ipynb"))
 
@@ -93,3 +93,12 @@ def test_a_shipped_backbone_loads_offline_and_knows_its_languages(name):
 
 def test_the_shipped_backbones_stay_under_sixty_megabytes():
     assert sum(path.stat().st_size for path in backbones.WEIGHTS.rglob("*") if path.is_file()) < 60e6
+
+
+def test_the_committed_table_and_the_readme_come_from_the_committed_records():
+    figures = batch.NOTEBOOKS.parent / "figures"
+    table = tables.baselines(results.frame(results.read(figures / "records")))
+    pd.testing.assert_frame_equal(pd.read_csv(figures / "table_1.csv"), table, check_dtype=False)
+    shown = (figures / "table_1.md").read_text(encoding="utf-8")
+    readme = (figures.parent / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- table_1 -->\n{shown}<!-- /table_1 -->" in readme

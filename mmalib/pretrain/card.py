@@ -91,7 +91,7 @@ def card(reports: dict[str, dict], quality: pd.DataFrame, weights: Path = WEIGHT
     parts += [f"- `{name}`: {ROLES[name]}; on {found['machine']}." for name, found in reports.items()]
     parts += ["", "## Result before fine-tuning", "", _markdown(overview(reports, weights)), PROBES]
     parts += ["## Result after fine-tuning", "", _quality(quality), ""]
-    parts += ["## What went in", "", f"Text: {text}; aligned lines: {any_report['text']['aligned']:,}. {SOURCES}", ""]
+    parts += ["## What went in", "", f"Text: {text}; aligned lines: {any_report['text']['aligned']:,}. {SOURCES}"]
     checked, left_out = any_report["text"]["checked_against"], any_report["text"]["left_out"]
     parts += [
         f"The text was searched for {checked:,} CoNLL dev and test sentences; lines with one left out: {left_out}."
