@@ -61,17 +61,18 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 
 def write(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     """Write a table as csv (numbers) and md (text), each atomically."""
-    shown = formatted(table).astype(str)
-    lines = [shown.columns, ["---"] * len(shown.columns), *shown.to_numpy()]
-    texts = {
-        "csv": table.to_csv(index=False),
-        "md": "".join("| " + " | ".join(line) + " |\n" for line in lines),
-    }
+    texts = {"csv": table.to_csv(index=False), "md": markdown(formatted(table))}
     paths = []
     for suffix, text in texts.items():
         paths.append(Path(folder) / f"{name}.{suffix}")
         results.write_atomic(paths[-1], text)
     return paths
+
+
+def markdown(shown: pd.DataFrame) -> str:
+    """A table of text in Markdown, a line a row."""
+    lines = [shown.columns, ["---"] * len(shown.columns), *shown.astype(str).to_numpy()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def redraw(frame: pd.DataFrame, folder: Path) -> list[Path]:

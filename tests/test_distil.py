@@ -50,7 +50,7 @@ def test_half_depth_takes_whole_layers_of_the_teacher(teacher):
 def test_a_student_equal_to_its_teacher_has_only_the_words_left_to_learn(teacher, batch):
     same = BertForMaskedLM(teacher.config)
     same.load_state_dict(teacher.state_dict())
-    words = distil._words(distil.masked_logits(same, batch)[0], batch)
+    words = distil.word_loss(distil.masked_logits(same, batch)[0], batch)
     assert distil.depth_loss(teacher)(same, batch).item() == pytest.approx(2 * words.item(), abs=1e-5)
     assert distil.width_loss(teacher)(same, batch).item() == pytest.approx(words.item(), abs=1e-5)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import BertForMaskedLM
 
-from mmalib import machine, results
+from mmalib import machine, results, tables
 from mmalib.backbones import SHIPPED, WEIGHTS
 from mmalib.pretrain.batches import Material
 from mmalib.pretrain.probe import perplexity, retrieval
@@ -89,7 +89,7 @@ def card(reports: dict[str, dict], quality: pd.DataFrame, weights: Path = WEIGHT
     text = ", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines)
     parts = [TITLE]
     parts += [f"- `{name}`: {ROLES[name]}; on {found['machine']}." for name, found in reports.items()]
-    parts += ["", "## Result before fine-tuning", "", _markdown(overview(reports, weights)), PROBES]
+    parts += ["", "## Result before fine-tuning", "", tables.markdown(overview(reports, weights)) + PROBES]
     parts += ["## Result after fine-tuning", "", _quality(quality), ""]
     parts += ["## What went in", "", f"Text: {text}; aligned lines: {any_report['text']['aligned']:,}. {SOURCES}"]
     checked, left_out = any_report["text"]["checked_against"], any_report["text"]["left_out"]
@@ -107,12 +107,7 @@ def _quality(frame: pd.DataFrame) -> str:
     median = test.pivot_table(index=["backbone", "corpus"], columns="language", values="f1", aggfunc="median")
     seeds = test.groupby(["backbone", "corpus"])["seed"].nunique()
     table = median.round(3).assign(seeds=seeds).reset_index()
-    return f"Entity F1 on test after tuning on English alone, median over seeds.\n\n{_markdown(table)}"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [table.columns, ["---"] * len(table.columns), *table.astype(str).to_numpy()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"Entity F1 on test after tuning on English alone, median over seeds.\n\n{tables.markdown(table)}"
 
 
 TITLE = """# The small multilingual backbones

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-from mmalib.pretrain.train import Batch, masked_logits
+from mmalib.pretrain.train import Batch, masked_logits, word_loss
 
 TEMPERATURE = 2.0
 
@@ -114,7 +114,7 @@ def depth_loss(teacher: BertForMaskedLM) -> Callable[[nn.Module, Batch], torch.T
         direction = nn.functional.cosine_similarity(
             output.last_hidden_state[real].float(), teacher_output.last_hidden_state[real].float()
         )
-        return 5 * soft_targets(logits, wanted) + 2 * _words(logits, batch) + (1 - direction).mean()
+        return 5 * soft_targets(logits, wanted) + 2 * word_loss(logits, batch) + (1 - direction).mean()
 
     return loss
 
@@ -142,7 +142,7 @@ def width_loss(teacher: BertForMaskedLM) -> Callable[[nn.Module, Batch], torch.T
             )
             for name in ("query", "key", "value")
         )
-        return 2 * soft_targets(logits, wanted) + _words(logits, batch) + relations
+        return 2 * soft_targets(logits, wanted) + word_loss(logits, batch) + relations
 
     return loss
 
@@ -169,10 +169,6 @@ def _relations(x: torch.Tensor, real: torch.Tensor, heads: int) -> torch.Tensor:
     x = x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [batch, heads, length, size]
     relations = x @ x.transpose(-1, -2) / x.shape[-1] ** 0.5
     return relations.masked_fill(~real[:, None, None], -1e9).log_softmax(-1)
-
-
-def _words(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits.float(), batch["labels"][batch["labels"] >= 0])
 
 
 def _remember(model: BertForMaskedLM, owner: str, store: dict[str, torch.Tensor]) -> None:

@@ -23,6 +23,11 @@ WARM, TIMED = 10, 30  # the machine's pace is measured from step 10 to step 30
 def masked_lm_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Cross-entropy at the masked places only: the prediction head never sees the others."""
     logits, _ = masked_logits(model, batch)
+    return word_loss(logits, batch)
+
+
+def word_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of the logits at the masked places, [masked, vocabulary], with the words that are hidden there."""
     return nn.functional.cross_entropy(logits.float(), batch["labels"][batch["labels"] >= 0])
 
 
