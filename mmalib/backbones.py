@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -41,6 +42,17 @@ class Window:
     sentence: int
     ids: list[int]  # with the special tokens at both ends
     scored: list[tuple[int, int]]  # (position in ids, number of the word in its sentence)
+
+
+class Parts(NamedTuple):
+    """The six linear maps of one transformer layer, under one name each for every architecture."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    mix: nn.Linear  # takes the heads' outputs together
+    widen: nn.Linear  # the feed-forward pair
+    narrow: nn.Linear
 
 
 def locate(name: str) -> str:
@@ -105,6 +117,16 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
     """The transformer layers of a BERT, XLM-RoBERTa or DistilBERT, with or without a head."""
     base = model.base_model
     return base.transformer.layer if hasattr(base, "transformer") else base.encoder.layer
+
+
+def parts(layer: nn.Module) -> Parts:
+    """The linear maps of one layer of a BERT, XLM-RoBERTa or DistilBERT."""
+    attention = layer.attention
+    if hasattr(attention, "q_lin"):  # DistilBERT
+        ffn = layer.ffn
+        return Parts(attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, ffn.lin1, ffn.lin2)
+    own, after = attention.self, attention.output.dense
+    return Parts(own.query, own.key, own.value, after, layer.intermediate.dense, layer.output.dense)
 
 
 def freeze_(model: PreTrainedModel, lower: int | None) -> None:
@@ -179,6 +201,22 @@ def training_rows(
             labels[position] = label2id[tags[window.sentence][word]]
         rows.append({"input_ids": window.ids, "attention_mask": [1] * len(window.ids), "labels": labels})
     return rows
+
+
+def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, torch.Tensor]]:
+    """Training rows in their order, `size` at once, padded to the longest of each batch."""
+    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+    found = []
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        width = max(len(row["input_ids"]) for row in some)
+        found.append(
+            {
+                name: torch.tensor([row[name] + [blank] * (width - len(row[name])) for row in some])
+                for name, blank in fill.items()
+            }
+        )
+    return found
 
 
 @torch.inference_mode()

@@ -56,6 +56,19 @@ class Sentence(NamedTuple):
     tags: list[str]
 
 
+def fewer(sentences: Dataset, cap: int | None) -> Dataset:
+    """At most `cap` sentences, in their order; a smaller cap keeps a subset of what a larger one keeps."""
+    return sentences.select(_chosen(len(sentences), cap))
+
+
+def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str, DatasetDict]:
+    """The corpora with at most `cap` sentences in every dev and test set, for scores along a curve."""
+    return {
+        language: DatasetDict({split: data if split == "train" else fewer(data, cap) for split, data in splits.items()})
+        for language, splits in corpora.items()
+    }
+
+
 def read_conll(path: str | Path) -> list[Sentence]:
     """The sentences of an original CoNLL-2002 (three columns) or 2003 (four) file, tags in IOB2."""
     sentences: list[Sentence] = []
@@ -254,12 +267,14 @@ def _datasets(language: str, splits: dict[str, list[Sentence]], profile: Profile
 
 
 def _capped(sentences: list[Sentence], cap: int | None) -> list[Sentence]:
+    return [sentences[index] for index in _chosen(len(sentences), cap)]
+
+
+def _chosen(number: int, cap: int | None) -> list[int]:
     # A smaller cap keeps a subset of what a larger one keeps; the order of the file stays.
-    if cap is None or cap >= len(sentences):
-        return sentences
-    order = list(range(len(sentences)))
+    order = list(range(number))
     random.Random(CAP_SEED).shuffle(order)
-    return [sentences[index] for index in sorted(order[:cap])]
+    return sorted(order[:cap])
 
 
 def _dataset(sentences: list[Sentence]) -> Dataset:

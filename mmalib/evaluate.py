@@ -6,8 +6,11 @@ and both its ends are.
 """
 
 import numpy as np
+from datasets import DatasetDict
 from seqeval.metrics.sequence_labeling import get_entities
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mmalib.backbones import predict_tags
 from mmalib.corpus import LABELS
 
 TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
@@ -34,6 +37,26 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
             name: {**_scores(of_type), "entities": int(of_type[GOLD])}
             for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
         },
+    }
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    corpora: dict[str, DatasetDict],
+    *,
+    max_length: int,
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on dev and test of every language."""
+    return {
+        language: {
+            split: entity_scores(
+                list(splits[split]["tags"]),
+                predict_tags(model, tokenizer, splits[split]["words"], max_length=max_length),
+            )
+            for split in ("dev", "test")
+        }
+        for language, splits in corpora.items()
     }
 
 

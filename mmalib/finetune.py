@@ -1,16 +1,18 @@
 """Fine-tuning on English entities: one function over the Transformers Trainer.
 
 The checkpoint is chosen by English dev F1 and nothing else: no other language is looked at. What comes on top later
-(pruning, quantization-aware training) comes in as Trainer callbacks.
+(pruning, quantization-aware training) comes in as Trainer callbacks. A loss that is not a number ends training at once.
 """
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import (
     DataCollatorForTokenClassification,
     PreTrainedModel,
@@ -28,7 +30,7 @@ from mmalib.evaluate import entity_scores
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    train: Dataset,
+    train: Dataset | list[dict],
     dev: Dataset,
     *,
     folder: Path,
@@ -40,17 +42,29 @@ def finetune(
     warm_up: float = 0.1,
     weight_decay: float = 0.01,
     cycles: int = 1,
+    rewinds: Sequence[float] = (),
+    end_rate: float = 0.0,
+    choose_after: float = 0.0,
     frozen_layers: int | None = None,
+    loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, dict]:
     """The model tuned on `train`, at the epoch that is best on `dev` (both English), and its history.
 
-    The learning rate warms up and falls linearly, or as `cycles` cosines with restarts. Checkpoints go to `folder`; a
-    run that was killed goes on from there with the same result. Whoever has put the result away removes the folder.
-    The history has the dev F1 of every epoch, the best epoch, and the seconds since the last start.
+    The learning rate warms up and falls linearly to `end_rate`, anew at each of the epochs `rewinds`; or to 0 as
+    `cycles` cosines with restarts. Only epochs that end after `choose_after` epochs compete: before that, a model that
+    is being pruned is not as sparse as it should be.
+    `train` has words and tags, or is a list of rows as `training_rows` makes them. A `loss` in place of the model's own
+    takes logits [rows, positions, labels] and the batch, with every further column of the rows (one number a row).
+    Checkpoints go to `folder`; a run that was killed goes on from there with the same result. Whoever has put the
+    result away removes the folder. The history has the dev F1 of every epoch, the best epoch, and the seconds since
+    the last start.
     """
+    _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after)
     freeze_(model, frozen_layers)
-    rows = training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, max_length)
+    rows = train
+    if not isinstance(train, list):
+        rows = training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, max_length)
     settings = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
@@ -74,6 +88,7 @@ def finetune(
         greater_is_better=True,
         logging_strategy="epoch",
         report_to="none",
+        remove_unused_columns=False,  # a loss may read columns that the model does not
     )
     trainer = _EntityTrainer(
         model,
@@ -84,26 +99,75 @@ def finetune(
         callbacks=list(callbacks),
         dev=dev,
         max_length=max_length,
+        loss=loss,
+        rewinds=rewinds,
+        end_rate=end_rate,
+        choose_after=choose_after,
     )
     done = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     scores = [entry for entry in trainer.state.log_history if "eval_f1" in entry]
-    best = max(scores, key=lambda entry: entry["eval_f1"])
+    best = max((entry for entry in scores if entry["epoch"] > choose_after), key=lambda entry: entry["eval_f1"])
     history = {
         "dev_f1": [entry["eval_f1"] for entry in scores],
         "best_epoch": best["epoch"],
         "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "seconds": done.metrics["train_runtime"],
     }
-    return trainer.model, history
+    # Without the mixed precision of training: what is scored and pruned next is what will be saved.
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), history
 
 
 class _EntityTrainer(Trainer):
     """The Trainer, evaluating with entity F1 over whole sentences in place of the loss over windows."""
 
-    def __init__(self, *positional, dev: Dataset, max_length: int, **named) -> None:
+    def __init__(
+        self,
+        *positional,
+        dev: Dataset,
+        max_length: int,
+        loss: Callable | None,
+        rewinds: Sequence[float],
+        end_rate: float,
+        choose_after: float,
+        **named,
+    ) -> None:
         # The Trainer wants to know that there is something to evaluate on, and asks for nothing else of it.
         super().__init__(*positional, eval_dataset=dev, **named)
-        self.max_length = max_length
+        self.loss = loss
+        self.max_length, self.rewinds, self.end_rate, self.choose_after = max_length, rewinds, end_rate, choose_after
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None) -> LRScheduler:
+        """The linear rate with rewinds in place of the Trainer's, with which it agrees where there are none."""
+        if self.args.lr_scheduler_type != "linear":
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            rate = partial(
+                _rate,
+                total=num_training_steps,
+                warm_up=self.args.get_warmup_steps(num_training_steps),
+                rewinds=[round(epoch * num_training_steps / self.args.num_train_epochs) for epoch in self.rewinds],
+                floor=self.end_rate / self.args.learning_rate,
+            )
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, *positional, **named):
+        """The given loss on one batch, or the model's own: cross-entropy over the labels."""
+        if self.loss is None:
+            return super().compute_loss(model, inputs, *positional, **named)
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        return self.loss(logits, inputs)
+
+    def training_step(self, *positional, **named) -> torch.Tensor:
+        """One step, which must have a finite loss: the Trainer would go on for hours without."""
+        loss = super().training_step(*positional, **named)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}: training has diverged. "
+                f"Try a lower learning rate than {self.args.learning_rate}."
+            )
+        return loss
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """F1 on English dev."""
@@ -113,6 +177,31 @@ class _EntityTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        return self.state.epoch > self.choose_after and super()._determine_best_metric(metrics, trial)
+
+
+def _rate(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
+    """The factor of the learning rate: up to 1 in the warm-up, then down to `floor`, from 1 again at each rewind."""
+    if step < warm_up:
+        return step / warm_up
+    begin = max([warm_up, *(rewind for rewind in rewinds if rewind <= step)])
+    end = min([total, *(rewind for rewind in rewinds if rewind > step)])
+    return floor + (1 - floor) * max(0.0, (end - step) / max(1, end - begin))
+
+
+def _check(
+    epochs: float, learning_rate: float, cycles: int, rewinds: Sequence[float], end_rate: float, choose_after: float
+) -> None:
+    if not 0 <= end_rate <= learning_rate:
+        raise ValueError(f"end_rate is {end_rate}: it must lie between 0 and the learning rate, {learning_rate}.")
+    if cycles > 1 and (rewinds or end_rate):
+        raise ValueError("cycles are cosines that end at 0: give either cycles, or rewinds and end_rate.")
+    if not all(0 < rewind < epochs for rewind in rewinds):
+        raise ValueError(f"rewinds are {list(rewinds)}: all must lie within the {epochs} epochs of training.")
+    if not 0 <= choose_after < epochs:
+        raise ValueError(f"choose_after is {choose_after}: no epoch of {epochs} would be left to choose from.")
 
 
 def _has_bf16() -> bool:

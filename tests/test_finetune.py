@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
 from mmalib import backbones, corpus, finetune
 from mmalib.profiles import load_profile
@@ -109,3 +109,74 @@ def test_cycles_rewind_the_learning_rate(tiny_backbone, english, tmp_path):
     tune(tiny_backbone, english, tmp_path / "run", cycles=2, warm_up=0.0, callbacks=[Watch()])
     half = len(rates) // 2
     assert rates[0] > rates[half - 2] < rates[half] > rates[-1]
+
+
+def rates_of(tiny_backbone, english, folder, **changes):
+    rates = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, *_, lr_scheduler, **__):
+            rates.append(lr_scheduler.get_last_lr()[0])
+
+    tune(tiny_backbone, english, folder, callbacks=[Watch()], **changes)
+    return rates
+
+
+def test_linear_rate_is_that_of_transformers(tiny_backbone, english, tmp_path):
+    rates = rates_of(tiny_backbone, english, tmp_path, warm_up=0.25)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=SETTINGS["learning_rate"])
+    reference = get_linear_schedule_with_warmup(optimizer, 3, 12)
+    for rate in rates:
+        assert rate == reference.get_last_lr()[0]
+        optimizer.step()
+        reference.step()
+    assert len(rates) == 12
+
+
+def test_rewinds_start_the_rate_again(tiny_backbone, english, tmp_path):
+    settings = {"learning_rate": 8e-5, "end_rate": 2e-5, "rewinds": (1, 2), "warm_up": 0.0}
+    rates = rates_of(tiny_backbone, english, tmp_path, **settings)
+    assert rates == pytest.approx([8e-5, 6.5e-5, 5e-5, 3.5e-5] * 3)  # 4 steps an epoch, down to 2e-5 after them
+
+
+def test_only_late_epochs_compete(tiny_backbone, english, tmp_path, monkeypatch):
+    weights, f1 = [], iter([0.9, 0.8, 0.2])
+
+    class Watch(TrainerCallback):
+        def on_evaluate(self, *_, model, **__):
+            weights.append({k: v.clone() for k, v in model.state_dict().items()})
+
+    monkeypatch.setattr(finetune, "entity_scores", lambda *_, **__: {"f1": next(f1)})
+    model, history = tune(tiny_backbone, english, tmp_path / "run", choose_after=1, callbacks=[Watch()])
+    assert history["best_epoch"] == 2 and history["dev_f1"] == [0.9, 0.8, 0.2]
+    assert all(torch.equal(v, weights[1][k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_run_stops_at_once(tiny_backbone, english, tmp_path, bad):
+    class Break(TrainerCallback):
+        def on_step_begin(self, args, state, *_, model, **__):
+            if state.global_step == 5:
+                model.classifier.bias.data.fill_(bad)
+
+    with pytest.raises(ValueError, match="at step 6: training has diverged"):
+        tune(tiny_backbone, english, tmp_path, callbacks=[Break()])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"end_rate": 1.0},
+        {"end_rate": -1e-5},
+        {"cycles": 2, "rewinds": (1,)},
+        {"cycles": 2, "end_rate": 1e-5},
+        {"rewinds": (3,)},
+        {"rewinds": (0,)},
+        {"choose_after": 3},
+        {"choose_after": -1},
+    ],
+)
+def test_settings_that_cannot_be(tiny_backbone, english, tmp_path, changes):
+    with pytest.raises(ValueError):
+        tune(tiny_backbone, english, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
