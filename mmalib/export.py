@@ -1,0 +1,190 @@
+"""PyTorch → ONNX: one folder that a runtime and the tokenizer file can serve, without torch or transformers.
+
+    model.onnx       input_ids and attention_mask, int64 [batch, length] → logits [batch, length, labels]
+    config.json, tokenizer.json, ...   as Optimum lays them out
+    mmalib.json      where the model comes from, and what was checked: parity with PyTorch, share of zeros
+
+The graph is checked before the folder appears: its logits against PyTorch's on several batches and lengths with
+padding, and the zeros in the encoder's weights against the model's. How the graph is made is in `trace`.
+"""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from accelerate.utils import extract_model_from_parallel
+from datasets import DatasetDict
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib import machine
+from mmalib.backbones import Window, windows
+from mmalib.corpus import LABELS
+from mmalib.evaluate import entity_scores
+from mmalib.trace import INPUTS, OPSET, linears, trace
+
+GRAPH = "model.onnx"
+PROVENANCE = "mmalib.json"
+TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
+
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (input_ids, attention_mask) → logits
+
+
+def export(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, provenance: dict | None = None
+) -> dict:
+    """Write the folder (complete or not at all) and return what its mmalib.json says."""
+    if wrong := next((name for name, linear in linears(model).items() if type(linear) is not nn.Linear), None):
+        raise ValueError(
+            f"{wrong} is no plain linear map. Make the model plain again (qat.remove_) before exporting it."
+        )
+    # The Trainer leaves mixed precision on in the live model, and the attention is changed below: work on a copy.
+    plain = extract_model_from_parallel(copy.deepcopy(model), keep_fp32_wrapper=False).cpu().float().eval()
+    plain.set_attn_implementation("eager")
+    with complete_folder(folder) as fresh:
+        zeros, total = trace(plain, fresh / GRAPH)
+        parity = _parity(plain, session(fresh))
+        plain.config.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        about = {
+            **(provenance or {}),
+            "parity": parity,
+            "sparsity": zeros / total,
+            "encoder_weights": total,
+            "megabytes": size_mb(fresh),
+            "opset": OPSET,
+            "commit": machine.commit(),
+            "versions": machine.versions(),
+        }
+        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return about
+
+
+def session(folder: Path, threads: int | None = None) -> Run:
+    """The exported model in ONNX Runtime on the CPU, on all cores unless told."""
+    path = Path(folder) / GRAPH
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {GRAPH}. Give a folder that mmalib.export or mmalib.quantize has written.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or machine.describe()["cores"]
+    options.log_severity_level = 3  # errors; below it, only notes on constants that were folded
+    loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return loaded.run(["logits"], dict(zip(INPUTS, (ids, mask), strict=True)))[0]
+
+    return run
+
+
+def labels(folder: Path) -> list[str]:
+    """The label names of an exported model, in the order of its logits."""
+    names = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["id2label"]
+    return [names[str(number)] for number in range(len(names))]
+
+
+def size_mb(folder: Path) -> float:
+    """Size of the graph with its weights in megabytes of a million bytes."""
+    return (Path(folder) / GRAPH).stat().st_size / 1e6
+
+
+def word_logits(
+    run: Run,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[list[str]],
+    max_length: int,
+    *,
+    batch_tokens: int = 4096,
+) -> list[np.ndarray]:
+    """The logits of every word's first subword, [words, labels] a sentence."""
+    found: list[list] = [[None] * len(words) for words in sentences]
+    for batch in _batches(windows(sentences, tokenizer, max_length), batch_tokens):
+        ids = np.full((len(batch), len(batch[0].ids)), tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, window in enumerate(batch):
+            ids[row, : len(window.ids)] = window.ids
+            mask[row, : len(window.ids)] = 1
+        for row, window in zip(run(ids, mask), batch, strict=True):  # row: [length, labels]
+            for position, word in window.scored:
+                found[window.sentence][word] = row[position]
+    return [np.array(rows) for rows in found]
+
+
+def predict_tags(
+    run: Run,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[list[str]],
+    max_length: int,
+    *,
+    names: Sequence[str] = LABELS,
+) -> list[list[str]]:
+    """One tag for every word of every sentence, from any runtime; `names` are the labels in the order of the logits."""
+    found = word_logits(run, tokenizer, sentences, max_length)
+    return [[names[best] for best in logits.argmax(-1)] if len(logits) else [] for logits in found]
+
+
+def score(
+    run: Run, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on dev and test of every language, as `evaluate.score`, from any runtime."""
+    return {
+        language: {
+            split: entity_scores(
+                list(splits[split]["tags"]), predict_tags(run, tokenizer, splits[split]["words"], max_length)
+            )
+            for split in ("dev", "test")
+        }
+        for language, splits in corpora.items()
+    }
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+@torch.inference_mode()
+def _parity(model: PreTrainedModel, run: Run) -> dict:
+    """The largest difference of a logit from PyTorch's over batches of random subwords, the later rows shorter."""
+    draw = torch.Generator().manual_seed(0)
+    pad = model.config.pad_token_id or 0
+    longest = min(model.config.max_position_embeddings - pad - 1, 128)  # XLM-R counts positions from pad + 1
+    shapes = [(rows, min(length, longest)) for rows, length in ((1, 1), (1, 33), (3, 16), (4, 128))]
+    found = []
+    for rows, length in shapes:
+        ids = torch.randint(pad + 1, model.config.vocab_size, (rows, length), generator=draw)
+        real = torch.arange(length) < (length * (rows - torch.arange(rows)[:, None])) // rows
+        real[:, 0] = True
+        ids[~real] = pad
+        theirs = model(input_ids=ids, attention_mask=real.long()).logits
+        ours = torch.from_numpy(run(ids.numpy(), real.long().numpy()))
+        found.append((ours - theirs)[real].abs().max())
+    worst = float(torch.stack(found).max())  # nan, if one is
+    if not worst <= TOLERANCE:
+        raise ValueError(f"The exported graph's logits differ from PyTorch's by {worst:.2g}, over {TOLERANCE}.")
+    return {"max_abs_difference": worst, "tolerance": TOLERANCE, "shapes": [list(shape) for shape in shapes]}
+
+
+def _batches(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
+    ordered = sorted(found, key=lambda window: -len(window.ids))
+    while ordered:
+        number = max(1, batch_tokens // len(ordered[0].ids))
+        yield ordered[:number]
+        ordered = ordered[number:]
