@@ -38,7 +38,7 @@ PACKAGES = (
 )
 
 # The instructions that decide how fast int8 and bf16 are, by their names in /proc/cpuinfo.
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 # What may change a number: these paths of the checkout decide whether the commit is "dirty".
 SOURCES = ("mmalib", "notebooks", "pyproject.toml")

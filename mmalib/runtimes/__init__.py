@@ -1,0 +1,207 @@
+"""Three CPU runtimes behind one small protocol: a folder with a `model.onnx` in, a callable out.
+
+    with runtimes.load(folder, threads=2, runtime="openvino") as model:
+        logits = model(input_ids, attention_mask)  # int64 [batch, length] twice → float32 [batch, length, labels]
+
+A runtime is asked for by name, with settings behind it where it has any: `openvino:precision=bf16:hint=throughput`.
+Whether it can run here, `available` says. Each lives in a module of its own that is imported on first use.
+"""
+
+import importlib
+import importlib.util
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmalib import machine
+
+MODEL = "model.onnx"
+MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse"}
+# What may be set behind a runtime's name; the first value is the one it has unless told otherwise.
+SETTINGS = {
+    "onnxruntime": {},
+    "openvino": {
+        "precision": ("f32", "bf16"),
+        "hint": ("latency", "throughput"),
+        "shapes": ("dynamic", "fixed"),
+    },
+    "deepsparse": {},
+}
+NAMES = tuple(SETTINGS)
+FED = ("input_ids", "attention_mask", "token_type_ids")  # the last one gets zeros: there is one text a row
+INT8_NODES = ("QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear", "QAttention")
+SATURATES = (
+    "This is an int8 graph and the CPU has no VNNI: sums of products may saturate and the gain in speed is small. "
+    "Measure F1 in this runtime before trusting the model here."
+)
+
+
+class Engine(NamedTuple):
+    """What a runtime's module hands over: how to run the model it has loaded, how to end it, what it is."""
+
+    run: Callable[[dict[str, np.ndarray]], np.ndarray]
+    stop: Callable[[], None]
+    inputs: dict[str, Sequence[int | str | None]]  # name → size of each axis, None or a name where it is dynamic
+    facts: dict  # for the record: version, number format, streams
+    stream: Callable[[list[dict[str, np.ndarray]]], list[np.ndarray]] | None = None  # many at once, where it can
+    streams: int = 1  # how many at once
+    process: int | None = None  # where the work is done, if not in this process
+
+
+class Session:
+    """A loaded model; call it with ids and mask, `close` it or use it in a `with`."""
+
+    def __init__(self, runtime: str, path: Path, threads: int, engine: Engine, notes: Sequence[str]) -> None:
+        self.runtime, self.path, self.threads, self.notes = runtime, path, threads, list(notes)
+        self.facts, self.process = engine.facts, engine.process
+        self.streams = engine.streams
+        self._engine: Engine | None = engine
+
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Logits [batch, length, labels] as float32."""
+        feeds = self._feeds(input_ids, attention_mask)
+        return self._checked(self._do(self._engine.run, feeds), feeds)
+
+    def stream(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """Logits of several batches, of which a runtime with more than one stream computes some at the same time."""
+        feeds = [self._feeds(*pair) for pair in pairs]
+        if self._engine.stream is None:
+            return [self._checked(self._do(self._engine.run, one), one) for one in feeds]
+        found = self._do(self._engine.stream, feeds)
+        return [self._checked(logits, one) for logits, one in zip(found, feeds, strict=True)]
+
+    def close(self) -> None:
+        """Let go of the model, its memory and its process; closing twice does no harm."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.stop()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _feeds(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+        if self._engine is None:
+            raise ValueError(f"{self.path} was closed in {self.runtime}. Load it again.")
+        ids, mask = (np.ascontiguousarray(given, dtype=np.int64) for given in (input_ids, attention_mask))
+        if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
+            raise ValueError(
+                f"Ids {list(ids.shape)} and mask {list(mask.shape)} are no batch. "
+                "Give both as [batch, length] with at least one row and one token."
+            )
+        given = dict(zip(FED, (ids, mask, np.zeros_like(ids)), strict=True))
+        for name, axes in self._engine.inputs.items():
+            if any(isinstance(size, int) and size != wanted for size, wanted in zip(axes, ids.shape, strict=True)):
+                raise ValueError(
+                    f"{self.path} has static shapes ({name} {list(axes)}) and cannot take batch {ids.shape[0]} "
+                    f"of length {ids.shape[1]}. Export it with dynamic axes, or give it that shape."
+                )
+        return {name: given[name] for name in self._engine.inputs}
+
+    def _do(self, work: Callable, feeds):
+        try:
+            return work(feeds)
+        except Exception as error:
+            raise RuntimeError(f"{self.runtime} failed on {self.path}: {one_line(error)}") from error
+
+    def _checked(self, logits: np.ndarray, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        wanted = feeds["input_ids"].shape
+        if logits.ndim != 3:
+            raise ValueError(f"{self.path} gives {list(logits.shape)} where [batch, length, labels] was expected.")
+        if logits.shape[:2] != wanted:  # as OpenVINO does beyond the last position, without an error
+            raise RuntimeError(
+                f"{self.runtime} failed on {self.path}: logits {list(logits.shape)} for ids {list(wanted)}. "
+                "Is the text longer than the model's positions?"
+            )
+        return np.asarray(logits, dtype=np.float32)
+
+
+def parse(runtime: str) -> tuple[str, dict[str, str]]:
+    """`openvino:precision=bf16` → its name and all its settings, those not given at their usual values."""
+    name, *given = runtime.split(":")
+    if name not in SETTINGS:
+        raise ValueError(f"There is no runtime '{name}'. Choose one of: {', '.join(NAMES)}.")
+    known = SETTINGS[name]
+    settings = {key: values[0] for key, values in known.items()}
+    for key, _, value in (setting.partition("=") for setting in given):
+        if value not in known.get(key, ()):
+            choices = [f"{key}={value}" for key, values in known.items() for value in values]
+            raise ValueError(f"'{runtime}': {name} takes {', '.join(choices) or 'no settings'} after its name.")
+        settings[key] = value
+    return name, settings
+
+
+def available(runtime: str) -> str | None:
+    """None if the runtime can be used here, else the reason why not."""
+    name, _ = parse(runtime)
+    if name == "deepsparse":
+        return importlib.import_module("mmalib.runtimes.deepsparse").why_not()
+    return None if importlib.util.find_spec(name) else f"{name} is not installed"
+
+
+def locate(folder: Path) -> Path:
+    """The ONNX file of a model's folder."""
+    path = Path(folder) / MODEL
+    if not path.is_file():
+        what = f"has no {MODEL}" if Path(folder).is_dir() else "is not a folder"
+        raise ValueError(f"{folder} {what}. Give the folder of an exported model.")
+    return path
+
+
+def load(folder: Path, threads: int, runtime: str = "onnxruntime") -> Session:
+    """The model of a folder, ready to compute on `threads` threads."""
+    name, settings = parse(runtime)
+    path = locate(folder)
+    check_threads(threads)
+    if reason := available(name):
+        raise ValueError(f"{name} is not available: {reason}.")
+    try:
+        module = importlib.import_module(f"mmalib.runtimes.{MODULES[name]}")
+        engine = module.load(path, threads, **settings)
+    except Exception as error:
+        raise ValueError(f"{path} could not be loaded in {runtime}: {one_line(error)}") from error
+    session = Session(runtime, path, threads, engine, [SATURATES] if _saturates(path) else [])
+    try:
+        _check_inputs(path, engine.inputs)
+    except ValueError:
+        session.close()
+        raise
+    return session
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that this machine cannot give."""
+    cores = machine.describe()["cores"]
+    if not 1 <= threads <= cores:
+        raise ValueError(f"{threads} threads were asked for and {cores} cores may be used. Choose between 1 and that.")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _check_inputs(path: Path, inputs: dict[str, Sequence]) -> None:
+    if "input_ids" not in inputs or not set(inputs) <= set(FED) or any(len(axes) != 2 for axes in inputs.values()):
+        raise ValueError(
+            f"{path} takes {', '.join(inputs) or 'nothing'}. A token classifier takes input_ids and attention_mask "
+            "(and perhaps token_type_ids), each [batch, length]."
+        )
+
+
+def _saturates(path: Path) -> bool:
+    """Whether int8 products meet a CPU that adds them up in 16 bits."""
+    flags = machine.describe()["flags"]
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in flags.values():
+        return False
+    if any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return False
+    import onnx  # only such a CPU needs a look into the graph
+
+    return any(node.op_type in INT8_NODES for node in onnx.load(path, load_external_data=False).graph.node)

@@ -1,0 +1,240 @@
+"""How fast a model computes, in samples a second, always as a pair with the baseline.
+
+A machine's speed drifts: it heats up, clocks change, somebody else computes. So a candidate and the baseline (dense
+float32 in ONNX Runtime at the same batch) are measured in turns of a fraction of a second each, and the speed-up is
+the median of the pairs' ratios, which holds where the absolute numbers do not. One thing runs at a time. What other
+processes took of our cores meanwhile is measured too, and where it was too much the row says `busy`.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mmalib import runtimes
+
+TURNS = 5  # pairs of candidate and baseline
+IN_FLIGHT = 4  # batches at once for each stream of a runtime that has streams, so that none runs dry
+SPARE = 0.1  # of the cores we compute on, what others may take before the machine counts as busy
+IDLE_SPARE = 0.25  # the same, of the cores we leave alone: others there still take memory bandwidth and clock
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one runtime did in one turn."""
+
+    samples_per_second: float
+    milliseconds: tuple[float, ...]  # of each call
+
+
+def measure(
+    folders: Mapping[str, Path] | Sequence[Path],
+    runtime_names: Sequence[str],
+    batches: Sequence[int],
+    length: int,
+    *,
+    threads: int,
+    seconds: float,
+    baseline: Path | None = None,
+    turns: int = TURNS,
+) -> Iterator[dict]:
+    """A row for every folder, runtime and batch, as soon as it is measured; what fails is a row with `failed`.
+
+    `folders` may be named; else each goes by its own name. `seconds` go into each candidate and as many into the
+    baseline beside it: ONNX Runtime on the folder `baseline`, the first of `folders` unless told otherwise.
+    """
+    chosen = named(folders)
+    _check(chosen, runtime_names, batches, length, threads, seconds, turns)
+    base_folder = Path(baseline) if baseline is not None else next(iter(chosen.values()))
+    with runtimes.load(base_folder, threads) as base:
+        for name, folder in chosen.items():
+            for runtime in runtime_names:
+                about = {"model": name, "runtime": runtime, "threads": threads, "length": length}
+                yield from _rows(about, folder, base, batches, seconds, turns)
+
+
+def compare(
+    candidate: runtimes.Session, base: runtimes.Session, batch: int, length: int, *, seconds: float, turns: int = TURNS
+) -> dict:
+    """Speeds of two loaded models at one batch, in turns: medians, quartiles, ratio, and every raw number."""
+    pair = random_batch(batch, length)
+    for model in {id(model): model for model in (candidate, base)}.values():
+        _warm_up(model, pair, seconds / turns)
+    ours, theirs = [], []
+    watch = Watch(candidate.process, base.process)
+    for number in range(turns):
+        order = [(candidate, ours), (base, theirs)]
+        for model, turn in order if number % 2 else reversed(order):  # so that a steady drift cancels out
+            turn.append(_turn(model, pair, seconds / turns))
+    others = watch.others()
+    ratios = [one.samples_per_second / other.samples_per_second for one, other in zip(ours, theirs, strict=True)]
+    return {
+        **_spread("samples_per_second", [turn.samples_per_second for turn in ours]),
+        **_spread("baseline_samples_per_second", [turn.samples_per_second for turn in theirs]),
+        **_spread("ratio", ratios),
+        **_latency([each for turn in ours for each in turn.milliseconds]),
+        "others_cores": others,
+        "busy": None if others is None else is_busy(others, candidate.threads),
+        "samples": [turn.samples_per_second for turn in ours],
+        "baseline_samples": [turn.samples_per_second for turn in theirs],
+    }
+
+
+def named(folders: Mapping[str, Path] | Sequence[Path]) -> dict[str, Path]:
+    """Folders by the names their rows will have: those given, else their own."""
+    if isinstance(folders, Mapping):
+        return {name: Path(folder) for name, folder in folders.items()}
+    found = {Path(folder).resolve().name: Path(folder) for folder in folders}
+    if len(found) < len(folders):
+        raise ValueError("Two of the folders have the same name, so their rows could not be told apart. Name them.")
+    return found
+
+
+def random_batch(batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask of a full batch; which ids they are does not change the speed."""
+    ids = np.random.default_rng(0).integers(5, 100, (batch, length))
+    return ids, np.ones_like(ids)
+
+
+def table(rows: Sequence[dict]) -> pd.DataFrame:
+    """The rows as a table for reading: speed, its quartiles, speed-up, and what went wrong."""
+    lines = []
+    for row in rows:
+        line = {"model": row["model"], "runtime": row["runtime"], "batch": row["batch"]}
+        if "failed" in row:
+            line |= {"samples/s": "", "quartiles": "", "speed-up": "", "p95 ms": "", "note": f"failed: {row['failed']}"}
+        else:
+            low, high = row["samples_per_second_low"], row["samples_per_second_high"]
+            busy = [f"others took {row['others_cores']:.1f} cores"] if row["busy"] else []
+            line |= {
+                "samples/s": f"{row['samples_per_second']:.1f}",
+                "quartiles": f"{low:.1f} to {high:.1f}",
+                "speed-up": f"{row['ratio']:.2f}",
+                "p95 ms": f"{row['milliseconds_p95']:.1f}",
+                "note": " ".join(busy + row["notes"]),
+            }
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+class Watch:
+    """Counts what other processes take of the cores this one may use, from its making until it is asked."""
+
+    def __init__(self, *workers: int | None) -> None:
+        self._workers = {worker for worker in workers if worker is not None}
+        self._before = self._now()
+
+    def others(self) -> float | None:
+        """How many cores others have kept busy since then, on average; None where the system does not tell."""
+        before, now = self._before, self._now()
+        if before is None or now is None:
+            return None
+        taken = (now[1] - before[1]) - (now[2] - before[2])
+        return max(0.0, taken / max(now[0] - before[0], 1e-9))
+
+    def _now(self) -> tuple[float, float, float] | None:
+        """The time, and the CPU seconds spent by everybody and by us until now."""
+        try:
+            everybody = _busy_seconds(Path("/proc/stat").read_text(), os.sched_getaffinity(0))
+            workers = sum(_process_seconds(Path(f"/proc/{worker}/stat").read_text()) for worker in self._workers)
+        except (OSError, AttributeError):  # no /proc (macOS), or the worker is gone
+            return None
+        mine = os.times()
+        return time.perf_counter(), everybody, mine.user + mine.system + workers
+
+
+def is_busy(others: float, threads: int) -> bool:
+    """Whether others take so many cores that what is measured on `threads` of ours is not to be trusted."""
+    cores = len(os.sched_getaffinity(0))
+    return others > SPARE * threads + IDLE_SPARE * max(0, cores - threads)
+
+
+def _rows(about: dict, folder: Path, base: runtimes.Session, batches, seconds: float, turns: int) -> Iterator[dict]:
+    """The rows of one folder in one runtime, which is loaded once for all batches as long as it lives."""
+    with ExitStack() as stack:
+        candidate = base if _is_base(folder, about["runtime"], base) else None
+        for batch in batches:
+            row = {**about, "batch": batch}
+            try:
+                if candidate is None:
+                    candidate = stack.enter_context(runtimes.load(folder, about["threads"], about["runtime"]))
+                found = compare(candidate, base, batch, about["length"], seconds=seconds, turns=turns)
+                row |= {**found, "facts": dict(candidate.facts), "notes": list(candidate.notes)}
+            except Exception as error:  # one crash must not end a study
+                row["failed"] = runtimes.one_line(error)
+                if candidate is not base:  # it may be dead; the next batch gets a fresh one
+                    stack.close()
+                    candidate = None
+            yield row
+
+
+def _is_base(folder: Path, runtime: str, base: runtimes.Session) -> bool:
+    return runtime == base.runtime and runtimes.locate(folder).samefile(base.path)
+
+
+def _warm_up(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float) -> None:
+    """The first calls compile, allocate and fill caches: at least two, and for about one turn."""
+    _turn(model, pair, 0)
+    _turn(model, pair, seconds)
+
+
+def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float) -> Turn:
+    """Call a model until the time is over, at least once."""
+    many = IN_FLIGHT * model.streams if model.streams > 1 else 1
+    ends = [time.perf_counter()]
+    while len(ends) == 1 or ends[-1] - ends[0] < seconds:
+        if many > 1:
+            model.stream([pair] * many)
+        else:
+            model(*pair)
+        ends.append(time.perf_counter())
+    calls = tuple(1000 * float(step) for step in np.diff(ends))
+    return Turn(len(calls) * many * len(pair[0]) / (ends[-1] - ends[0]), calls)
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    low, middle, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
+
+
+def _latency(milliseconds: list[float]) -> dict[str, float]:
+    middle, late = (float(value) for value in np.percentile(milliseconds, [50, 95]))
+    return {"milliseconds_p50": middle, "milliseconds_p95": late}
+
+
+def _busy_seconds(stat: str, cores: set[int]) -> float:
+    """CPU seconds that were not idle on these cores since the start of the machine, from the text of /proc/stat."""
+    ticks = 0
+    for line in stat.splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
+            user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _process_seconds(stat: str) -> float:
+    """CPU seconds of one process with all its threads, from the text of /proc/<pid>/stat."""
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _check(chosen: dict[str, Path], runtime_names, batches, length: int, threads: int, seconds: float, turns) -> None:
+    """All mistakes of the caller, before anything is measured."""
+    if not (chosen and runtime_names and batches):
+        raise ValueError("There is nothing to measure. Give at least one folder, one runtime and one batch size.")
+    for folder in chosen.values():
+        runtimes.locate(folder)
+    for runtime in runtime_names:
+        runtimes.parse(runtime)
+    for name, value in [("batch", batch) for batch in batches] + [("length", length), ("turns", turns)]:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}. Give a whole number of at least 1.")
+    runtimes.check_threads(threads)
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds}. Give each measurement more than no time.")

@@ -1,0 +1,302 @@
+"""The harness on a clock and models of known speed, its counting of other processes, and a failure in the middle."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForTokenClassification
+
+from mmalib import bench, results, runtimes, shapes, sparsity, throughput
+
+
+class Clock:
+    """Time that passes only when a model computes, and ever faster: a machine that slows down steadily."""
+
+    def __init__(self, drift=0.0):
+        self.now, self.drift = 0.0, drift
+
+    def __call__(self):
+        return self.now
+
+    def spend(self, seconds):
+        self.now += seconds * (1 + self.drift * self.now)
+
+
+class Model:
+    """A session that takes a known time for each row."""
+
+    process, threads, streams, notes = None, 1, 1, ()
+
+    def __init__(self, clock, seconds, calls, name, folder=None):
+        self.clock, self.seconds, self.calls, self.name = clock, seconds, calls, name
+        self.runtime, self.path, self.facts = name, folder and folder / "model.onnx", {"version": "0"}
+
+    def __call__(self, ids, mask):
+        assert ids.shape == mask.shape
+        self.calls.append(self.name)
+        self.clock.spend(self.seconds * len(ids))
+
+    def stream(self, pairs):
+        self.calls.append((self.name, len(pairs)))
+        self.clock.spend(self.seconds * sum(len(ids) for ids, _ in pairs) / self.streams)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.calls.append(f"{self.name} closed")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(throughput.time, "perf_counter", clock)
+    return clock
+
+
+def test_the_numbers_are_those_of_the_clock(clock):
+    calls = []
+    row = throughput.compare(
+        Model(clock, 0.01, calls, "fast"), Model(clock, 0.04, calls, "base"), 4, 8, seconds=2.0, turns=5
+    )
+    assert row["samples_per_second"] == pytest.approx(100) and row["baseline_samples_per_second"] == pytest.approx(25)
+    assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == pytest.approx(4)
+    assert row["milliseconds_p50"] == row["milliseconds_p95"] == pytest.approx(40)
+    assert len(row["samples"]) == len(row["baseline_samples"]) == 5
+    json.dumps(row, allow_nan=False)
+
+
+def test_both_take_turns_and_each_goes_first_as_often(clock):
+    calls = []
+    throughput.compare(Model(clock, 1, calls, "a"), Model(clock, 1, calls, "b"), 1, 8, seconds=4.0, turns=4)
+    # Each warms up with two calls (0 and 1 seconds long), then has one call in each turn.
+    assert "".join(calls) == "aabb" + "ba" + "ab" + "ba" + "ab"
+
+
+def test_a_machine_that_slows_down_does_not_change_the_ratio(clock):
+    clock.drift = 0.01
+    row = throughput.compare(Model(clock, 0.1, [], "a"), Model(clock, 0.4, [], "b"), 1, 8, seconds=8.0, turns=8)
+    assert max(row["baseline_samples"]) > 1.15 * min(row["baseline_samples"])  # it did slow down
+    assert row["ratio"] == pytest.approx(4, rel=0.02)
+
+
+def test_a_runtime_with_streams_is_kept_full(clock):
+    calls = []
+    wide = Model(clock, 0.1, calls, "wide")
+    wide.streams = 2
+    row = throughput.compare(wide, Model(clock, 0.1, calls, "base"), 3, 8, seconds=2.0)
+    assert ("wide", 2 * throughput.IN_FLIGHT) in calls and "wide" not in calls
+    assert row["ratio"] == pytest.approx(2) and row["samples_per_second"] == pytest.approx(20)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two random models, the second with half the layers, and a folder whose file is no model."""
+    root = tmp_path_factory.mktemp("models")
+    for name, layers in (("dense", 2), ("half", 1), ("broken", None)):
+        (root / name).mkdir()
+        path = root / name / "model.onnx"
+        if layers is None:
+            path.write_text("no graph")
+            continue
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=200, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64
+        )
+        config._attn_implementation = "eager"
+        model = BertForTokenClassification(config).eval()
+        names = ["input_ids", "attention_mask"]
+        torch.onnx.export(
+            model,
+            (torch.ones(2, 4, dtype=torch.int64),) * 2,
+            path,
+            dynamo=False,
+            opset_version=14,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch", 1: "length"} for name in (*names, "logits")},
+        )
+    return root
+
+
+def test_what_fails_is_a_row_and_the_rest_goes_on(folders):
+    rows = list(
+        throughput.measure(
+            [folders / "dense", folders / "broken", folders / "half"],
+            ["onnxruntime", "openvino"],
+            [1, 2],
+            8,
+            threads=1,
+            seconds=0.02,
+            turns=2,
+        )
+    )
+    keys = [(row["model"], row["runtime"], row["batch"]) for row in rows]
+    assert keys == list(itertools.product(("dense", "broken", "half"), ("onnxruntime", "openvino"), (1, 2)))
+    for row in rows:
+        if row["model"] == "broken":
+            assert "could not be loaded in" in row["failed"] and "\n" not in row["failed"]
+        else:
+            assert row["samples_per_second"] > 0 and row["ratio"] > 0 and len(row["samples"]) == 2
+            assert row["facts"]["version"]
+
+
+def test_a_model_that_dies_is_loaded_anew_for_the_next_batch(folders, clock, monkeypatch):
+    calls = []
+
+    class Dying(Model):
+        def __call__(self, ids, mask):
+            if len(ids) == 2:
+                raise RuntimeError("deepsparse failed on it: the worker\nended")
+            super().__call__(ids, mask)
+
+    def load(folder, threads, runtime="onnxruntime"):
+        calls.append(f"{runtime} loaded")
+        return (Model if runtime == "onnxruntime" else Dying)(clock, 0.1, calls, runtime, folder)
+
+    monkeypatch.setattr(runtimes, "load", load)
+    rows = list(throughput.measure([folders / "dense"], ["deepsparse"], [1, 2, 4], 8, threads=1, seconds=1.0, turns=1))
+    assert [row.get("failed") for row in rows] == [None, "deepsparse failed on it: the worker ended", None]
+    kept = [call for call in calls if " " in call]
+    assert kept == [
+        "onnxruntime loaded",
+        "deepsparse loaded",
+        "deepsparse closed",
+        "deepsparse loaded",
+        "deepsparse closed",
+        "onnxruntime closed",
+    ]
+
+
+def test_a_runtime_that_is_not_here_is_a_row(folders, monkeypatch):
+    from mmalib.runtimes import deepsparse
+
+    monkeypatch.setattr(deepsparse, "why_not", lambda: "no Python 3.8 to 3.11 was found")
+    (row,) = throughput.measure([folders / "dense"], ["deepsparse"], [1], 8, threads=1, seconds=0.01)
+    assert row["failed"] == "deepsparse is not available: no Python 3.8 to 3.11 was found."
+
+
+GOOD = {"runtime_names": ["onnxruntime"], "batches": [1], "length": 8, "threads": 1, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batches": [1, 0]}, "batch is 0. Give a whole number of at least 1"),
+        ({"batches": ["4"]}, "batch is '4'"),
+        ({"batches": []}, "nothing to measure"),
+        ({"length": 0}, "length is 0"),
+        ({"threads": 0}, "0 threads were asked for"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"seconds": math.nan}, "seconds is nan"),
+        ({"runtime_names": ["onnx"]}, "There is no runtime 'onnx'"),
+        ({"turns": 0}, "turns is 0"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_loaded(change, message, folders, monkeypatch):
+    monkeypatch.setattr(runtimes, "load", None)
+    with pytest.raises(ValueError, match=message):
+        next(throughput.measure([folders / "dense"], **{**GOOD, **change}))
+
+
+def test_folders_are_told_apart(folders, tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        next(throughput.measure([folders / "dense", tmp_path / "gone"], **GOOD))
+    with pytest.raises(ValueError, match="Two of the folders have the same name"):
+        next(throughput.measure([folders / "dense", folders / "half" / ".." / "dense"], **GOOD))
+
+
+STAT = """cpu  999 999 999 999 0 0 0 0 0 0
+cpu0 100 10 20 5000 7 1 2 3 0 0
+cpu1 200 0 40 5000 7 0 0 0 0 0
+cpu10 5000 0 0 0 0 0 0 0 0 0
+intr 1 2 3
+"""
+
+
+def test_busy_time_is_read_from_our_cores_alone(monkeypatch):
+    monkeypatch.setattr(throughput.os, "sysconf", lambda name: 100)
+    assert throughput._busy_seconds(STAT, {0}) == pytest.approx(1.36)
+    assert throughput._busy_seconds(STAT, {0, 1}) == pytest.approx(3.76)
+    assert throughput._process_seconds("7 (a ) b) S 1 7 7 0 -1 4 9 0 0 0 250 50 0 0 20 0") == pytest.approx(3.0)
+
+
+def test_what_others_take_is_what_we_do_not(monkeypatch):
+    states = iter([(10.0, 100.0, 40.0), (12.0, 103.5, 42.0)])  # time, everybody, we
+    monkeypatch.setattr(throughput.Watch, "_now", lambda self: next(states))
+    assert throughput.Watch().others() == pytest.approx(0.75)
+    monkeypatch.setattr(throughput.Watch, "_now", lambda self: None)
+    assert throughput.Watch().others() is None
+
+
+def test_a_machine_is_busy_when_others_are_in_the_way(monkeypatch):
+    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _: {0, 1})
+    assert throughput.is_busy(0.25, 2) and not throughput.is_busy(0.15, 2)
+    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _: set(range(16)))
+    assert throughput.is_busy(4.0, 2) and not throughput.is_busy(1.0, 2)
+
+
+def test_a_row_may_lack_what_the_system_does_not_tell(clock, monkeypatch):
+    monkeypatch.delattr(throughput.os, "sched_getaffinity")
+    row = throughput.compare(Model(clock, 1, [], "a"), Model(clock, 1, [], "b"), 1, 8, seconds=1.0)
+    assert row["others_cores"] is None and row["busy"] is None
+
+
+def test_bench_records_what_it_prints_and_may_be_repeated(folders, tmp_path, capsys):
+    settings = {"threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
+    for _ in range(2):
+        assert bench.run([folders / "half"], ["onnxruntime", "openvino:shapes=fixed"], [1, 2], 8, **settings) == 0
+    text = capsys.readouterr().out
+    first, second = results.read(tmp_path)
+    assert first["config"]["runtime"] == "onnxruntime" and second["config"]["runtime"] == "openvino:shapes=fixed"
+    assert first["config"]["weights"] != first["config"]["baseline"] and first["scores"] == {}
+    for record in (first, second):
+        assert [row["batch"] for row in record["throughput"]] == [1, 2]
+        for row in record["throughput"]:
+            assert f"| {row['samples_per_second']:.1f} | " in text and f"| {row['ratio']:.2f} | " in text
+
+
+def test_bench_says_so_when_something_failed(folders, tmp_path, capsys):
+    settings = {"threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
+    assert bench.run([folders / "broken", folders / "half"], ["onnxruntime"], [1], 8, **settings) == 1
+    assert "| broken | onnxruntime | 1 |  |  |  |  | failed: " in capsys.readouterr().out
+    assert len(results.read(tmp_path)) == 2
+
+
+# What the models' own cards count, without the pooler that a token classifier does not have; the head is 9 labels.
+CARDS = {"base": 277_453_056, "mlbert": 177_262_848, "distilbert": 134_734_080, "minilm": 117_505_920}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_shape_has_as_many_weights_as_the_model_it_is_the_shape_of(name):
+    with torch.device("meta"):
+        model = shapes.shape(name, vocabulary=None)
+    width = model.classifier.in_features
+    assert sum(weight.numel() for weight in model.parameters()) == CARDS[name] + 9 * width + 9
+    assert not model.training
+
+
+def test_depth_and_vocabulary_may_be_others():
+    with torch.device("meta"):
+        three, small = shapes.shape("bert-3"), shapes.shape("base", layers=2)
+    assert len(sparsity.weights(three)) == 18 and len(sparsity.weights(small)) == 12
+    assert small.get_input_embeddings().num_embeddings == shapes.SMALL
+    with pytest.raises(ValueError, match="There is no shape 'huge'"):
+        shapes.shape("huge")
+
+
+@pytest.mark.parametrize("pattern", ["1", "4"])
+def test_zeros_are_imposed_exactly_and_in_the_pattern(pattern):
+    model = shapes.shape("minilm", layers=1)
+    shapes.impose_(model, 0.8, pattern)
+    weights = [weight.detach().numpy() for weight in sparsity.weights(model).values()]
+    zeros, size = sum((weight == 0).sum() for weight in weights), sum(weight.size for weight in weights)
+    assert zeros == 0.8 * size or abs(zeros / size - 0.8) < 4 / size
+    blocks = np.concatenate([(weight == 0).reshape(-1, 4).sum(1) for weight in weights])
+    mixed = np.isin(blocks, (1, 2, 3)).mean()
+    assert mixed == 0 if pattern == "4" else mixed > 0.4
+    shares = [(weight == 0).mean() for weight in weights]
+    assert max(shares) - min(shares) < 0.02  # at random, so alike everywhere
