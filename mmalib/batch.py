@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmalib import profiles, results, tables
+from mmalib import profiles, results
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 PRODUCTS = ("records", "models", "checkpoints", "notebooks", "tables", "figures")
@@ -74,7 +74,7 @@ def run(
 
 def redraw(profile: str, runs: Path = Path("runs")) -> int:
     """Draw every table and figure again from the records alone; 0 if nothing is missing, else 1 and a list."""
-    from mmalib import figures  # here: matplotlib is slow to import, and a study draws in its notebooks
+    from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
 
     settings = profiles.load_profile(profile)
     home = Path(runs) / profile
@@ -82,12 +82,10 @@ def redraw(profile: str, runs: Path = Path("runs")) -> int:
     if not records:
         command = f"python -m mmalib study --profile {profile}"
         raise ValueError(f"There are no records in {home}. Run `{command}` first.")
-    frame = results.frame(records)
-    gaps = tables.gaps(frame, settings.backbones, settings.seeds)
+    gaps = reports.gaps(records, settings)
     if gaps:
         print("Not measured yet, and missing in what follows:", *gaps, sep="\n  ")
-    written = tables.redraw(frame, home / "tables")
-    written += figures.save(figures.baselines(frame), home / "figures", "baselines")
+    written = reports.redraw(records, home / "tables", home / "figures")
     print("Written:", *written, sep="\n  ")
     return 1 if gaps else 0
 

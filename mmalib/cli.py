@@ -17,6 +17,8 @@ EXAMPLES = """examples:
   python -m mmalib study --only 01,03        two notebooks of it
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
+  python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
+                                             how fast is an exported model here?
   python -m mmalib doctor                    what can this machine run?
 
 A study that was stopped or killed goes on from its last finished run when it is started again.
@@ -72,6 +74,28 @@ def _figures(options: argparse.Namespace) -> int:
     from mmalib import batch
 
     return batch.redraw(options.profile, options.runs)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from mmalib import bench, machine, results
+
+    return bench.run(
+        options.folders,
+        options.runtime.split(","),
+        [_whole("--batch", number) for number in options.batch.split(",")],
+        options.length,
+        threads=options.threads or machine.describe()["cores"],
+        seconds=options.seconds,
+        baseline=options.baseline,
+        records=results.records_folder(options.runs, "bench"),
+    )
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name} is '{text}'. Give whole numbers with commas between them, as in 1,4,8.") from None
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -134,6 +158,31 @@ def _parser() -> argparse.ArgumentParser:
         "and list what is not measured yet.",
     )
     figures.set_defaults(command=_figures)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure the speed of exported models",
+        description="Measure samples a second of exported models (folders with a model.onnx), each in turns with the "
+        "baseline. Prints a table and leaves a record of each model and runtime in RUNS/bench/records. "
+        "Run it on an otherwise idle machine.",
+    )
+    bench.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    bench.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAMES",
+        help="onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
+        "openvino:precision=bf16:hint=throughput:shapes=fixed",
+    )
+    bench.add_argument("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")
+    bench.add_argument("--length", type=int, default=128, metavar="N", help="subwords a sample (default: 128)")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: every core that may be used")
+    bench.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)")
+    bench.add_argument(
+        "--baseline", type=Path, metavar="FOLDER", help="what ONNX Runtime runs beside it (default: the first FOLDER)"
+    )
+    bench.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    bench.set_defaults(command=_bench)
 
     doctor = commands.add_parser(
         "doctor",

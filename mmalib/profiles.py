@@ -23,6 +23,44 @@ class Profile:
     learning_rate: float
     max_length: int  # window, in subwords
     frozen_layers: int | None  # keep embeddings and this many layers as they came, None tunes everything
+    curve_sentences: int | None  # cap on every dev and test set along a curve (F1 against what was removed)
+    # structured pruning, notebook 02
+    head_share: float  # share of all heads that one step removes
+    importance_sentences: int  # English training sentences that importance is measured on
+    recovery_sentences: int  # English training sentences of the short fine-tune after pruning
+    # unstructured pruning, notebook 03
+    pruning_seeds: tuple[int, ...]  # the seeds of all models that cost a training each
+    sparsities: tuple[float, ...]  # shares of the encoder's weights that go
+    pruning_epochs: float  # while sparsity grows
+    sparse_epochs: float  # after that
+    fisher_gradients: int  # gradients behind one estimate of the inverse Fisher
+    fisher_batch: int  # sentences behind one gradient
+    fisher_block: int  # weights that one block of the inverse Fisher covers
+    trials: bool  # whether the settings of every criterion are tried out, or only used
+    # distillation, notebook 04
+    teacher: str  # its tuned baseline teaches
+    students: tuple[str, ...]  # tuned with and without the teacher
+    unlabelled_students: tuple[str, ...]  # those that the teacher also teaches on unlabelled text
+    unlabelled_sentences: int | None  # of Spanish and of Dutch training text each, None for all of them
+    distil_epochs: int
+    # throughput, notebook 07
+    speed_cases: tuple[str, ...] | None  # names of mmalib.studies.speed_cases, None for all of them
+    speed_layers: int | None  # cap on the depth of the paper's shapes, None leaves them as they are
+    speed_runtimes: tuple[str, ...]
+    speed_batches: tuple[int, ...]
+    speed_seconds: float  # into each measurement, and as many into the baseline beside it
+    speed_turns: int  # of candidate and baseline
+    speed_sentences: int | None  # of real text that each model reads, None for all of it
+    speed_models: int | None  # cap on the trained models that are measured
+    # quantization, notebook 05
+    int8_graphs: tuple[str, ...] | None  # names of mmalib.studies.quantization.FORMS, None for all of them
+    int8_sentences: int | None  # cap on every dev and test set that the graphs are scored on
+    calibration_sentences: int  # English training sentences, or rows of random subwords
+    calibration_methods: tuple[str, ...]  # of mmalib.ranges; English dev chooses among them
+    qat_sentences: int | None  # English training sentences under fake quantization
+    qat_epochs: float
+    floor_sentences: int | None  # cap on a dev set while maps to leave in float are looked for
+    floor_layers: int | None  # layers whose maps are looked at, None for all of them
 
 
 PROFILES = {
@@ -38,6 +76,45 @@ PROFILES = {
         learning_rate=1e-4,
         max_length=128,
         frozen_layers=None,
+        curve_sentences=16,
+        head_share=0.25,
+        importance_sentences=16,
+        recovery_sentences=16,
+        pruning_seeds=(1,),
+        sparsities=(0.5,),
+        pruning_epochs=1,
+        sparse_epochs=1,
+        fisher_gradients=8,
+        fisher_batch=4,
+        fisher_block=16,
+        trials=False,
+        teacher="mini",
+        students=("mini-distil", "mini-narrow"),
+        unlabelled_students=("mini-distil",),
+        unlabelled_sentences=16,
+        distil_epochs=1,
+        speed_cases=(
+            "base",
+            "base int8",
+            "heads 50%",
+            "uniform 50%",
+            "minilm 6 layers uniform 50% int8",
+        ),
+        speed_layers=1,
+        speed_runtimes=("onnxruntime", "openvino"),
+        speed_batches=(1,),
+        speed_seconds=0.02,
+        speed_turns=2,
+        speed_sentences=6,
+        speed_models=2,
+        int8_graphs=("dynamic", "static", "qat", "without-data", "static-qoperator", "floor"),
+        int8_sentences=8,
+        calibration_sentences=8,
+        calibration_methods=("minmax", "percentile"),
+        qat_sentences=16,
+        qat_epochs=1,
+        floor_sentences=8,
+        floor_layers=1,
     ),
     "quick": Profile(
         name="quick",
@@ -51,6 +128,57 @@ PROFILES = {
         learning_rate=2e-4,
         max_length=128,
         frozen_layers=0,
+        curve_sentences=100,
+        head_share=0.25,
+        importance_sentences=256,
+        recovery_sentences=512,
+        pruning_seeds=(1,),
+        sparsities=(0.8, 0.9),
+        pruning_epochs=1,
+        sparse_epochs=1,
+        fisher_gradients=64,
+        fisher_batch=8,
+        fisher_block=32,
+        trials=False,
+        teacher="mini",
+        students=("mini-distil", "mini-narrow"),
+        unlabelled_students=("mini-distil",),
+        unlabelled_sentences=250,
+        distil_epochs=2,
+        speed_cases=(
+            "base",
+            "minilm",
+            "base int8",
+            "base 90% 4-block int8",
+            "heads 50%",
+            "uniform 50%",
+            "minilm 6 layers uniform 50% int8",
+            "obert 3 layers 80% 4-block int8",
+        ),
+        speed_layers=None,
+        speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
+        speed_batches=(1,),
+        speed_seconds=0.5,
+        speed_turns=3,
+        speed_sentences=15,
+        speed_models=5,
+        int8_graphs=(
+            "longer",
+            "dynamic",
+            "static",
+            "qat",
+            "without-data",
+            "static-qoperator",
+            "static-embeddings",
+            "floor",
+        ),
+        int8_sentences=100,
+        calibration_sentences=64,
+        calibration_methods=("minmax", "percentile"),
+        qat_sentences=500,
+        qat_epochs=1,
+        floor_sentences=50,
+        floor_layers=2,
     ),
     "mini": Profile(
         name="mini",
@@ -64,6 +192,39 @@ PROFILES = {
         learning_rate=2e-4,
         max_length=128,
         frozen_layers=0,
+        curve_sentences=1000,
+        head_share=1 / 12,
+        importance_sentences=1000,
+        recovery_sentences=2000,
+        pruning_seeds=(1, 2, 3),
+        sparsities=(0.8, 0.9),
+        pruning_epochs=1.5,
+        sparse_epochs=0.5,
+        fisher_gradients=64,
+        fisher_batch=8,
+        fisher_block=32,
+        trials=True,
+        teacher="mini",
+        students=("mini-distil", "mini-narrow"),
+        unlabelled_students=("mini-distil", "mini-narrow"),
+        unlabelled_sentences=7000,
+        distil_epochs=3,
+        speed_cases=None,
+        speed_layers=None,
+        speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
+        speed_batches=(1, 4, 8),
+        speed_seconds=3.0,
+        speed_turns=5,
+        speed_sentences=300,
+        speed_models=None,
+        int8_graphs=None,
+        int8_sentences=None,
+        calibration_sentences=256,
+        calibration_methods=("minmax", "percentile", "entropy"),
+        qat_sentences=7000,
+        qat_epochs=1,
+        floor_sentences=200,
+        floor_layers=None,
     ),
     "paper": Profile(
         name="paper",
@@ -77,6 +238,39 @@ PROFILES = {
         learning_rate=3e-5,
         max_length=256,
         frozen_layers=None,
+        curve_sentences=None,
+        head_share=1 / 12,
+        importance_sentences=2000,
+        recovery_sentences=4000,
+        pruning_seeds=(1, 2, 3),
+        sparsities=(0.8, 0.9),
+        pruning_epochs=6,
+        sparse_epochs=2,
+        fisher_gradients=1024,
+        fisher_batch=16,
+        fisher_block=50,
+        trials=False,
+        teacher="xlm",
+        students=("distilbert", "minilm"),
+        unlabelled_students=("distilbert", "minilm"),
+        unlabelled_sentences=None,
+        distil_epochs=4,
+        speed_cases=None,
+        speed_layers=None,
+        speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
+        speed_batches=(1, 4, 8),
+        speed_seconds=5.0,
+        speed_turns=5,
+        speed_sentences=1000,
+        speed_models=None,
+        int8_graphs=None,
+        int8_sentences=None,
+        calibration_sentences=512,
+        calibration_methods=("minmax", "percentile", "entropy"),
+        qat_sentences=None,
+        qat_epochs=1,
+        floor_sentences=300,
+        floor_layers=None,
     ),
 }
 

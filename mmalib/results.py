@@ -107,25 +107,52 @@ def frame(records: list[dict]) -> pd.DataFrame:
     """One row per run, language and split: scores, then the run's configuration, sparsity and timings."""
     rows = []
     for record in records:
-        config = _scalars(record["config"])
         sparsity = record.get("sparsity") or {}
         about = {
             "sparsity_requested": sparsity.get("requested"),
             "sparsity_measured": sparsity.get("measured"),
             **_scalars(record.get("timings") or {}, "timings"),
         }
-        for language, splits in record["scores"].items():
-            for split, scores in splits.items():
-                row = {"run": record["run"], "language": language, "split": split}
-                row |= {key: value for key, value in scores.items() if key != "types"}
-                row |= {f"f1_{kind}": of_type["f1"] for kind, of_type in scores.get("types", {}).items()}
-                if clash := (row.keys() | about.keys()) & config.keys():
-                    raise ValueError(
-                        f"The configuration of run '{record['run']}' has keys that are also result columns: "
-                        f"{', '.join(sorted(clash))}. Rename them where the run is configured."
-                    )
-                rows.append(row | config | about)
+        rows += _rows(record, record["scores"], about)
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def curves(records: list[dict]) -> pd.DataFrame:
+    """One row per point of a run's `curve`, language and split: scores, configuration, the point's own values."""
+    rows = []
+    for record in records:
+        for point in record.get("curve", []):
+            about = _scalars({key: value for key, value in point.items() if key != "scores"})
+            rows += _rows(record, point["scores"], about)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def points(folder: Path) -> list[dict]:
+    """The points that an unfinished run has put away in its own folder, in their order."""
+    path = Path(folder) / "points.json"
+    return json.loads(path.read_text(encoding="utf-8"))["curve"] if path.exists() else []
+
+
+def add_point(folder: Path, point: dict) -> None:
+    """Put away one more point of an unfinished run; whoever writes its record removes the folder."""
+    content = {"curve": [*points(folder), point]}
+    write_atomic(Path(folder) / "points.json", _dumps(Path(folder).name, content))
+
+
+def _rows(record: dict, by_language: dict, about: dict) -> list[dict]:
+    config, rows = _scalars(record["config"]), []
+    for language, splits in by_language.items():
+        for split, scores in splits.items():
+            row = {"run": record["run"], "language": language, "split": split}
+            row |= {key: value for key, value in scores.items() if key != "types"}
+            row |= {f"f1_{kind}": of_type["f1"] for kind, of_type in scores.get("types", {}).items()}
+            if clash := (row.keys() | about.keys()) & config.keys():
+                raise ValueError(
+                    f"The configuration of run '{record['run']}' has keys that are also result columns: "
+                    f"{', '.join(sorted(clash))}. Rename them where the run is configured."
+                )
+            rows.append(row | config | about)
+    return rows
 
 
 def missing(frame: pd.DataFrame, expected_runs: list[str]) -> list[str]:

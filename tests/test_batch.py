@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from mmalib import batch, cli, results
+from mmalib import batch, cli, reports, results
 
 PARAMETERS = 'profile = "quick"  # which study\nruns = "runs"  # where'
 RECORDS = """\
@@ -35,9 +35,9 @@ for seed in range(1, 9):
 print(f"RESULT: {made} new")"""
 DRAW = """\
 from pathlib import Path
-from mmalib import results, tables
-frame = results.frame(results.read(results.records_folder(Path(runs), profile)))
-tables.redraw(frame, Path(runs) / profile / "tables")"""
+from mmalib import reports, results
+home = Path(runs) / profile
+reports.redraw(results.read(results.records_folder(Path(runs), profile)), home / "tables", home / "figures")"""
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
     assert lines[-3:] == [
         "notebooks: runs/quick/notebooks (2 files)",
         "tables: runs/quick/tables (2 files)",
-        "figures: runs/quick/figures (0 files)",
+        "figures: runs/quick/figures (2 files)",
     ]
     assert len(results.read(home / "records")) == 8
 
@@ -267,7 +267,8 @@ def test_a_second_study_on_the_same_folder_ends_with_one_sentence(write, tmp_pat
     assert err.count("\n") == 1
 
 
-def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys):
+def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reports, "NOTEBOOKS", (reports.baselines,))
     with pytest.raises(ValueError, match="There are no records in .* Run `python -m mmalib study"):
         batch.redraw("quick", tmp_path)
     one = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}

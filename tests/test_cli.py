@@ -3,10 +3,11 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mmalib import batch, cli, machine
+from mmalib import batch, bench, cli, machine
 
 
 def test_help_explains_the_commands_without_importing_torch():
@@ -17,7 +18,7 @@ def test_help_explains_the_commands_without_importing_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, "help imported something heavy"
-    for word in ("study", "figures", "doctor", "examples:", "MMALIB_DATA"):
+    for word in ("study", "figures", "bench", "doctor", "examples:", "MMALIB_DATA"):
         assert word in done.stdout
 
 
@@ -70,3 +71,34 @@ def test_what_is_no_command_is_a_usage_error(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2 and "usage: mmalib" in capsys.readouterr().err
+
+
+def test_bench_hands_over_what_was_asked(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(bench, "run", lambda *given, **named: asked.append((given, named)) or 0)
+    assert cli.main(["bench", "a", "b", "--runtime", "onnxruntime,openvino", "--batch", "1,8", "--threads", "1"]) == 0
+    assert cli.main(["bench", "a", "--runs", str(tmp_path), "--length", "64", "--seconds", "0.5"]) == 0
+    given, named = asked[0]
+    assert given == ([Path("a"), Path("b")], ["onnxruntime", "openvino"], [1, 8], 128)
+    assert named["threads"] == 1 and named["baseline"] is None and named["seconds"] == 5.0
+    given, named = asked[1]
+    assert given == ([Path("a")], ["onnxruntime"], [1], 64)
+    assert named["threads"] == machine.describe()["cores"] and named["records"] == tmp_path / "bench" / "records"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", "1,x"], "--batch is 'x'"),
+        (["--batch", "0"], "batch is 0"),
+        (["--runtime", "tensorrt"], "no runtime 'tensorrt'"),
+        ([], "has no model.onnx"),
+    ],
+)
+def test_bench_says_in_one_line_what_is_wrong(arguments, said, tmp_path, capsys):
+    empty = not arguments
+    if not empty:
+        (tmp_path / "model.onnx").touch()
+    assert cli.main(["bench", str(tmp_path), *arguments, "--runs", str(tmp_path / "runs")]) == 2
+    out, error = capsys.readouterr()
+    assert said in error and error.count("\n") == 1 and not out and not (tmp_path / "runs").exists()

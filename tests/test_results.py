@@ -206,3 +206,23 @@ def test_the_lock_of_a_killed_study_does_not_block(tmp_path):
         process.kill()
     with results.lock(tmp_path, patience=0):
         pass
+
+
+def test_the_points_of_a_curve_become_rows_of_their_own(tmp_path):
+    curve = [{"step": step, "share": step / 4, "scores": scores(0.5 - step / 10)} for step in range(2)]
+    results.save(tmp_path, "a", {"method": "heads", "seed": 1}, scores={}, curve=curve)
+    records = results.read(tmp_path)
+    assert results.frame(records).empty
+    rows = results.curves(records)
+    assert len(rows) == 8 and set(rows["method"]) == {"heads"}
+    chosen = rows[(rows["step"] == 1) & (rows["language"] == "es") & (rows["split"] == "dev")]
+    assert chosen["f1"].tolist() == [pytest.approx(0.4)] and chosen["share"].tolist() == [0.25]
+
+
+def test_points_of_an_unfinished_run_wait_in_their_order(tmp_path):
+    assert results.points(tmp_path / "run") == []
+    for step in range(3):
+        results.add_point(tmp_path / "run", {"step": step})
+    assert [point["step"] for point in results.points(tmp_path / "run")] == [0, 1, 2]
+    with pytest.raises(ValueError, match="not finite"):
+        results.add_point(tmp_path / "run", {"f1": float("nan")})

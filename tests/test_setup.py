@@ -86,6 +86,8 @@ def test_what_is_installed_fits_together():
 def test_whatever_the_code_imports_is_pinned(folder, allowed):
     imported = set()
     for path in (ROOT / folder).rglob("*.py"):
+        if path.name == "deepsparse_worker.py":  # runs in DeepSparse's own environment
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported.update(alias.name.split(".")[0] for alias in node.names)

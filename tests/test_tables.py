@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from mmalib import tables
+from mmalib.reports import baselines
 
 DIGESTS = {  # of the files as they were typed from the paper
     "mma_quality.csv": "a4b32704b601bc98",
@@ -43,7 +44,7 @@ def test_the_papers_numbers_are_carried_unchanged():
 
 
 def test_mean_and_sample_deviation_over_seeds_in_the_papers_order():
-    table = tables.baselines(runs())
+    table = baselines.table_1(runs())
     assert table["model"].tolist() == ["mini", "mlbert", "xlm"]
     assert table["source"].tolist() == ["this study, sample", "paper", "paper"]
     assert table["seeds"].tolist() == [3, pd.NA, pd.NA]
@@ -58,7 +59,7 @@ def test_mean_and_sample_deviation_over_seeds_in_the_papers_order():
 
 
 def test_one_seed_has_no_deviation_and_a_gap_has_a_name():
-    table = tables.baselines(runs(seeds=(1,), f1=(0.5,), cells=[("en", "dev"), ("es", "test")]))
+    table = baselines.table_1(runs(seeds=(1,), f1=(0.5,), cells=[("en", "dev"), ("es", "test")]))
     assert pd.isna(table.loc[0, "en dev std"])
     shown = tables.formatted(table).loc[0]
     assert shown["en dev"] == "0.500" and shown["es test"] == "0.500" and shown["nl dev"] == "not measured"
@@ -66,7 +67,7 @@ def test_one_seed_has_no_deviation_and_a_gap_has_a_name():
 
 def test_a_row_per_corpus_and_the_papers_row_right_under_ours():
     frame = pd.concat([runs("xlm", "sample"), runs("xlm", "conll"), runs("mini", "conll")])
-    table = tables.baselines(frame)
+    table = baselines.table_1(frame)
     assert list(zip(table["model"], table["source"], strict=True)) == [
         ("xlm", "this study, sample"),
         ("xlm", "this study, conll"),
@@ -78,30 +79,30 @@ def test_a_row_per_corpus_and_the_papers_row_right_under_ours():
 
 def test_only_baselines_count_and_never_two_runs_of_one_seed():
     pruned = runs(f1=(0.1, 0.1, 0.1)).assign(method="obs")
-    assert tables.baselines(pd.concat([runs(), pruned])).loc[0, "en test mean"] == pytest.approx(0.6)
+    assert baselines.table_1(pd.concat([runs(), pruned])).loc[0, "en test mean"] == pytest.approx(0.6)
     with pytest.raises(ValueError, match="whose method is 'baseline'"):
-        tables.baselines(pruned)
+        baselines.table_1(pruned)
     with pytest.raises(ValueError, match="say their method, backbone, corpus, seed"):
-        tables.baselines(pd.DataFrame(columns=["run", "language", "split", "f1"]))
+        baselines.table_1(pd.DataFrame(columns=["run", "language", "split", "f1"]))
     twice = runs(seeds=(3,), f1=(0.9,)).assign(run="another")
     with pytest.raises(ValueError, match="these share them: mini-sample-3, another"):
-        tables.baselines(pd.concat([runs(), twice]))
+        baselines.table_1(pd.concat([runs(), twice]))
 
 
 def test_gaps_name_the_runs_and_the_single_scores_that_are_not_there():
     frame = pd.concat([runs(seeds=(1,), f1=(0.5,)), runs(seeds=(2,), f1=(0.5,), cells=tables.CELLS[:-1])])
-    assert tables.gaps(frame, ("mini", "xlm"), (1, 2)) == [
+    assert baselines.missing(frame, ("mini", "xlm"), (1, 2)) == [
         "xlm on sample, seed 1",
         "xlm on sample, seed 2",
         "mini on sample, seed 2 (nl test)",
     ]
-    assert tables.gaps(runs(), ("mini",), (1, 2, 3)) == []
+    assert baselines.missing(runs(), ("mini",), (1, 2, 3)) == []
 
 
 def test_csv_keeps_numbers_and_md_is_for_reading(tmp_path):
-    csv, md = tables.redraw(runs(), tmp_path / "tables")
+    csv, md = tables.write(baselines.table_1(runs()), tmp_path / "tables", "table_1")
     again = pd.read_csv(csv)
-    pd.testing.assert_frame_equal(again, tables.baselines(runs()), check_dtype=False)
+    pd.testing.assert_frame_equal(again, baselines.table_1(runs()), check_dtype=False)
     lines = md.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("| model | source | seeds | es dev | es test | en dev |")
     assert lines[1] == "| " + " | ".join(["---"] * 9) + " |"

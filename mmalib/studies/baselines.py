@@ -3,7 +3,6 @@
 `tune` is one run from start to record; a later notebook gets the same model back from disk with `load`.
 """
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import results
-from mmalib.backbones import fingerprint, load_model, load_tokenizer, predict_tags
-from mmalib.evaluate import entity_scores
+from mmalib import models, results
+from mmalib.backbones import fingerprint, load_model, load_tokenizer
+from mmalib.evaluate import score
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 
@@ -41,11 +40,12 @@ def config(profile: Profile, backbone: str, corpus: str, seed: int) -> dict:
 def tune(
     profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
 ) -> dict:
-    """Tune a backbone on English, score every language, keep the model and the record; done before → read only."""
+    """Tune a backbone on English, score every language, keep the model and the record; done before → read."""
     home = Path(runs) / profile.name
     records, run = results.records_folder(runs, profile.name), run_name(backbone, corpus, seed)
     settings = config(profile, backbone, corpus, seed)
-    if record := results.finished(records, run, settings):
+    record = results.finished(records, run, settings)
+    if record and (home / "models" / run).is_dir():  # records travel with git, models do not
         return record
     tokenizer, model = load_tokenizer(backbone), load_model(backbone, seed=seed)
     english, checkpoints = corpora["en"], home / "checkpoints" / run
@@ -61,7 +61,7 @@ def tune(
     start = time.monotonic()
     scores = score(model, tokenizer, corpora, max_length=profile.max_length)
     timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
-    save(model, tokenizer, home / "models" / run)
+    models.save(model, tokenizer, home / "models" / run)
     results.save(
         records,
         run,
@@ -76,34 +76,12 @@ def tune(
     return results.finished(records, run, settings)
 
 
-def score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    corpora: dict[str, DatasetDict],
-    *,
-    max_length: int,
-) -> dict[str, dict[str, dict]]:
-    """Entity scores on dev and test of every language."""
-    return {
-        language: {
-            split: entity_scores(
-                list(splits[split]["tags"]),
-                predict_tags(model, tokenizer, splits[split]["words"], max_length=max_length),
-            )
-            for split in ("dev", "test")
-        }
-        for language, splits in corpora.items()
-    }
-
-
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Model and tokenizer in one folder that Transformers loads; the folder is complete or not there."""
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+def load(
+    profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The tuned model of a baseline and its tokenizer, from disk; tuned first where it is not there yet."""
+    tune(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
+    return models.load(Path(runs) / profile.name / "models" / run_name(backbone, corpus, seed))
 
 
 def _training(profile: Profile) -> dict:

@@ -1,0 +1,106 @@
+"""Notebook 01, from records: table 1 and the figure of the baselines."""
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmalib import figures, results, tables
+from mmalib.profiles import Profile
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    frame = results.frame([record for record in records if record["config"].get("method") == "baseline"])
+    return {} if frame.empty else {"table_1": table_1(frame), "baselines": figure(frame)}
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """What a complete study of this profile has and these records have not."""
+    frame = results.frame([record for record in records if record["config"].get("method") == "baseline"])
+    return ["notebook 01"] if frame.empty else missing(frame, settings.backbones, settings.seeds)
+
+
+def table_1(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: F1 of the fine-tuned baselines, mean and sample deviation over seeds, and the paper's."""
+    runs = _runs(frame)
+    paper_rows = {row["model"]: _paper_row(row) for row in tables.paper(1).to_dict("records")}
+    rows = []
+    for backbone, of_backbone in runs.groupby("backbone", sort=False):
+        for corpus, group in of_backbone.groupby("corpus", sort=False):
+            rows.append(_our_row(backbone, corpus, group))
+        if backbone in paper_rows:
+            rows.append(paper_rows.pop(backbone))
+    columns = [f"{language} {split} {value}" for language, split in tables.CELLS for value in ("mean", "std")]
+    table = pd.DataFrame([*rows, *paper_rows.values()], columns=["model", "source", "seeds", *columns])
+    return table.astype({"seeds": "Int64"})
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """Test F1 of every baseline, a row a language, a dot a seed, with the 95% interval over sentences."""
+    rows = frame[(frame["method"] == "baseline") & (frame["split"] == "test")]
+    groups = list(rows.groupby(["backbone", "corpus", "language"], sort=False))
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(3.4, 0.7 + 0.34 * len(groups)))
+        axes = drawn.subplots()
+        for row, ((_, _, language), group) in enumerate(groups):
+            colour = figures.COLOURS[language]
+            for number, run in enumerate(group.sort_values("seed").itertuples()):
+                # seeds a little below one another, or their intervals would lie on top of one another
+                height = row + 0.2 * (number - (len(group) - 1) / 2)
+                axes.plot([run.f1_low, run.f1_high], [height] * 2, color=colour, linewidth=1, alpha=0.6)
+                axes.plot(run.f1, height, "o", color=colour, markersize=3)
+            axes.annotate(
+                f"{group['f1'].mean():.3f}", (1.0, row), xytext=(3, 0), textcoords="offset points",
+                va="center", fontsize=7, color=colour, annotation_clip=False,
+            )  # fmt: skip
+        names = [f"{backbone}, {figures.LANGUAGE_NAMES[language]}" for (backbone, _, language), _ in groups]
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 1)
+        corpora = ", ".join(rows["corpus"].unique())
+        axes.set_xlabel(f"entity F1 on test ({corpora}); right: mean over seeds")
+        axes.set_title("Tuned on English alone", loc="left")
+    return drawn
+
+
+def missing(frame: pd.DataFrame, backbones: tuple[str, ...], seeds: tuple[int, ...]) -> list[str]:
+    """What table 1 lacks: a baseline per backbone and seed, on every corpus that the frame knows."""
+    runs = _runs(frame)
+    labels = runs["backbone"] + " on " + runs["corpus"] + ", seed " + runs["seed"].astype(str)
+    expected = [
+        f"{backbone} on {corpus}, seed {seed}"
+        for corpus in runs["corpus"].unique()
+        for backbone in backbones
+        for seed in seeds
+    ]
+    return results.missing(runs.assign(run=labels), expected)
+
+
+def _runs(frame: pd.DataFrame) -> pd.DataFrame:
+    needed = ["method", "backbone", "corpus", "seed"]
+    if absent := [column for column in needed if column not in frame]:
+        raise ValueError(f"Table 1 needs runs that say their {', '.join(absent)}. Run notebook 01 first.")
+    runs = frame[frame["method"] == "baseline"]
+    if runs.empty:
+        raise ValueError("Table 1 needs runs whose method is 'baseline': there are none. Run notebook 01.")
+    # Two runs of one seed are no spread over seeds: they differ in a setting that the table does not show.
+    twice = runs[runs.duplicated([*needed, "language", "split"], keep=False)]
+    if not twice.empty:
+        names = ", ".join(twice["run"].unique())
+        raise ValueError(f"Table 1 takes one run per backbone, corpus and seed; these share them: {names}.")
+    return runs
+
+
+def _our_row(backbone: str, corpus: str, group: pd.DataFrame) -> dict:
+    row = {"model": backbone, "source": f"this study, {corpus}", "seeds": group["seed"].nunique()}
+    f1 = group.groupby(["language", "split"])["f1"].agg(["mean", "std"])  # std over n - 1
+    for language, split in tables.CELLS:
+        if (language, split) in f1.index:
+            row[f"{language} {split} mean"], row[f"{language} {split} std"] = f1.loc[(language, split)]
+    return row
+
+
+def _paper_row(printed: dict) -> dict:
+    scores = {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
+    return {"model": printed["model"], "source": "paper", **scores}

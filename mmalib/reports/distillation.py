@@ -1,0 +1,176 @@
+"""Notebook 04, from records: table 4 beside the paper's, and F1 per language of every student in every setting."""
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmalib import figures, tables
+from mmalib.evaluate import multilingual_score
+from mmalib.profiles import Profile
+from mmalib.studies import baselines, distillation
+
+NAMES = {
+    "plain": "without teacher",
+    "teacher": "with teacher",
+    "longer": "with teacher, longer",
+    "unlabelled": "with teacher, unlabelled text*",
+}
+TICKS = {
+    "plain": "no\nteacher",
+    "teacher": "teacher",
+    "longer": "teacher,\nlonger",
+    "unlabelled": "teacher,\nes+nl text*",
+}
+SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
+PRINTED_AGAINST = "mlbert, it seems"  # see `printed_mls`
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    if not _of_notebook(records):
+        return {}
+    return {"table_4": table_4(records), "distillation": figure(records)}
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """The students that this profile has and the records have not, and the teachers that they lack."""
+    there = {record["run"] for record in records}
+    expected = []
+    for corpus in sorted({record["config"]["corpus"] for record in records}):
+        for seed in settings.pruning_seeds:
+            expected.append(baselines.run_name(settings.teacher, corpus, seed))
+            expected += [distillation.run_name(*plan, corpus, seed) for plan in distillation.planned(settings)]
+    return [run for run in expected if run not in there]
+
+
+def table_4(records: list[dict]) -> pd.DataFrame:
+    """Table 4: the teacher, then F1 and multilingual score of its students, and the paper's; * sees target text."""
+    students = [_measured(record, _teacher_of(record, records)) for record in _of_notebook(records)]
+    taught_by = {record["run"]: record for r in _of_notebook(records) if (record := _teacher_of(r, records))}
+    frame = pd.DataFrame([*(_measured(record, record) for record in taught_by.values()), *students])
+    rows = []
+    for (backbone, corpus, setting), group in frame.groupby(["backbone", "corpus", "setting"], sort=False):
+        order = (corpus, setting != "", backbone, [*NAMES, ""].index(setting))
+        row = {"model": f"{backbone}, the teacher" if setting == "" else f"{backbone} {NAMES[setting]}"}
+        row |= {"source": f"this study, {corpus}", "mls against": group["base"].max(), "seeds": len(group)}
+        for name in SCORES:
+            row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
+        rows.append(row | {"million parameters": round(group["parameters"].mean() / 1e6, 2), "order": order})
+    rows = sorted(rows, key=lambda row: row.pop("order"))
+    for printed in tables.paper(4).to_dict("records"):
+        row = {"model": printed["model"], "source": "paper", "mls against": PRINTED_AGAINST}
+        row |= {f"{name} mean": printed[name.replace(" ", "_")] for name in SCORES}
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def printed_mls(base: str) -> pd.DataFrame:
+    """The multilingual score of the paper's table 4, from its printed F1, against one baseline of its table 1.
+
+    The paper does not say which one it takes. Its own numbers follow from mlbert (but for MiniLM's dev), while the
+    teacher is xlm.
+    """
+    whole = tables.paper(1).set_index("model").loc[base]
+    made = tables.paper(4)[["model"]].copy()
+    for split in ("dev", "test"):
+        made[f"mls {split}"] = sum(
+            tables.paper(4)[f"{name}_{split}"] - whole[f"{name}_{split}"] for name in ("es", "nl")
+        )
+    return made
+
+
+def gains(records: list[dict]) -> pd.DataFrame:
+    """What each step adds in test F1, in the mean over seeds: the teacher, more steps, text in place of more steps."""
+    frame = pd.DataFrame([_measured(record, None) for record in _of_notebook(records)])
+    keys = ["backbone", "corpus"]
+    cells = [f"{language} test" for language in ("en", "es", "nl")]
+    rows = []
+    for (backbone, corpus), group in frame.groupby(keys, sort=True):
+        mean = group.groupby("setting")[cells].mean()
+        for name, more, less in (
+            ("the teacher", "teacher", "plain"),
+            ("more steps", "longer", "teacher"),
+            ("unlabelled text, at the same number of steps", "unlabelled", "longer"),
+        ):
+            if {more, less} <= set(mean.index):
+                difference = (mean.loc[more] - mean.loc[less]).rename(lambda cell: cell.split()[0])
+                rows.append({"student": backbone, "corpus": corpus, "what": name, **difference})
+    return pd.DataFrame(rows, columns=["student", "corpus", "what", "en", "es", "nl"])
+
+
+def figure(records: list[dict]) -> Figure:
+    """Test F1 per language: a panel a student, a column a setting; large dots are means, small ones seeds."""
+    frame = pd.DataFrame([_measured(record, _teacher_of(record, records)) for record in _of_notebook(records)])
+    settings = {
+        student: [setting for setting in NAMES if setting in set(group["setting"])]
+        for student, group in frame.groupby("backbone", sort=False)
+    }
+    students = sorted(settings, key=lambda student: (-len(settings[student]), student))
+    corpora = sorted(frame["corpus"].unique())
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(6.9, 0.2 + 2.5 * len(corpora)))
+        widths = [len(settings[student]) + 0.6 for student in students]
+        grid = drawn.subplots(len(corpora), len(students), sharey="row", squeeze=False, width_ratios=widths)
+        for of_corpus, corpus in zip(grid, corpora, strict=True):
+            groups = [frame[(frame["backbone"] == name) & (frame["corpus"] == corpus)] for name in students]
+            for axes, student, group in zip(of_corpus, students, groups, strict=True):
+                _panel_(axes, group, settings[student])
+                axes.set_title(f"{student} ({corpus})", loc="left")
+            low, high = of_corpus[0].get_ylim()
+            of_corpus[0].set_ylim(max(0.0, low), min(1.0, high))
+            for axes, group in zip(of_corpus, groups, strict=True):
+                _name_(axes, group)
+            of_corpus[0].set_ylabel("entity F1 on test (dashed: teacher)")
+        if "unlabelled" in set(frame["setting"]):
+            drawn.supxlabel("* another setting: text of the target languages is seen, its labels are not", fontsize=7)
+    return drawn
+
+
+def _panel_(axes: Axes, group: pd.DataFrame, settings: list[str]) -> None:
+    for language, colour in figures.COLOURS.items():
+        by_setting = {name: rows[f"{language} test"] for name, rows in group.groupby("setting")}
+        means = [by_setting[name].mean() if name in by_setting else np.nan for name in settings]
+        axes.plot(range(len(settings)), means, "o-", color=colour, linewidth=0.6)
+        for place, name in enumerate(settings):
+            if len(seeds := by_setting.get(name, ())) > 1:
+                axes.plot([place + 0.12] * len(seeds), seeds, "o", color=colour, markersize=2, alpha=0.6)
+        if not np.isnan(teacher := group[f"{language} teacher"].mean()):
+            axes.axhline(teacher, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xticks(range(len(settings)), [TICKS[name] for name in settings])
+    axes.set_xlim(-0.4, len(settings) - 0.6)
+    axes.grid(axis="x", visible=False)
+
+
+def _name_(axes: Axes, group: pd.DataFrame) -> None:
+    """The languages right of their last dots; a panel may be empty while a study is under way."""
+    there = [name for name in NAMES if name in set(group["setting"])]
+    last = group[group["setting"] == there[-1]] if there else group
+    ends = [
+        (last[f"{language} test"].mean(), figures.LANGUAGE_NAMES[language], colour)
+        for language, colour in figures.COLOURS.items()
+        if len(last)
+    ]
+    figures.label_ends(axes, ends)
+
+
+def _measured(record: dict, base: dict | None) -> dict:
+    config, scores = record["config"], record["scores"]
+    row = {"backbone": config["backbone"], "corpus": config["corpus"], "setting": config.get("setting", "")}
+    row |= {"base": base["config"]["backbone"] if base else "", "parameters": record["parameters"]}
+    row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
+    row |= {f"{language} teacher": base["scores"][language]["test"]["f1"] if base else np.nan for language in scores}
+    for split in ("dev", "test"):
+        row[f"mls {split}"] = multilingual_score(scores, base["scores"], split) if base else np.nan
+    return row
+
+
+def _teacher_of(record: dict, records: list[dict]) -> dict | None:
+    config = record["config"]
+    run = baselines.run_name(config["teacher"], config["corpus"], config["seed"])
+    return next((other for other in records if other["run"] == run), None)
+
+
+def _of_notebook(records: list[dict]) -> list[dict]:
+    return [record for record in records if record["config"].get("notebook") == "04"]

@@ -1,0 +1,297 @@
+"""Notebook 05, from records: table 6 beside the paper's, losses by language, sizes, the floor, the sensitivity."""
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mmalib import figures, tables
+from mmalib.backbones import Parts
+from mmalib.evaluate import multilingual_score
+from mmalib.profiles import Profile
+from mmalib.studies import quantization
+
+NAMES = {
+    "float": "float",
+    "longer": "float, trained on as QAT is",
+    "dynamic": "Dynamic",
+    "static": "Static",
+    "qat": "QAT",
+    "without-data": "Without data",
+    "static-qoperator": "Static, QOperator",
+    "qat-qoperator": "QAT, QOperator",
+    "static-embeddings": "Static, embeddings too",
+    "floor": "Static with a floor, English dev",
+    "floor-all": "Static with a floor, all dev sets*",
+}
+TICKS = {**NAMES, "without-data": "Without\ndata", "longer": "trained on,\nfloat"}
+SHOWN = ("dynamic", "static", "qat", "without-data", "longer")  # in the figure of the losses
+SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
+LANGUAGES = tuple(figures.COLOURS)
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    if not _of_notebook(records):
+        return {}
+    drawn: dict[str, pd.DataFrame | Figure] = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
+    if not (table := calibration(records)).empty:
+        drawn["table_calibration"] = table
+    if not (table := floors(records)).empty:
+        drawn["table_floor"] = table
+    if not (table := changes(records)).empty and set(table["graph"]) & set(SHOWN):
+        drawn["quantization"] = loss_figure(records)
+    if any(record.get("sensitivity") for record in _of_notebook(records)):
+        drawn["sensitivity"] = sensitivity_figure(records)
+    return drawn
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """The graphs that this profile has and the records have not."""
+    there = {record["run"]: record for record in records}
+    expected = []
+    for corpus in sorted({record["config"]["corpus"] for record in records}):
+        for backbone in settings.backbones:
+            for seed in settings.pruning_seeds:
+                name = {g: quantization.run_name(g, backbone, corpus, seed) for g in quantization.FORMS}
+                expected += [name[graph] for graph in quantization.planned(settings)]
+                whole, static = there.get(name["float"]), there.get(name["static"])
+                if whole and static and "floor" in quantization.planned(settings):
+                    expected += [name["floor-all"]] if quantization.breaks(static, whole) else []
+    return [run for run in expected if run not in there]
+
+
+def table_6(records: list[dict]) -> pd.DataFrame:
+    """Table 6: F1 of every int8 graph, what Spanish and Dutch lose against the float graph, and the paper's.
+
+    * looks at dev sets of languages that the model was not tuned on, and is no zero-shot setting.
+    """
+    frame, rows = _frame(records), []
+    for (corpus, backbone, graph), group in _groups(frame):
+        row = {"model": f"{backbone}, {NAMES[graph]}", "source": f"this study, {corpus}", "seeds": len(group)}
+        for name in SCORES:
+            row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
+        rows.append(row)
+    for printed in tables.paper(6).to_dict("records"):
+        row = {"model": printed["model"], "source": "paper"}
+        rows.append(row | {f"{name} mean": printed[name.replace(" ", "_")] for name in SCORES})
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def printed_mls(split_of_base: str) -> pd.DataFrame:
+    """The multilingual scores of the paper's table 6, made from its F1 and mlbert's of its table 1 on one split.
+
+    The printed ones, those of test too, follow from mlbert's F1 on dev.
+    """
+    whole = tables.paper(1).set_index("model").loc["mlbert"]
+    made = tables.paper(6)[["model"]].copy()
+    for split in ("dev", "test"):
+        lost = [tables.paper(6)[f"{name}_{split}"] - whole[f"{name}_{split_of_base}"] for name in ("es", "nl")]
+        made[f"mls {split}"] = sum(lost)
+    return made
+
+
+def sizes(records: list[dict]) -> pd.DataFrame:
+    """Size on disk, and the share of zeros in the weights that are int8, before and after rounding."""
+    rows = []
+    for (corpus, backbone, graph), group in _groups(_frame(records)):
+        mean = group[["megabytes", "share", "zeros", "zeros_int8"]].mean()
+        row = {"model": f"{backbone}, {NAMES[graph]}", "source": f"this study, {corpus}"}
+        row |= {
+            "format": group["format"].iloc[0],
+            "MB": round(mean["megabytes"], 1),
+            "of float": f"{mean['share']:.0%}",
+        }
+        row |= {"zeros in float": f"{mean['zeros']:.1%}", "zeros in int8": _share(mean["zeros_int8"])}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def calibration(records: list[dict]) -> pd.DataFrame:
+    """What every calibration method came to on English dev, and which was chosen."""
+    rows = []
+    for record in _of_notebook(records):
+        for method, seen in record.get("calibration", {}).get("tried", {}).items():
+            row = _about(record) | {"method": method, "en dev F1": round(seen["f1"], 4)}
+            chosen = "yes" if method == record["calibration"]["chosen"] else ""
+            rows.append(row | {"drift": float(f"{seen['drift']:.3g}"), "chosen": chosen})
+    return pd.DataFrame(rows)
+
+
+def floors(records: list[dict]) -> pd.DataFrame:
+    """The maps left in float (part and layer) to hold the floor, and the points of dev F1 lost in all languages."""
+    rows, places = [], {_origin(r): r["places"] for r in _of_notebook(records) if r["config"]["graph"] == "float"}
+    for record in _of_notebook(records):
+        if not (found := record.get("floor")):
+            continue
+        where = [places.get(_origin(record), {}).get(name) for name in found["skip"]]
+        named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(found["skip"], where, strict=True)]
+        row = _about(record) | {"looked at dev of": " ".join(found["languages"])}
+        row |= {"maps in float": ", ".join(named) or "none", "int8 graphs": found["measured"]}
+        row |= {"met there": _yes(found["met"])}
+        row |= {f"{name} dev lost": round(found["lost_on_dev"][name], 2) for name in LANGUAGES}
+        rows.append(row | {"met everywhere": _yes(found["met_everywhere"])})
+    return pd.DataFrame(sorted(rows, key=lambda row: (*list(row.values())[:3], len(row["looked at dev of"]))))
+
+
+def changes(records: list[dict]) -> pd.DataFrame:
+    """Points of F1 that every graph gains (below 0: loses) against its float graph; a row a language and split."""
+    frame = _frame(records)
+    rows = [
+        {"corpus": row["corpus"], "backbone": row["backbone"], "graph": row["graph"], "seed": row["seed"]}
+        | {"language": language, "split": split, "points": row[f"{language} {split} change"]}
+        for row in frame.to_dict("records")
+        for language, split in tables.CELLS
+        if row["graph"] != "float"
+    ]
+    made = pd.DataFrame(rows, columns=["corpus", "backbone", "graph", "seed", "language", "split", "points"])
+    return made.dropna(subset="points")
+
+
+def loss_figure(records: list[dict]) -> Figure:
+    """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
+    frame = changes(records)
+    frame = frame[frame["graph"].isin(SHOWN)]
+    studies = list(frame[["backbone", "corpus"]].drop_duplicates().itertuples(index=False, name=None))
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(6.9, 0.3 + 2.3 * len(studies)))
+        grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)
+        for of_study, (backbone, corpus) in zip(grid, studies, strict=True):
+            mine = frame[(frame["backbone"] == backbone) & (frame["corpus"] == corpus)]
+            for axes, split in zip(of_study, ("dev", "test"), strict=True):
+                _panel_(axes, mine[mine["split"] == split])
+                axes.set_title(f"{backbone} ({corpus}), {split}", loc="left")
+            low, high = of_study[0].get_ylim()
+            of_study[0].set_ylim(min(low, -1.2), max(high, 0.5))
+            for axes, split in zip(of_study, ("dev", "test"), strict=True):
+                last = mine[(mine["split"] == split) & (mine["graph"] == _shown(mine)[-1])]
+                means = last.groupby("language")["points"].mean()
+                figures.label_ends(
+                    axes, [(mean, figures.LANGUAGE_NAMES[name], figures.COLOURS[name]) for name, mean in means.items()]
+                )
+            of_study[0].set_ylabel("change of F1 in points (dashed: −1)")
+    return drawn
+
+
+def sensitivity_figure(records: list[dict]) -> Figure:
+    """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
+    scans = [record for record in _of_notebook(records) if record.get("sensitivity")]
+    studies = sorted({(record["config"]["backbone"], record["config"]["corpus"]) for record in scans})
+    with matplotlib.style.context(figures.STYLE):
+        most = max(len({row["layer"] for row in record["sensitivity"]}) for record in scans)
+        drawn = Figure(figsize=(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)))
+        for axes, (backbone, corpus) in zip(drawn.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
+            mine = [r for r in scans if (r["config"]["backbone"], r["config"]["corpus"]) == (backbone, corpus)]
+            _heat_(drawn, axes, mine)
+            seeds = f"{len(mine)} seed{'s' * (len(mine) > 1)}"
+            axes.set_title(f"{backbone} ({corpus}, {seeds})", loc="left")
+    return drawn
+
+
+def alone(records: list[dict]) -> pd.DataFrame:
+    """The drift when one map alone is int8, as a share of the drift when all are; a row a seed and map."""
+    rows = [
+        {"backbone": record["config"]["backbone"], "corpus": record["config"]["corpus"]}
+        | {"seed": record["config"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
+        | {"share": _of_whole(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
+        for record in _of_notebook(records)
+        for row in record.get("sensitivity", [])
+    ]
+    return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "share", "in float"])
+
+
+def _panel_(axes: Axes, group: pd.DataFrame) -> None:
+    shown = _shown(group)
+    for number, (language, colour) in enumerate(figures.COLOURS.items()):
+        for place, graph in enumerate(shown):
+            points = group[(group["language"] == language) & (group["graph"] == graph)]["points"]
+            at = place + 0.2 * (number - 1)
+            axes.plot(at, points.mean(), "o", color=colour, markersize=5)
+            if len(points) > 1:
+                axes.plot([at + 0.07] * len(points), points, "o", color=colour, markersize=2, alpha=0.6)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.axhline(-quantization.POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+    if "longer" in shown:  # no quantization: the control of QAT
+        axes.axvspan(shown.index("longer") - 0.5, len(shown) - 0.5, color="#EEEEEE", zorder=0, linewidth=0)
+    axes.set_xticks(range(len(shown)), [TICKS[graph] for graph in shown])
+    axes.set_xlim(-0.5, len(shown) - 0.5)
+    axes.grid(axis="x", visible=False)
+
+
+def _heat_(drawn: Figure, axes: Axes, records: list[dict]) -> None:
+    seen = alone(records)
+    mean = seen.groupby(["layer", "part"])["share"].mean().unstack().reindex(columns=list(Parts._fields))
+    chosen = seen.groupby(["layer", "part"])["in float"].any().unstack().reindex(columns=list(Parts._fields)).eq(True)
+    shares = mean.to_numpy()
+    highest = max(0.01, float(np.nanmax(shares)))
+    shades = axes.imshow(shares, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(shares)):
+        share = shares[row, column]
+        colour = "white" if share > 0.6 * highest else "black"
+        axes.text(column, row, str(round(100 * share)), ha="center", va="center", fontsize=6, color=colour)
+        if chosen.iloc[row, column]:
+            axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="#EE6677"))
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(mean.columns)), mean.columns)
+    axes.set_yticks(range(len(mean.index)), mean.index)
+    axes.set_ylabel("layer")
+    bar = drawn.colorbar(shades, ax=axes, pad=0.02, label="drift, of that of all")
+    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+def _frame(records: list[dict]) -> pd.DataFrame:
+    """One row a graph: scores, change from its float graph in points, size."""
+    mine = _of_notebook(records)
+    whole = {_origin(record): record for record in mine if record["config"]["graph"] == "float"}
+    rows = []
+    for record in mine:
+        config, scores, size, base = record["config"], record["scores"], record["size"], whole.get(_origin(record))
+        row = {name: config[name] for name in ("corpus", "backbone", "graph", "seed", "format")}
+        for language, split in tables.CELLS:
+            f1 = scores[language][split]["f1"]
+            row[f"{language} {split}"] = f1
+            change = 100 * (f1 - base["scores"][language][split]["f1"]) if base else np.nan
+            row[f"{language} {split} change"] = change
+        for split in ("dev", "test"):
+            row[f"mls {split}"] = multilingual_score(scores, base["scores"], split) if base else np.nan
+        row |= {"megabytes": size["megabytes"], "share": size["megabytes"] / size["megabytes_float"]}
+        rounded = np.nan if size["sparsity_int8"] is None else size["sparsity_int8"]
+        rows.append(row | {"zeros": size["sparsity"], "zeros_int8": rounded})
+    return pd.DataFrame(rows)
+
+
+def _groups(frame: pd.DataFrame):
+    order = frame.assign(place=[list(NAMES).index(graph) for graph in frame["graph"]])
+    order = order.sort_values(["corpus", "backbone", "place", "seed"])
+    return order.groupby(["corpus", "backbone", "graph"], sort=False)
+
+
+def _shown(frame: pd.DataFrame) -> list[str]:
+    return [graph for graph in SHOWN if graph in set(frame["graph"])]
+
+
+def _about(record: dict) -> dict:
+    return {name: record["config"][name] for name in ("backbone", "corpus", "seed")}
+
+
+def _origin(record: dict) -> tuple:
+    return tuple(_about(record).values())
+
+
+def _of_whole(record: dict, drift: float) -> float:
+    whole = record["floor"]["drift_at_first"]
+    return drift / whole if whole > 0 else 0.0
+
+
+def _share(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.1%}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _of_notebook(records: list[dict]) -> list[dict]:
+    return [record for record in records if record["config"].get("notebook") == "05"]

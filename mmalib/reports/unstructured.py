@@ -1,0 +1,186 @@
+"""Notebook 03, from records: table 3, figures 3 to 5 of the paper, who keeps which languages, one-shot and trials."""
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmalib import figures, results, tables
+from mmalib.evaluate import multilingual_score, retention
+from mmalib.profiles import Profile
+from mmalib.reports.structured import knee
+from mmalib.studies import baselines, unstructured
+
+CURVES = {  # file → what the paper drew there
+    "figure_3": ("obs", "cubic"),
+    "figure_4": ("obs", "linear"),
+    "figure_5": ("magnitude", "cubic"),
+}
+MARKERS = {"magnitude": "s", "movement": "^", "obs": "o"}
+NAMES = {"magnitude": "magnitude", "movement": "movement", "obs": "second order (OBS)"}
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    drawn: dict[str, pd.DataFrame | Figure] = {}
+    if pruned := gradual_runs(records):
+        drawn["table_3"] = table_3(records)
+        drawn["retention"] = kept(records)
+        curves = results.curves(pruned)
+        for name, (criterion, schedule) in CURVES.items():
+            if ((curves["method"] == criterion) & (curves["schedule"] == schedule)).any():
+                drawn[name] = on_the_way(curves, criterion, schedule)
+    if at_once := [r for r in _of_notebook(records) if "one_shot" in r["config"]]:
+        drawn["table_oneshot"] = one_shot_table(at_once)
+    if tried := [r for r in _of_notebook(records) if "trial" in r["config"]]:
+        drawn["table_trials"] = trials_table(tried)
+    return drawn
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """The pruned models that this profile has and the records have not."""
+    there = {record["run"] for record in records}
+    expected = []
+    for corpus in sorted({record["config"]["corpus"] for record in records}):
+        for backbone in settings.backbones:
+            for seed in settings.pruning_seeds:
+                where = (backbone, corpus, seed)
+                expected += [unstructured.run_name(*plan, *where) for plan in unstructured.planned(settings)]
+                expected += [unstructured.one_shot_name(criterion, *where) for criterion in ("magnitude", "obs")]
+    return [run for run in expected if run not in there]
+
+
+def gradual_runs(records: list[dict]) -> list[dict]:
+    """The records of the gradually pruned models."""
+    apart = ("one_shot", "trial")
+    return [r for r in _of_notebook(records) if not any(key in r["config"] for key in apart)]
+
+
+def table_3(records: list[dict]) -> pd.DataFrame:
+    """Table 3: F1 and multilingual score after pruning, mean and sample deviation over seeds, and the paper's."""
+    rows = []
+    frame = pd.DataFrame([_final(record, _base_of(record, records)) for record in gradual_runs(records)])
+    keys = ["backbone", "corpus", "method", "share", "schedule"]
+    order = {criterion: number for number, criterion in enumerate(unstructured.CRITERIA)}
+    for key, group in frame.groupby(keys):
+        backbone, corpus, method, share, schedule = key
+        row = {"model": f"{backbone} {method} {100 * share:.0f}", "schedule": schedule}
+        row |= {"source": f"this study, {corpus}", "seeds": len(group), "order": (share, order[method], schedule)}
+        for name in [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]:
+            row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
+        rows.append(row)
+    rows = sorted(rows, key=lambda row: row.pop("order"))
+    for printed in tables.paper(3).to_dict("records"):
+        row = {"model": printed["model"], "schedule": "", "source": "paper"}
+        row |= {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
+        rows.append(row | {f"mls {split} mean": printed[f"mls_{split}"] for split in ("dev", "test")})
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
+    """F1 of every language and split against sparsity while it grows, for the highest final sparsity."""
+    rows = curves[(curves["method"] == criterion) & (curves["schedule"] == schedule)]
+    rows = rows[rows["share"] == rows["share"].max()]
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(3.4, 2.5))
+        axes, ends = drawn.subplots(), []
+        for (language, split), line in rows[rows["stage"] == "recovered"].groupby(["language", "split"]):
+            mean = line.sort_values("step").groupby("sparsity", sort=True)["f1"].mean()
+            colour, test = figures.COLOURS[language], split == "test"
+            axes.plot(mean.index, mean, color=colour, linestyle="-" if test else (0, (2, 2)))
+            if not test:
+                continue
+            hurt = rows[(rows["stage"] == "pruned") & (rows["language"] == language) & (rows["split"] == split)]
+            hurt = hurt.groupby("sparsity")["f1"].mean()
+            axes.plot(hurt.index, hurt, "v", color=colour, markersize=3, alpha=0.5)
+            at = knee(mean.index.to_numpy(), mean.to_numpy())
+            fell = "never" if at is None else f"{at:.0%}"
+            ends.append((mean.iloc[-1], f"{figures.LANGUAGE_NAMES[language]} {fell}", colour))
+            if at is not None:
+                height = np.interp(at, mean.index, mean)
+                axes.plot(at, height, "o", color=colour, markeredgecolor="black", zorder=5)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        figures.label_ends(axes, ends)
+        axes.set_xlabel("sparsity during pruning (▾ right after a mask update)")
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set_ylabel("entity F1 (solid test, dashed dev)")
+        axes.set_title(f"{NAMES[criterion]}, {schedule}; circle, number: under 95%", loc="left")
+    return drawn
+
+
+def kept(records: list[dict]) -> Figure:
+    """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(3.4, 2.9))
+        axes = drawn.subplots()
+        axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
+        named = {}
+        for record in gradual_runs(records):
+            base = _base_of(record, records)
+            if base is None or record["config"]["schedule"] != "cubic":
+                continue
+            share, criterion = record["config"]["share"], record["config"]["method"]
+            left = retention(record["scores"], base["scores"], "test")
+            x, y = left["en"], np.mean([value for language, value in left.items() if language != "en"])
+            colour = {0.8: "#66CCEE", 0.9: "#AA3377"}.get(share, "#BBBBBB")
+            axes.plot(x, y, MARKERS[criterion], color=colour, markersize=4.5, markeredgecolor="white")
+            named.setdefault((criterion, share), []).append((x, y, colour))
+        axes.set_xlim(min([60.0, *(x - 5 for points in named.values() for x, *_ in points)]), 105)
+        lowest = min([60.0, *(y - 5 for points in named.values() for _, y, _ in points)])
+        axes.set_ylim(max(0.0, lowest), 105)
+        ends = [
+            (np.mean([y for _, y, _ in points]), f"{criterion} {share:.0%}", points[0][2])
+            for (criterion, share), points in named.items()
+        ]
+        figures.label_ends(axes, ends)
+        axes.set_xlabel("English: % of the dense F1 kept")
+        axes.set_ylabel("Spanish and Dutch: % kept")
+        axes.set_title("Who keeps the languages nobody trained on", loc="left")
+    return drawn
+
+
+def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
+    """Pruned at once and never trained again: test F1 by criterion, sparsity and pattern."""
+    curves = results.curves(at_once)
+    rows = []
+    for key, group in curves.groupby(["share", "pattern", "backbone", "corpus", "method"]):
+        share, pattern, backbone, corpus, method = key
+        row = {"sparsity": f"{share:.0%}", "pattern": "single" if pattern == "1" else pattern}
+        row |= {"criterion": method, "model": backbone, "corpus": corpus, "seeds": group["seed"].nunique()}
+        for language, split in tables.CELLS:
+            cell = group[(group["language"] == language) & (group["split"] == split)]["f1"]
+            row |= {f"{language} {split} mean": cell.mean(), f"{language} {split} std": cell.std()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def trials_table(tried: list[dict]) -> pd.DataFrame:
+    """What was tried for every criterion, with the English dev F1 that alone decided."""
+    names = ("rate", "initial", "updates_per_epoch", "damp")
+    rows = []
+    for record in sorted(tried, key=lambda r: (r["config"]["corpus"], r["config"]["method"], r["config"]["trial"])):
+        config = record["config"]
+        row = {"criterion": config["method"], "trial": config["trial"], "corpus": config["corpus"]}
+        row |= {name.replace("_", " "): "" if name not in config else f"{config[name]:g}" for name in names}
+        rows.append(row | {"English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4)})
+    return pd.DataFrame(rows)
+
+
+def _final(record: dict, base: dict | None) -> dict:
+    config, scores = record["config"], record["scores"]
+    row = {key: config[key] for key in ("backbone", "corpus", "method", "share", "schedule", "seed")}
+    row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
+    for split in ("dev", "test"):
+        row[f"mls {split}"] = np.nan if base is None else multilingual_score(scores, base["scores"], split)
+    return row
+
+
+def _base_of(record: dict, records: list[dict]) -> dict | None:
+    config = record["config"]
+    run = baselines.run_name(config["backbone"], config["corpus"], config["seed"])
+    return next((other for other in records if other["run"] == run), None)
+
+
+def _of_notebook(records: list[dict]) -> list[dict]:
+    return [record for record in records if record["config"].get("notebook") == "03"]

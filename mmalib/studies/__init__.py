@@ -1,0 +1,1 @@
+"""One run of each notebook from start to record, one module a notebook."""

@@ -1,0 +1,160 @@
+"""Students of a tuned baseline: smaller models tuned on English with and without its answers, from start to record.
+
+Four settings, every one with the same number of epochs and the same optimizer:
+
+    plain       English text, gold labels
+    teacher     the same text, gold labels and the teacher's answers: the paper's setting
+    unlabelled  English as before, and beside it Spanish and Dutch text with the teacher's answers alone. This is
+                another setting than zero-shot: text of the target languages is seen, their labels are not
+    longer      as `teacher`, with English repeated until an epoch has as many steps as one of `unlabelled`: what is
+                better there only because training is longer is better here as well
+
+Hardness and temperature are fixed and the same for all (`TEACHER`). Nothing is tried out, on English or elsewhere.
+"""
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib import distill, models, results
+from mmalib.backbones import fingerprint, load_model, load_tokenizer
+from mmalib.corpus import fewer
+from mmalib.evaluate import score
+from mmalib.finetune import finetune
+from mmalib.profiles import Profile
+from mmalib.studies import baselines
+
+SETTINGS = ("plain", "teacher", "longer", "unlabelled")
+TEACHER = {"hardness": 0.5, "temperature": 2.0}  # gold labels and teacher in equal shares
+
+
+def run_name(student: str, setting: str, corpus: str, seed: int) -> str:
+    """The name of a student's run: of its record and of its model's folder."""
+    return f"04-{Path(student).name}-{setting}-{corpus}-seed{seed}"
+
+
+def planned(profile: Profile) -> list[tuple[str, str]]:
+    """(student, setting) of every model of a study, for each of its `pruning_seeds`."""
+    return [
+        (student, setting)
+        for student in profile.students
+        for setting in SETTINGS
+        if setting in ("plain", "teacher") or student in profile.unlabelled_students
+    ]
+
+
+def config(profile: Profile, student: str, setting: str, corpus: str, seed: int) -> dict:
+    """Everything that decides a student's scores; the teacher is named for `plain` too, as what it is compared with."""
+    longer = {"unlabelled_sentences": profile.unlabelled_sentences} if setting in ("longer", "unlabelled") else {}
+    taught = {"hardness": 0.0} if setting == "plain" else {**TEACHER, "teacher_epochs": profile.epochs}
+    return {
+        **baselines.config(profile, student, corpus, seed),
+        "notebook": "04",
+        "method": "distillation",
+        "setting": setting,
+        "sees_target_text": setting == "unlabelled",
+        "teacher": profile.teacher,
+        "teacher_weights": fingerprint(profile.teacher),
+        "epochs": profile.distil_epochs,
+        **taught,
+        **longer,
+    }
+
+
+def teach(
+    profile: Profile,
+    student: str,
+    setting: str,
+    seed: int,
+    corpora: dict[str, DatasetDict],
+    *,
+    corpus: str,
+    runs: Path,
+) -> dict:
+    """Tune a student in one setting, score every language, keep the model and the record; done before → read.
+
+    The teacher is the tuned baseline of the same seed. It is asked once about all text of a study, and its answers
+    lie beside the checkpoints for all students and settings.
+    """
+    home = Path(runs) / profile.name
+    records, run = results.records_folder(runs, profile.name), run_name(student, setting, corpus, seed)
+    settings = config(profile, student, setting, corpus, seed)
+    record = results.finished(records, run, settings)
+    if record and (home / "models" / run).is_dir():
+        return record
+    tokenizer, model = load_tokenizer(student), load_model(student, seed=seed)
+    english, checkpoints = corpora["en"], home / "checkpoints" / run
+    train, loss = english["train"], None
+    if setting != "plain":
+        teacher, its_tokenizer = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
+        teacher.to("cuda" if torch.cuda.is_available() else "cpu")  # where the Trainer will put the student
+        asked = (teacher, its_tokenizer)
+        train, loss = _lesson(profile, model, tokenizer, asked, setting, seed, corpora, checkpoints.parent)
+    model, history = finetune(
+        model,
+        tokenizer,
+        train,
+        english["dev"],
+        folder=checkpoints,
+        seed=seed,
+        epochs=profile.distil_epochs,
+        batch_size=profile.batch_size,
+        learning_rate=profile.learning_rate,
+        max_length=profile.max_length,
+        frozen_layers=profile.frozen_layers,
+        loss=loss,
+    )
+    start = time.monotonic()
+    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
+    timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
+    models.save(model, tokenizer, home / "models" / run)
+    results.save(
+        records,
+        run,
+        settings,
+        scores=scores,
+        history=history,
+        timings=timings,
+        sparsity={"requested": 0.0, "measured": 0.0},
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+    shutil.rmtree(checkpoints)
+    return results.finished(records, run, settings)
+
+
+def _lesson(
+    profile: Profile,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    teacher: tuple[PreTrainedModel, PreTrainedTokenizerFast],
+    setting: str,
+    seed: int,
+    corpora: dict[str, DatasetDict],
+    answers: Path,
+) -> distill.Lesson:
+    """The rows of one epoch, and the loss."""
+    english, size = corpora["en"]["train"], profile.max_length
+    words, tags = list(english["words"]), list(english["tags"])
+    unlabelled = [
+        sentence
+        for language, splits in corpora.items()
+        if language != "en"
+        for sentence in fewer(splits["train"], profile.unlabelled_sentences)["words"]
+    ]
+    everything, any_tags = [*words, *unlabelled], [*tags, *[None] * len(unlabelled)]
+    # all students and settings ask about the same text, or there would be as many files as settings
+    ask = distill.cached(*teacher, everything, max_length=size, folder=answers)
+    with_text = distill.lesson(student, tokenizer, everything, any_tags, ask, max_length=size, **TEACHER)
+    if setting == "unlabelled":
+        return with_text
+    lesson = distill.lesson(student, tokenizer, words, tags, ask, max_length=size, **TEACHER)
+    if setting == "longer":
+        times, rest = divmod(len(with_text.rows), len(lesson.rows))
+        again = [*lesson.rows * times, *random.Random(seed).sample(lesson.rows, rest)]
+        return distill.Lesson(again, lesson.loss)
+    return lesson

@@ -1,0 +1,232 @@
+"""Notebook 04's runs and drawings: what each setting trains on, a killed run, the table and its scores by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+from datasets import DatasetDict
+
+from mmalib import corpus, distill, models, profiles, results, tables
+from mmalib.backbones import IGNORED
+from mmalib.evaluate import score
+from mmalib.reports import distillation as report
+from mmalib.studies import baselines, distillation
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_backbone, tmp_path_factory):
+    tiny = str(tiny_backbone)
+    profile = dataclasses.replace(
+        profiles.PROFILES["smoke"],
+        name="tiny",
+        backbones=(tiny,),
+        teacher=tiny,
+        students=(tiny,),
+        unlabelled_students=(tiny,),
+        unlabelled_sentences=10,
+        train_sentences=32,
+        eval_sentences=12,
+        learning_rate=3e-3,
+    )
+    where = {"corpus": "sample", "runs": tmp_path_factory.mktemp("runs")}
+    return profile, tiny, corpus.load(profile, "sample"), where
+
+
+@pytest.fixture(scope="module")
+def study(setting):
+    """All records of one seed."""
+    profile, _, corpora, where = setting
+    for student, name in distillation.planned(profile):
+        distillation.teach(profile, student, name, 1, corpora, **where)
+    return results.read(results.records_folder(where["runs"], "tiny"))
+
+
+@pytest.fixture
+def trained_on(setting, tmp_path, monkeypatch):
+    """Which rows and loss a setting gives to training, which then does not happen."""
+
+    class Seen(Exception):
+        pass
+
+    def ask(name, corpora=None):
+        def see(model, tokenizer, train, dev, **named):
+            raise Seen(train, named["loss"], dev)
+
+        monkeypatch.setattr(distillation, "finetune", see)
+        profile, student, own, where = setting
+        with pytest.raises(Seen) as seen:
+            distillation.teach(profile, student, name, 7, corpora or own, corpus="sample", runs=tmp_path)
+        return seen.value.args
+
+    return ask
+
+
+def test_the_settings_differ_in_the_text_and_in_nothing_else(setting, trained_on):
+    profile, _, corpora, _ = setting
+    given = {name: trained_on(name) for name in distillation.SETTINGS}  # train, loss, dev
+    assert given["plain"][0] is corpora["en"]["train"] and given["plain"][1] is None
+    assert all(dev is corpora["en"]["dev"] for _, _, dev in given.values())
+    english, longer, unlabelled = (given[name][0] for name in ("teacher", "longer", "unlabelled"))
+    # 32 English sentences, 10 Spanish and 10 Dutch ones; none is longer than the window
+    assert (len(english), len(longer), len(unlabelled)) == (32, 52, 52)
+    ids = [[row["input_ids"] for row in rows] for rows in (english, longer, unlabelled)]
+    assert ids[1][:32] == ids[0] and all(row in ids[0] for row in ids[1])
+    assert len({tuple(row) for row in ids[1][32:]}) == 20  # no sentence three times while another is there once
+    assert ids[2][:32] == ids[0] and not any(row in ids[0] for row in ids[2][32:])
+    gold = [any(label != IGNORED for label in row["labels"]) for row in unlabelled]
+    assert gold == [True] * 32 + [False] * 20
+
+
+def test_the_labels_of_the_unlabelled_text_are_never_read(setting, trained_on):
+    _, _, corpora, _ = setting
+    blind = {
+        language: splits
+        if language == "en"
+        else DatasetDict({**splits, "train": splits["train"].remove_columns("tags")})
+        for language, splits in corpora.items()
+    }
+    assert trained_on("unlabelled", blind)[0] == trained_on("unlabelled")[0]
+
+
+def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(setting, study):
+    profile, student, corpora, where = setting
+    for name in distillation.SETTINGS:
+        run = distillation.run_name(student, name, "sample", 1)
+        record = next(r for r in study if r["run"] == run)
+        assert record["config"]["sees_target_text"] == (name == "unlabelled")
+        assert record["config"]["hardness"] == (0 if name == "plain" else 0.5)
+        model, tokenizer = models.load(where["runs"] / "tiny" / "models" / run)
+        assert score(model, tokenizer, corpora, max_length=profile.max_length) == record["scores"]
+    weights = [
+        models.load(where["runs"] / "tiny" / "models" / distillation.run_name(student, name, "sample", 1))[0]
+        for name in distillation.SETTINGS
+    ]
+    heads = [model.classifier.weight for model in weights]
+    assert not any(torch.equal(one, other) for i, one in enumerate(heads) for other in heads[:i])
+
+
+def test_a_second_call_reads_and_trains_nothing(setting, study, monkeypatch):
+    profile, student, corpora, where = setting
+    monkeypatch.setattr(distillation, "finetune", None)
+    assert distillation.teach(profile, student, "teacher", 1, corpora, **where) in study
+
+
+def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(setting, study, monkeypatch):
+    profile, student, corpora, where = setting
+    run = distillation.run_name(student, "unlabelled", "sample", 1)
+    folder = where["runs"] / "tiny"
+    before = next(r for r in study if r["run"] == run)
+    weights = models.load(folder / "models" / run)[0].state_dict()
+    (folder / "records" / f"{run}.json").unlink()
+    assert len(list((folder / "checkpoints").glob("teacher-*"))) == 1  # one file for all settings
+    monkeypatch.setattr(distill, "word_logits", None)
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(distillation, "score", kill)
+        with pytest.raises(KeyboardInterrupt):
+            distillation.teach(profile, student, "unlabelled", 1, corpora, **where)
+    assert (folder / "checkpoints" / run).is_dir()
+    again = distillation.teach(profile, student, "unlabelled", 1, corpora, **where)
+    assert again["scores"] == before["scores"] and not (folder / "checkpoints" / run).exists()
+    after = models.load(folder / "models" / run)[0].state_dict()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+
+
+def record(student, setting, seed, f1, teacher="big"):
+    """A run with one F1 on English and one on Spanish and Dutch."""
+    name = baselines.run_name(student, "sample", seed)
+    config = {"notebook": "01", "method": "baseline", "backbone": student, "corpus": "sample", "seed": seed}
+    if setting:
+        name = distillation.run_name(student, setting, "sample", seed)
+        config |= {"notebook": "04", "method": "distillation", "setting": setting, "teacher": teacher}
+    scores = {
+        language: {split: {"f1": f1[0] if language == "en" else f1[1]} for split in ("dev", "test")}
+        for language in ("en", "es", "nl")
+    }
+    return {"run": name, "config": config, "scores": scores, "parameters": 2_000_000 if setting else 4_000_000}
+
+
+@pytest.fixture
+def by_hand():
+    """Seed 2 of everything is 0.02 better than seed 1, but for the teacher, which stays."""
+    rows = [record("big", "", seed, (0.9, 0.7)) for seed in (1, 2)]
+    f1 = {"plain": (0.8, 0.5), "teacher": (0.82, 0.56), "longer": (0.83, 0.57), "unlabelled": (0.83, 0.66)}
+    for name, (english, other) in f1.items():
+        rows += [record("small", name, seed, (english, other + 0.02 * (seed - 1))) for seed in (1, 2)]
+    return rows
+
+
+def test_table_4_by_hand(by_hand):
+    made = report.table_4(by_hand)
+    assert made["model"].tolist() == [
+        "big, the teacher",
+        "small without teacher",
+        "small with teacher",
+        "small with teacher, longer",
+        "small with teacher, unlabelled text*",
+        *tables.paper(4)["model"],
+    ]
+    plain, last = made.iloc[1], made.iloc[4]
+    assert plain["nl test mean"] == pytest.approx(0.51) and plain["nl test std"] == pytest.approx(0.02 / 2**0.5)
+    assert plain["mls dev mean"] == pytest.approx(2 * (0.51 - 0.7)) and last["mls test mean"] == pytest.approx(-0.06)
+    assert plain["mls dev std"] == pytest.approx(0.04 / 2**0.5) and plain["mls against"] == "big"
+    assert made.iloc[0]["mls test mean"] == 0 and made["million parameters"].tolist()[:2] == [4.0, 2.0]
+    shown = tables.formatted(made)
+    assert shown["mls test"].tolist()[-3:] == ["-0.040", "-0.110", "-0.010"]
+    assert "not measured" not in shown.to_string()
+
+
+def test_without_the_teacher_s_record_there_is_no_multilingual_score(by_hand):
+    made = tables.formatted(report.table_4(by_hand[2:]))
+    assert made["mls dev"].tolist()[:4] == ["not measured"] * 4
+
+
+def test_each_gain_is_over_the_setting_that_differs_in_one_thing(by_hand):
+    made = report.gains(by_hand).set_index("what")
+    assert made.loc["the teacher", ["en", "es", "nl"]].tolist() == pytest.approx([0.02, 0.06, 0.06])
+    assert made.loc["more steps", ["en", "nl"]].tolist() == pytest.approx([0.01, 0.01])
+    text = made.loc["unlabelled text, at the same number of steps"]
+    assert text[["en", "es"]].tolist() == pytest.approx([0.0, 0.09])
+    assert len(report.gains(by_hand[:6])) == 1  # plain and teacher alone
+
+
+def test_the_paper_counts_against_mlbert_and_not_against_its_teacher():
+    printed = tables.paper(4)
+    off = {
+        base: (report.printed_mls(base)[["mls dev", "mls test"]].to_numpy() - printed[["mls_dev", "mls_test"]]).abs()
+        for base in ("mlbert", "xlm")
+    }
+    assert (off["mlbert"] < 0.0051).to_numpy().sum() == 5 and off["mlbert"].loc[2, "mls_dev"] > 0.02
+    assert (off["xlm"] < 0.0051).to_numpy().sum() == 0
+
+
+def test_everything_is_drawn_and_what_lacks_is_named(setting, study, by_hand):
+    profile, student, _, _ = setting
+    drawn = report.draw(study)
+    assert set(drawn) == {"table_4", "distillation"} and report.draw([]) == {}
+    assert report.gaps(study, profile) == []
+    lacking = [distillation.run_name(student, "longer", "sample", 1), baselines.run_name(student, "sample", 1)]
+    assert sorted(report.gaps([r for r in study if r["run"] not in lacking], profile)) == sorted(lacking)
+    (axes,) = report.figure(by_hand).axes
+    dots = {line.get_color(): line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 4}
+    assert dots["#EE6677"] == pytest.approx([0.51, 0.57, 0.58, 0.67])
+    assert len(axes.lines) == 3 * (1 + 1 + 4)  # means, teacher, and the seeds of four settings
+    other = [{**r, "config": r["config"] | {"corpus": "conll", "backbone": "narrow"}} for r in by_hand[2:4]]
+    panels = report.figure([*by_hand, *other]).axes  # a row a corpus, some of it empty; no teacher on conll
+    assert [len(panel.lines) for panel in panels if panel.lines[0].get_xydata().any()].count(3 * 2) == 1
+    assert [panel.get_title(loc="left") for panel in panels] == [
+        f"{student} ({name})" for name in ("conll", "sample") for student in ("small", "narrow")
+    ]
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_every_student_of_a_profile_is_tuned_with_and_without_the_teacher(name):
+    profile = profiles.PROFILES[name]
+    planned = distillation.planned(profile)
+    assert {(student, s) for student in profile.students for s in ("plain", "teacher")} <= set(planned)
+    assert any(s == "unlabelled" for _, s in planned) and profile.teacher in profile.backbones
+    assert {st for st, s in planned if s == "longer"} == {st for st, s in planned if s == "unlabelled"}
+    assert set(profile.pruning_seeds) <= set(profile.seeds)

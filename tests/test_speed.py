@@ -1,0 +1,343 @@
+"""Notebook 07: models of a case hold what it says, text is tagged alike in all ways, tables beside the paper's."""
+
+import dataclasses
+import gzip
+import itertools
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+
+from mmalib import backbones, export, models, profiles, realtext, results, runtimes, sparsity, throughput
+from mmalib.reports import speed as report
+from mmalib.reports import speed_figures
+from mmalib.studies import speed, speed_cases, speed_real
+from mmalib.studies.speed_cases import Case
+
+SMOKE = profiles.PROFILES["smoke"]
+
+
+def test_a_case_is_taken_out_of_its_model_exactly():
+    case = Case("x", "minilm", depth=2, sparsity=0.8, pattern="4", uniform=0.5)
+    model = speed_cases.random_model(case, 50)
+    assert sparsity.measured(model)["total"] == pytest.approx(0.8, abs=1e-5)
+    weight = next(iter(sparsity.weights(model).values()))
+    assert set((weight.reshape(-1, 4) == 0).sum(1).tolist()) == {0, 4}
+    assert [len(left) for left in models.heads_left(model)] == [6, 6] and models.neurons_left(model) == [768, 768]
+    ids = torch.ones(1, 5, dtype=torch.long)
+    assert model(input_ids=ids, attention_mask=ids).logits.shape == (1, 5, 9)
+    assert len(backbones.layers(speed_cases.random_model(case, 50, deepest=1))) == 1
+
+
+@pytest.mark.parametrize("share", speed_cases.SHARES)
+def test_scattered_heads_are_as_many_as_asked_and_leave_every_layer_one(share):
+    gone = speed_cases.scattered(12, 12, share)
+    assert sum(map(len, gone.values())) == round(share * 144)
+    assert all(len(set(some)) == len(some) <= 11 and set(some) <= set(range(12)) for some in gone.values())
+    assert share > 0.9 or len({len(gone.get(layer, ())) for layer in range(12)}) > 1  # unevenly
+
+
+def test_case_names_are_one_record_each_and_the_profiles_know_them():
+    names = [case.name for case in speed_cases.cases()]
+    assert len({speed.run_name(name, "c") for name in names}) == len(names) and names[0] == "base"
+    for profile in profiles.PROFILES.values():
+        assert set(profile.speed_cases or ()) <= set(names)
+    printed = {name for cases in report.PRINTED.values() for some in cases.values() for name in some}
+    assert printed <= set(names)
+    assert {report._obert_name(row) for row in report.tables.paper("obert").to_dict("records")} <= set(names)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, tiny_backbone):
+    """The three forms of a small case, with a tokenizer that knows the sample."""
+    tokenizer = backbones.load_tokenizer(str(tiny_backbone))
+    case = Case("small", "minilm", depth=1, int8="static")
+    target = tmp_path_factory.mktemp("case")
+    return speed_cases.build(case, ["float", "qdq", "qoperator"], tokenizer, target, deepest=None), tokenizer
+
+
+def test_every_runtime_gets_its_own_form_of_int8(built):
+    folders, _ = built
+    kinds = {form: {n.op_type for n in onnx.load(path / "model.onnx").graph.node} for form, path in folders.items()}
+    assert "QLinearMatMul" in kinds["qoperator"] and "QLinearMatMul" not in kinds["qdq"]
+    assert "DequantizeLinear" in kinds["qdq"] and "QuantizeLinear" not in kinds["float"]
+    static = Case("s", int8="static")
+    assert [speed_cases.form(static, name) for name in speed_cases.ALL] == ["qdq", "qdq", "qoperator"]
+    assert speed_cases.form(Case("d", int8="dynamic"), "deepsparse") == "dynamic"
+    assert speed_cases.form(Case("f"), "openvino:hint=throughput") == "float"
+
+
+def test_only_the_whole_base_is_taken_for_it():
+    whole = [case.name for case in speed_cases.cases() if speed_cases.is_whole_base(case)]
+    assert whole == ["base", "base dynamic", "base int8"]
+
+
+def test_what_is_built_is_not_built_again(built, monkeypatch):
+    folders, tokenizer = built
+    monkeypatch.setattr(speed_cases, "random_model", None)  # calling it would fail
+    case = Case("small", "minilm", depth=1, int8="static")
+    again = speed_cases.build(case, ["qdq"], tokenizer, folders["qdq"].parent, deepest=None)
+    assert again == {"qdq": folders["qdq"]}
+
+
+def test_the_size_by_gzip_is_that_of_gzip(built):
+    folder = built[0]["qdq"]
+    data = (folder / "model.onnx").read_bytes()
+    assert speed.sizes(folder) == {
+        "megabytes": len(data) / 1e6,
+        "gzip_megabytes": len(gzip.compress(data, 6)) / 1e6,
+    }
+
+
+SENTENCES = [
+    ["Anna", "visited", "Madrid", "."],
+    ["Yes"],
+    ["one", "two", "three", "four", "five"] * 8,  # longer than the window below
+    ["Jan", "de", "Vries", "woont", "in", "Gent"],
+    ["El", "Real", "Madrid", "ganó", "."],
+]
+
+
+def test_all_ways_give_the_tags_that_pytorch_gives(tiny_backbone, tmp_path):
+    tokenizer, model = backbones.load_tokenizer(str(tiny_backbone)), backbones.load_model(str(tiny_backbone), seed=1)
+    model.classifier.weight.data.normal_()  # so that the tags differ
+    export.export(model, tokenizer, tmp_path / "model")
+    expected = backbones.predict_tags(model, tokenizer, SENTENCES, max_length=24)
+    assert len({tag for tags in expected for tag in tags}) > 2
+    shapes = {way: [] for way in realtext.WAYS}
+    with runtimes.load(tmp_path / "model", 1) as session:
+        for way in realtext.WAYS:
+
+            def run(ids, mask, way=way):
+                shapes[way].append(ids.shape)
+                return session(ids, mask)
+
+            assert realtext.tag(run, tokenizer, SENTENCES, way=way, length=24, batch=3) == expected
+        rows = realtext.measure({"onnxruntime": session}, tokenizer, SENTENCES, length=24, batch=3, turns=2)
+    assert set(shapes["padded"]) == {(3, 24)} and set(shapes["padded, single"]) == {(1, 24)}
+    assert max(n * width for n, width in shapes["sorted"]) <= 3 * 24
+    assert len({width for _, width in shapes["single"]}) > 1
+    assert [row["way"] for row in rows] == list(realtext.WAYS) and rows[0]["ratio"] == 1.0
+    assert ["milliseconds_p95" in row for row in rows] == [False, False, True, True]
+    assert all(len(row["samples"]) == 2 for row in rows)
+
+
+def test_a_runtime_that_dies_over_text_is_a_row_and_the_others_go_on(tiny_backbone):
+    class Session:
+        process, threads = None, 1
+
+        def __init__(self, dies):
+            self.dies, self.calls = dies, 0
+
+        def __call__(self, ids, mask):
+            self.calls += 1
+            if self.dies and self.calls > 4:
+                raise RuntimeError("the worker ended")
+            return np.zeros((*ids.shape, 9), np.float32)
+
+    tokenizer = backbones.load_tokenizer(str(tiny_backbone))
+    sessions = {"onnxruntime": Session(False), "deepsparse": Session(True)}
+    rows = realtext.measure(sessions, tokenizer, SENTENCES, length=24, batch=2, turns=2)
+    by = {(row["runtime"], row["way"]): row for row in rows}
+    assert ("deepsparse", "sorted") not in by and by["deepsparse", "padded"]["failed"] == "the worker ended"
+    assert all("sentences_per_second" in by["onnxruntime", way] for way in realtext.WAYS)
+    with pytest.raises(ValueError, match="2 hands"):
+        realtext.measure(sessions, tokenizer, SENTENCES[:1], length=24, batch=2, turns=2)
+
+
+def row(model, runtime, batch, ratio):
+    return {
+        **{"model": model, "runtime": runtime, "batch": batch, "ratio": ratio, "samples_per_second": 8 * ratio},
+        **{"samples_per_second_low": 8 * ratio, "samples_per_second_high": 8 * ratio, "milliseconds_p50": 5.0},
+        **{"busy": False, "notes": [], "samples": []},
+    }
+
+
+def test_a_killed_study_goes_on_and_a_missing_runtime_is_made_up_for(tmp_path, monkeypatch, tiny_backbone):
+    """No model is built here: what is measured, recorded, read again and cleared."""
+    built, here = [], {"deepsparse": "there is no .venv-deepsparse"}
+
+    def build(case, forms, tokenizer, target, *, deepest, source=None):
+        built.append((case.name, tuple(forms), source and source.parent.name))
+        target.mkdir(parents=True, exist_ok=True)
+        return {form: target / form for form in forms}
+
+    def measure(folders, names, batches, length, **_):
+        for name, runtime, batch in itertools.product(folders, names, batches):
+            if reason := here.get(runtime):
+                yield {
+                    "model": name,
+                    "runtime": runtime,
+                    "batch": batch,
+                    "failed": f"{runtime} is not available: {reason}.",
+                }
+            else:
+                yield row(name, runtime, batch, 2.0)
+
+    monkeypatch.setattr(speed, "build", build)
+    monkeypatch.setattr(throughput, "measure", measure)
+    monkeypatch.setattr(runtimes, "available", lambda name: here.get(runtimes.parse(name)[0]))
+    profile = dataclasses.replace(SMOKE, speed_runtimes=speed_cases.ALL)
+    case = Case("base int8", int8="static")
+    record = speed.measure(profile, case, corpus="sample", runs=tmp_path)
+    assert [r["runtime"] for r in record["throughput"]] == list(speed_cases.ALL)
+    assert "not available" in record["throughput"][2]["failed"]
+    assert built == [("base", ("float",), None), ("base int8", ("qdq", "qoperator"), "base")]
+    assert [path.name for path in (tmp_path / "smoke" / "shapes").iterdir()] == ["base"]
+    assert speed.measure(profile, case, corpus="sample", runs=tmp_path) == record and len(built) == 2
+    here.clear()
+    again = speed.measure(profile, case, corpus="sample", runs=tmp_path)
+    assert not any("failed" in r for r in again["throughput"])
+    speed.clear(profile, tmp_path)
+    assert not (tmp_path / "smoke" / "shapes").exists()
+    changed = dataclasses.replace(profile, speed_seconds=9.0)
+    with pytest.raises(ValueError, match="measured_seconds"):
+        speed.measure(changed, case, corpus="sample", runs=tmp_path)
+
+
+def scores(f1):
+    return {language: {"test": {"f1": f1}} for language in ("en", "es", "nl")}
+
+
+def test_what_runs_have_left_is_found_with_its_f1_and_one_seed(tmp_path):
+    def folder(name, file):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / file).touch()
+
+    curve = [{"share": 0.5, "recovered": again, "scores": scores(f1)} for again, f1 in ((False, 0.1), (True, 0.6))]
+    records = [
+        {"run": "01-m-seed1", "config": {"notebook": "01", "seed": 1}, "scores": scores(0.8)},
+        {"run": "01-m-seed2", "config": {"notebook": "01", "seed": 2}, "scores": scores(0.7)},
+        {"run": "02-h-seed1", "config": {"notebook": "02", "seed": 1}, "scores": {}, "curve": curve},
+        {"run": "05-q-seed1", "config": {"notebook": "05", "seed": 1}, "scores": scores(0.75)},
+        {"run": "07-x", "config": {"notebook": "07"}, "scores": {}},
+    ]
+    folder("01-m-seed1", models.WEIGHTS)
+    folder("01-m-seed2", models.WEIGHTS)
+    folder("02-h-seed1-50", models.WEIGHTS)
+    folder("02-h-seed1-75", models.WEIGHTS)  # no such point: its F1 is not known
+    folder("05-q-seed1/qdq", export.GRAPH)
+    folder("05-q-seed1/qoperator", export.GRAPH)
+    found = [(str(path.relative_to(tmp_path)), f1["es"]) for _, path, f1 in speed_real.left(tmp_path, records)]
+    assert found == [
+        ("01-m-seed1", 0.8), ("02-h-seed1-50", 0.6), ("05-q-seed1/qdq", 0.75), ("05-q-seed1/qoperator", 0.75)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def records():
+    """A made-up study of two batches, in which DeepSparse has failed once."""
+    profile = dataclasses.replace(SMOKE, speed_cases=None, speed_runtimes=speed_cases.ALL, speed_batches=(1, 8))
+    made = []
+    for number, case in enumerate(speed.planned(profile)):
+        config = speed.config(profile, case, "sample")
+        speeds = [
+            row(case.name, runtime, batch, (1 + number) * (1 + 0.1 * place) + batch / 100)
+            for place, (runtime, batch) in enumerate(itertools.product(config["runtimes"], config["batches"]))
+        ]
+        if case.name == "base dynamic":
+            speeds[-1] = {"model": case.name, "runtime": "deepsparse", "batch": 8, "failed": "the worker ended"}
+        record = {"run": speed.run_name(case.name, "sample"), "config": config, "scores": {}, "throughput": speeds}
+        if case.sized:
+            record["sizes"] = {"float": {"megabytes": 9.0, "gzip_megabytes": 100.0 / (1 + number)}}
+        made.append(record)
+    return made
+
+
+def test_the_paper_stands_beside_us_with_its_own_ratio(records):
+    measured = report.rows(records)
+    table = report.table(measured, 10).set_index(["measured as", "runtime", "batch"])
+    cell = table.loc[("base 90% 4-block int8", "deepsparse", "8")]
+    assert cell["paper samples/s"] == 199.97 and cell["paper speed-up"] == round(199.97 / 18.7, 2)
+    ours = measured[(measured["case"] == "base 90% 4-block int8") & (measured["runtime"] == "deepsparse")]
+    assert cell["speed-up"] == round(ours[ours["batch"] == 8]["ratio"].iloc[0], 2)
+    assert pd.isna(table.loc[("base 90% 4-block int8", "openvino", "8")]["paper samples/s"])
+    dynamic = report.table(measured, 11).set_index(["model", "runtime", "batch"])
+    assert dynamic.loc[("Dynamic", "deepsparse", "8")]["note"] == "failed: the worker ended"
+    assert set(report.table(measured, 2)["paper speed-up"].dropna()) == {1.0, round(27.9 / 18.7, 2)}
+    extract = report.table(measured, 7)
+    assert len(extract) == 6 and extract["batch"].tolist().count("8") == 5  # of what failed, the other batch
+    alone = report.table(measured[measured["case"] == "base"], 5)
+    assert set(alone["note"]) == {"not measured"} and len(alone) == 12
+
+
+def test_the_fastest_open_configurations_are_ordered_and_have_the_papers_best_among_them(records):
+    table = report.fastest(report.rows(records))
+    assert table["speed-up"].is_monotonic_decreasing
+    assert report.printed_best() == pytest.approx(219.44 / 18.7)
+    paper = table[table["source"] == "paper"].iloc[0]
+    assert (paper["configuration"], paper["batch"]) == ("xlm_90_q", "4")
+    open_rows = table[table["source"] == "this study"]
+    assert not open_rows["runtime"].str.startswith("deepsparse").any() and open_rows["configuration"].is_unique
+    assert open_rows["configuration"].iloc[0] == "minilm 3 layers uniform 50% int8"
+
+
+def test_table_17_is_over_the_dense_model_in_deepsparse(records):
+    table = report.table_17(records)
+    assert len(table) == 10 and table["speed-up"].iloc[0] == 1.0 and table["smaller by"].iloc[0] == 1.0
+    sized = {r["config"]["case"]: r for r in records if "sizes" in r}
+    ratio = [
+        sized[name]["throughput"][0]["ratio"] for name in ("obert 3 layers 80% 4-block int8", "obert 12 layers dense")
+    ]
+    assert table["speed-up"].iloc[-1] == round(ratio[0] / ratio[1], 2)
+    few = [r for r in records if r["config"]["case"] in ("base", "obert 3 layers 80% 4-block int8")]
+    few[1]["throughput"][0]["batch"] = 8  # as in quick, where XLM-R base stands in for BERT at the profile's batch
+    quick = report.table_17(few)
+    assert len(quick) == 1 and pd.isna(quick["smaller by"].iloc[0]) and quick["speed-up"].iloc[0] > 1
+    assert report.table_17(few[:1]).empty
+
+
+def test_the_front_is_what_brute_force_finds():
+    draw = np.random.default_rng(0)
+    speeds, f1 = draw.integers(0, 6, 30).tolist(), draw.integers(0, 6, 30).tolist()
+    for place, found in enumerate(report.front(speeds, f1)):
+        beaten = any(
+            (s > speeds[place] and f >= f1[place]) or (s >= speeds[place] and f > f1[place])
+            for s, f in zip(speeds, f1, strict=True)
+        )
+        assert found == (not beaten)
+
+
+def test_everything_is_drawn_and_gaps_are_named(records):
+    profile = dataclasses.replace(SMOKE, speed_cases=None)
+    trained = {
+        "run": "07-trained",
+        "config": {**records[0]["config"], "method": "trained", "folder": "01-mini", "trained_in": "01"},
+        "scores": {},
+        "throughput": [row("01-mini", "onnxruntime", 1, 1.0), row("01-mini", "openvino", 1, 1.2)],
+        "f1": {"en": 0.8, "es": 0.4, "nl": 0.6},
+    }
+    drawn = report.draw([*records, trained])
+    tables_drawn = {f"table_{number}" for number in (2, 5, 7, 9, 10, 11)}
+    figures_drawn = {"figure_6_7", "figure_8_9", "speedups", "f1_against_speed"}
+    assert tables_drawn | figures_drawn <= set(drawn)
+    assert drawn["table_f1_speed"].iloc[0][["runtime", "speed-up", "F1"]].tolist() == ["openvino", 1.2, 0.6]
+    assert len(speed_figures.shrinking(report.rows(records), "heads").axes) == 3
+    missing = report.gaps(records[1:], profile)
+    assert missing == [records[0]["run"], *(speed.run_name(f"text {name}", "sample") for name in speed_real.READERS)]
+    assert report.draw([]) == {}
+
+
+def test_the_trained_baseline_is_read_and_measured(tiny_backbone, tmp_path):
+    """From a tuned model on disk to text and speed records, through everything but the runtimes' full size."""
+    from mmalib import corpus
+
+    profile = dataclasses.replace(SMOKE, name="tiny", backbones=(str(tiny_backbone),))
+    corpora = corpus.load(profile, "sample")
+    where = {"corpus": "sample", "runs": tmp_path}
+    for what in ("trained", "trained int8"):
+        record = speed_real.text(profile, what, corpora, **where)
+        assert {(r["runtime"], r["way"]) for r in record["text"]} == set(
+            itertools.product(profile.speed_runtimes, realtext.WAYS)
+        )
+        assert not any("failed" in r for r in record["text"])
+    others = results.read(tmp_path / "tiny" / "records")
+    (measured,) = speed_real.trained(profile, others, corpora, **where)
+    assert set(measured["f1"]) == {"en", "es", "nl"} and len(measured["throughput"]) == 2
+    assert not any("failed" in r for r in measured["throughput"])
+    (again,) = speed_real.trained(profile, results.read(tmp_path / "tiny" / "records"), corpora, **where)
+    assert again == measured
+    table = report.text_table(results.read(tmp_path / "tiny" / "records"))
+    assert len(table) == 16 and len(report.latency_table(results.read(tmp_path / "tiny" / "records"))) == 8

@@ -1,0 +1,108 @@
+"""Notebook 02's runs and drawings: the knee by hand, the table from a synthetic curve, a killed trajectory."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmalib import corpus, models, profiles, results, tables
+from mmalib.reports import structured as report
+from mmalib.studies import baselines, structured
+
+
+@pytest.mark.parametrize(
+    ("f1", "at"),
+    [
+        ([1.0, 1.0, 0.9, 0.5], 0.25 + 0.25 * 0.5),  # 0.95 lies half-way between 1.0 and 0.9
+        ([0.8, 0.4, 0.8, 0.8], 0.25 * 0.1),  # the first fall counts, 0.04 of 0.4 down
+        ([0.8, 0.79, 0.78, 0.77], None),
+        ([0.8, 0.76, 0.75, 0.7], 0.25),  # exactly 95% is not under it
+    ],
+)
+def test_the_knee_is_where_a_straight_line_crosses_95_percent(f1, at):
+    found = report.knee(np.array([0.0, 0.25, 0.5, 0.75]), np.array(f1))
+    assert found is None if at is None else found == pytest.approx(at)
+
+
+def curves(losses):
+    """Two seeds; every language loses `losses[share]` from 0.8, seed 2 twice as much; recovery halves it."""
+    rows = []
+    for seed in (1, 2):
+        for step, (share, loss) in enumerate(losses.items()):
+            for recovered in (False, True):
+                for language, split in tables.CELLS:
+                    rows.append(
+                        {"run": f"heads-{seed}", "backbone": "mini", "corpus": "sample", "method": "heads"}
+                        | {"seed": seed, "step": step, "share": share, "recovered": recovered}
+                        | {"language": language, "split": split, "parameters": 4e6 * (1 - share), "megabytes": 16.0}
+                        | {"f1": 0.8 - loss * seed * (0.5 if recovered else 1)}
+                    )
+    return pd.DataFrame(rows)
+
+
+def test_the_table_has_four_shares_and_measures_the_loss_from_the_whole_model():
+    made = report.table(curves({0.0: 0.0, 0.25: 0.02, 1 / 3: 0.03, 0.5: 0.1, 0.75: 0.4}))
+    assert list(zip(made["recovered"], made["share"], strict=True)) == [
+        (kind, share) for kind in ("no", "yes") for share in ("0%", "25%", "50%", "75%")
+    ]
+    half = made[(made["recovered"] == "no") & (made["share"] == "50%")].iloc[0]
+    assert half["nl test mean"] == pytest.approx(0.65) and half["mls test mean"] == pytest.approx(-0.3)
+    assert half["mls test std"] == pytest.approx(0.2 / 2**0.5)
+    assert half["million parameters"] == 2.0 and half["seeds"] == 2
+    assert "0.650 ± 0.071" in tables.formatted(made).to_string()
+
+
+def test_knees_are_found_for_every_language_and_measured_from_the_baseline():
+    at = report.knees(curves({0.0: 0.0, 0.5: 0.04, 1.0: 0.4})).set_index(["recovered", "language", "seed"])["knee"]
+    assert at[(False, "es", 1)] == pytest.approx(0.5)  # 0.76 is exactly 95% of 0.8
+    assert at[(False, "es", 2)] == pytest.approx(0.25)
+    assert at[(True, "en", 2)] == pytest.approx(0.5)
+
+
+@pytest.fixture
+def setting(tiny_backbone, tmp_path):
+    profile = dataclasses.replace(profiles.PROFILES["smoke"], name="tiny", backbones=(str(tiny_backbone),))
+    corpora = corpus.load(profile, "sample")
+    where = {"corpus": "sample", "runs": tmp_path}
+    return profile, str(tiny_backbone), corpora, where
+
+
+@pytest.mark.parametrize("method", structured.METHODS)
+def test_a_killed_trajectory_goes_on_to_the_same_curve(setting, method, monkeypatch):
+    profile, backbone, corpora, where = setting
+    record = structured.prune(profile, method, backbone, 1, corpora, **where)
+    path = results.records_folder(where["runs"], "tiny") / f"{record['run']}.json"
+    path.unlink()
+    calls = []
+
+    def kill(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        results_add(*arguments)
+
+    results_add = results.add_point
+    monkeypatch.setattr(results, "add_point", kill)
+    with pytest.raises(KeyboardInterrupt):
+        structured.prune(profile, method, backbone, 1, corpora, **where)
+    monkeypatch.setattr(results, "add_point", results_add)
+    assert not path.exists()
+    again = structured.prune(profile, method, backbone, 1, corpora, **where)
+    assert again["curve"] == record["curve"]
+    assert [point["recovered"] for point in again["curve"]] == [False, True] * (len(again["curve"]) // 2)
+    assert again["curve"][0]["share"] == 0 and again["curve"][-1]["share"] == pytest.approx(0.75)  # 4 heads: one left
+    model, _ = models.load(where["runs"] / "tiny" / "models" / f"{record['run']}-50")
+    assert sum(p.numel() for p in model.parameters()) < again["curve"][0]["parameters"]
+
+
+def test_the_vocabulary_is_cut_and_the_rest_of_the_model_stays(setting):
+    profile, backbone, corpora, where = setting
+    record = structured.cut_vocabulary(profile, backbone, 1, corpora, **where)
+    rest = [record[key]["parameters"] - record[key]["embedding_parameters"] for key in ("before", "after")]
+    assert rest[0] == rest[1] and record["after"]["megabytes"] < record["before"]["megabytes"]
+    name = baselines.run_name(backbone, "sample", 1)
+    baseline = results.read(results.records_folder(where["runs"], "tiny"))[0]
+    assert baseline["run"] == name
+    made = report.vocabulary_table([record], [baseline])
+    assert made["vocabulary"].tolist() == ["whole", "cut"] and made["en test mean"].notna().all()
