@@ -231,7 +231,7 @@ def predict_tags(
     """One tag for every word of every sentence; windows of about one length are run together."""
     model.eval()
     tags = [[""] * len(words) for words in sentences]
-    for batch in _batches(windows(sentences, tokenizer, max_length), batch_tokens):
+    for batch in by_length(windows(sentences, tokenizer, max_length), batch_tokens):
         width = len(batch[0].ids)
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -246,7 +246,7 @@ def predict_tags(
     return tags
 
 
-def _batches(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+def by_length(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
     """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
     ordered = sorted(found, key=lambda window: -len(window.ids))
     while ordered:

@@ -5,6 +5,9 @@ continues nothing starts an entity, and a change of type ends one. A predicted e
 and both its ends are.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 from datasets import DatasetDict
 from seqeval.metrics.sequence_labeling import get_entities
@@ -48,12 +51,16 @@ def score(
     max_length: int,
 ) -> dict[str, dict[str, dict]]:
     """Entity scores on dev and test of every language."""
+    return scored(partial(predict_tags, model, tokenizer, max_length=max_length), corpora)
+
+
+def scored(
+    predict: Callable[[Sequence[list[str]]], list[list[str]]], corpora: dict[str, DatasetDict]
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on dev and test of every language of whatever predicts a tag a word."""
     return {
         language: {
-            split: entity_scores(
-                list(splits[split]["tags"]),
-                predict_tags(model, tokenizer, splits[split]["words"], max_length=max_length),
-            )
+            split: entity_scores(list(splits[split]["tags"]), predict(splits[split]["words"]))
             for split in ("dev", "test")
         }
         for language, splits in corpora.items()

@@ -10,10 +10,7 @@ padding, and the zeros in the encoder's weights against the model's. How the gra
 
 import copy
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +22,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import machine
-from mmalib.backbones import Window, windows
+from mmalib.backbones import by_length, windows
 from mmalib.corpus import LABELS
-from mmalib.evaluate import entity_scores
+from mmalib.evaluate import scored
+from mmalib.models import complete_folder
 from mmalib.trace import INPUTS, OPSET, linears, trace
 
 GRAPH = "model.onnx"
@@ -104,7 +102,7 @@ def word_logits(
 ) -> list[np.ndarray]:
     """The logits of every word's first subword, [words, labels] a sentence."""
     found: list[list] = [[None] * len(words) for words in sentences]
-    for batch in _batches(windows(sentences, tokenizer, max_length), batch_tokens):
+    for batch in by_length(windows(sentences, tokenizer, max_length), batch_tokens):
         ids = np.full((len(batch), len(batch[0].ids)), tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, window in enumerate(batch):
@@ -133,30 +131,7 @@ def score(
     run: Run, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
 ) -> dict[str, dict[str, dict]]:
     """Entity scores on dev and test of every language, as `evaluate.score`, from any runtime."""
-    return {
-        language: {
-            split: entity_scores(
-                list(splits[split]["tags"]), predict_tags(run, tokenizer, splits[split]["words"], max_length)
-            )
-            for split in ("dev", "test")
-        }
-        for language, splits in corpora.items()
-    }
-
-
-@contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    return scored(lambda sentences: predict_tags(run, tokenizer, sentences, max_length), corpora)
 
 
 @torch.inference_mode()
@@ -179,12 +154,3 @@ def _parity(model: PreTrainedModel, run: Run) -> dict:
     if not worst <= TOLERANCE:
         raise ValueError(f"The exported graph's logits differ from PyTorch's by {worst:.2g}, over {TOLERANCE}.")
     return {"max_abs_difference": worst, "tolerance": TOLERANCE, "shapes": [list(shape) for shape in shapes]}
-
-
-def _batches(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
-    ordered = sorted(found, key=lambda window: -len(window.ids))
-    while ordered:
-        number = max(1, batch_tokens // len(ordered[0].ids))
-        yield ordered[:number]
-        ordered = ordered[number:]

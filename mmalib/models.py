@@ -15,7 +15,8 @@ and read in this module only. `AutoModel` does not know it and refuses the folde
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,13 +38,9 @@ WEIGHTS = "model.safetensors"
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Model and tokenizer in one folder; the folder is complete or not there."""
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+    with complete_folder(folder) as fresh:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -63,6 +60,21 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     _compare({name: tuple(tensor.shape) for name, tensor in stored.items()}, model, folder)
     model.load_state_dict(stored)
     return model.eval(), load_tokenizer(str(folder))
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def size_mb(folder: Path) -> float:

@@ -40,7 +40,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_reload_model_with_shape_infer
 
 from mmalib import machine
-from mmalib.export import GRAPH, PROVENANCE, complete_folder, size_mb
+from mmalib.export import GRAPH, PROVENANCE, size_mb
+from mmalib.models import complete_folder
 from mmalib.trace import matmuls
 
 KINDS = ("dynamic", "static", "without data", "qat")

@@ -103,6 +103,11 @@ def read(folder: Path) -> list[dict]:
     return [_load(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
+def of_notebook(records: list[dict], number: str) -> list[dict]:
+    """The records of one notebook's runs."""
+    return [record for record in records if record["config"].get("notebook") == number]
+
+
 def frame(records: list[dict]) -> pd.DataFrame:
     """One row per run, language and split: scores, then the run's configuration, sparsity and timings."""
     rows = []

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mmalib import figures, tables
+from mmalib import figures, results, tables
 from mmalib.backbones import Parts
 from mmalib.evaluate import multilingual_score
 from mmalib.profiles import Profile
@@ -34,7 +34,7 @@ LANGUAGES = tuple(figures.COLOURS)
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not _of_notebook(records):
+    if not results.of_notebook(records, "05"):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
     if not (table := calibration(records)).empty:
@@ -43,7 +43,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         drawn["table_floor"] = table
     if not (table := changes(records)).empty and set(table["graph"]) & set(SHOWN):
         drawn["quantization"] = loss_figure(records)
-    if any(record.get("sensitivity") for record in _of_notebook(records)):
+    if any(record.get("sensitivity") for record in results.of_notebook(records, "05")):
         drawn["sensitivity"] = sensitivity_figure(records)
     return drawn
 
@@ -112,7 +112,7 @@ def sizes(records: list[dict]) -> pd.DataFrame:
 def calibration(records: list[dict]) -> pd.DataFrame:
     """What every calibration method came to on English dev, and which was chosen."""
     rows = []
-    for record in _of_notebook(records):
+    for record in results.of_notebook(records, "05"):
         for method, seen in record.get("calibration", {}).get("tried", {}).items():
             row = _about(record) | {"method": method, "en dev F1": round(seen["f1"], 4)}
             chosen = "yes" if method == record["calibration"]["chosen"] else ""
@@ -122,8 +122,11 @@ def calibration(records: list[dict]) -> pd.DataFrame:
 
 def floors(records: list[dict]) -> pd.DataFrame:
     """The maps left in float (part and layer) to hold the floor, and the points of dev F1 lost in all languages."""
-    rows, places = [], {_origin(r): r["places"] for r in _of_notebook(records) if r["config"]["graph"] == "float"}
-    for record in _of_notebook(records):
+    rows, places = (
+        [],
+        {_origin(r): r["places"] for r in results.of_notebook(records, "05") if r["config"]["graph"] == "float"},
+    )
+    for record in results.of_notebook(records, "05"):
         if not (found := record.get("floor")):
             continue
         where = [places.get(_origin(record), {}).get(name) for name in found["skip"]]
@@ -177,7 +180,7 @@ def loss_figure(records: list[dict]) -> Figure:
 
 def sensitivity_figure(records: list[dict]) -> Figure:
     """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
-    scans = [record for record in _of_notebook(records) if record.get("sensitivity")]
+    scans = [record for record in results.of_notebook(records, "05") if record.get("sensitivity")]
     studies = sorted({(record["config"]["backbone"], record["config"]["corpus"]) for record in scans})
     with matplotlib.style.context(figures.STYLE):
         most = max(len({row["layer"] for row in record["sensitivity"]}) for record in scans)
@@ -196,7 +199,7 @@ def alone(records: list[dict]) -> pd.DataFrame:
         {"backbone": record["config"]["backbone"], "corpus": record["config"]["corpus"]}
         | {"seed": record["config"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
         | {"share": _of_whole(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
-        for record in _of_notebook(records)
+        for record in results.of_notebook(records, "05")
         for row in record.get("sensitivity", [])
     ]
     return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "share", "in float"])
@@ -243,7 +246,7 @@ def _heat_(drawn: Figure, axes: Axes, records: list[dict]) -> None:
 
 def _frame(records: list[dict]) -> pd.DataFrame:
     """One row a graph: scores, change from its float graph in points, size."""
-    mine = _of_notebook(records)
+    mine = results.of_notebook(records, "05")
     whole = {_origin(record): record for record in mine if record["config"]["graph"] == "float"}
     rows = []
     for record in mine:
@@ -291,7 +294,3 @@ def _share(value: float) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def _of_notebook(records: list[dict]) -> list[dict]:
-    return [record for record in records if record["config"].get("notebook") == "05"]

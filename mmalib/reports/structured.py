@@ -16,16 +16,16 @@ TITLES = {"heads": "Michel: heads wherever they are", "uniform": "Uniform: the s
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    curves = results.curves(_of_notebook(records))
+    curves = results.curves(results.of_notebook(records, "02"))
     drawn: dict[str, pd.DataFrame | Figure] = {}
     if not curves.empty:
         drawn["table_structured"] = table(curves)
         for name, method in (("figure_1", "heads"), ("figure_2", "uniform")):
             if (curves["method"] == method).any():
                 drawn[name] = falling(curves, method)
-    if maps := [r for r in _of_notebook(records) if r["config"]["method"] == "heads"]:
+    if maps := [r for r in results.of_notebook(records, "02") if r["config"]["method"] == "heads"]:
         drawn["heads_removed"] = removal_map(maps)
-    if cuts := [r for r in _of_notebook(records) if r["config"]["method"] == "vocabulary"]:
+    if cuts := [r for r in results.of_notebook(records, "02") if r["config"]["method"] == "vocabulary"]:
         drawn["table_vocabulary"] = vocabulary_table(cuts, records)
     return drawn
 
@@ -182,7 +182,3 @@ def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
 
 def _origin(record: dict) -> tuple:
     return tuple(record["config"][key] for key in ("backbone", "corpus", "seed"))
-
-
-def _of_notebook(records: list[dict]) -> list[dict]:
-    return [record for record in records if record["config"].get("notebook") == "02"]

@@ -30,9 +30,9 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         for name, (criterion, schedule) in CURVES.items():
             if ((curves["method"] == criterion) & (curves["schedule"] == schedule)).any():
                 drawn[name] = on_the_way(curves, criterion, schedule)
-    if at_once := [r for r in _of_notebook(records) if "one_shot" in r["config"]]:
+    if at_once := [r for r in results.of_notebook(records, "03") if "one_shot" in r["config"]]:
         drawn["table_oneshot"] = one_shot_table(at_once)
-    if tried := [r for r in _of_notebook(records) if "trial" in r["config"]]:
+    if tried := [r for r in results.of_notebook(records, "03") if "trial" in r["config"]]:
         drawn["table_trials"] = trials_table(tried)
     return drawn
 
@@ -53,7 +53,7 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 def gradual_runs(records: list[dict]) -> list[dict]:
     """The records of the gradually pruned models."""
     apart = ("one_shot", "trial")
-    return [r for r in _of_notebook(records) if not any(key in r["config"] for key in apart)]
+    return [r for r in results.of_notebook(records, "03") if not any(key in r["config"] for key in apart)]
 
 
 def table_3(records: list[dict]) -> pd.DataFrame:
@@ -180,7 +180,3 @@ def _base_of(record: dict, records: list[dict]) -> dict | None:
     config = record["config"]
     run = baselines.run_name(config["backbone"], config["corpus"], config["seed"])
     return next((other for other in records if other["run"] == run), None)
-
-
-def _of_notebook(records: list[dict]) -> list[dict]:
-    return [record for record in records if record["config"].get("notebook") == "03"]

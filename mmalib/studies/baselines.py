@@ -3,18 +3,16 @@
 `tune` is one run from start to record; a later notebook gets the same model back from disk with `load`.
 """
 
-import shutil
-import time
 from pathlib import Path
 
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import models, results
+from mmalib import models
 from mmalib.backbones import fingerprint, load_model, load_tokenizer
-from mmalib.evaluate import score
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.studies.finish import done, finish, folders
 
 
 def run_name(backbone: str, corpus: str, seed: int) -> str:
@@ -41,14 +39,11 @@ def tune(
     profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
 ) -> dict:
     """Tune a backbone on English, score every language, keep the model and the record; done before → read."""
-    home = Path(runs) / profile.name
-    records, run = results.records_folder(runs, profile.name), run_name(backbone, corpus, seed)
-    settings = config(profile, backbone, corpus, seed)
-    record = results.finished(records, run, settings)
-    if record and (home / "models" / run).is_dir():  # records travel with git, models do not
+    run, settings = run_name(backbone, corpus, seed), config(profile, backbone, corpus, seed)
+    if record := done(profile, run, settings, runs):
         return record
     tokenizer, model = load_tokenizer(backbone), load_model(backbone, seed=seed)
-    english, checkpoints = corpora["en"], home / "checkpoints" / run
+    english, (*_, checkpoints) = corpora["en"], folders(profile, run, runs)
     model, history = finetune(
         model,
         tokenizer,
@@ -58,22 +53,18 @@ def tune(
         seed=seed,
         **_training(profile),
     )
-    start = time.monotonic()
-    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
-    timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
-    models.save(model, tokenizer, home / "models" / run)
-    results.save(
-        records,
+    return finish(
+        profile,
         run,
         settings,
-        scores=scores,
+        model,
+        tokenizer,
+        corpora,
+        runs=runs,
         history=history,
-        timings=timings,
         sparsity={"requested": 0.0, "measured": 0.0},
         parameters=sum(p.numel() for p in model.parameters()),
     )
-    shutil.rmtree(checkpoints)
-    return results.finished(records, run, settings)
 
 
 def load(

@@ -13,24 +13,22 @@ Hardness and temperature are fixed and the same for all (`TEACHER`). Nothing is 
 """
 
 import random
-import shutil
-import time
 from pathlib import Path
 
 import torch
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import distill, models, results
+from mmalib import distill
 from mmalib.backbones import fingerprint, load_model, load_tokenizer
 from mmalib.corpus import fewer
-from mmalib.evaluate import score
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies import baselines
+from mmalib.studies.finish import done, finish, folders
 
 SETTINGS = ("plain", "teacher", "longer", "unlabelled")
-TEACHER = {"hardness": 0.5, "temperature": 2.0}  # gold labels and teacher in equal shares
+TEACHER = {"hardness": 0.5, "temperature": 2.0}  # gold labels and teacher in equal shares; also in notebook 06
 
 
 def run_name(student: str, setting: str, corpus: str, seed: int) -> str:
@@ -81,14 +79,11 @@ def teach(
     The teacher is the tuned baseline of the same seed. It is asked once about all text of a study, and its answers
     lie beside the checkpoints for all students and settings.
     """
-    home = Path(runs) / profile.name
-    records, run = results.records_folder(runs, profile.name), run_name(student, setting, corpus, seed)
-    settings = config(profile, student, setting, corpus, seed)
-    record = results.finished(records, run, settings)
-    if record and (home / "models" / run).is_dir():
+    run, settings = run_name(student, setting, corpus, seed), config(profile, student, setting, corpus, seed)
+    if record := done(profile, run, settings, runs):
         return record
     tokenizer, model = load_tokenizer(student), load_model(student, seed=seed)
-    english, checkpoints = corpora["en"], home / "checkpoints" / run
+    english, (*_, checkpoints) = corpora["en"], folders(profile, run, runs)
     train, loss = english["train"], None
     if setting != "plain":
         teacher, its_tokenizer = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
@@ -109,22 +104,18 @@ def teach(
         frozen_layers=profile.frozen_layers,
         loss=loss,
     )
-    start = time.monotonic()
-    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
-    timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
-    models.save(model, tokenizer, home / "models" / run)
-    results.save(
-        records,
+    return finish(
+        profile,
         run,
         settings,
-        scores=scores,
+        model,
+        tokenizer,
+        corpora,
+        runs=runs,
         history=history,
-        timings=timings,
         sparsity={"requested": 0.0, "measured": 0.0},
         parameters=sum(p.numel() for p in model.parameters()),
     )
-    shutil.rmtree(checkpoints)
-    return results.finished(records, run, settings)
 
 
 def _lesson(

@@ -7,7 +7,6 @@ model trains on. All criteria get the same data and the same epochs; their setti
 import copy
 import math
 import shutil
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,19 +14,20 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import distill, gradual, magnitude, models, movement, obs, results, sparsity
+from mmalib import distill, gradual, magnitude, movement, obs, results, sparsity
 from mmalib.backbones import training_rows
 from mmalib.corpus import fewer_to_score
 from mmalib.evaluate import score
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies import baselines
+from mmalib.studies.distillation import TEACHER
+from mmalib.studies.finish import done, finish, folders
 
 CRITERIA = ("magnitude", "movement", "obs")
 MEASURED = 5  # about as many of the mask updates are measured, however many there are
 ONE_SHOT = ((0.3, "1"), (0.5, "1"), (0.7, "1"), (0.5, "2:4"))  # (sparsity, pattern)
 
-TEACHER = {"hardness": 0.5, "temperature": 2.0}  # of the dense model, where it teaches the pruned one
 # `rate` is a multiple of the profile's learning rate, `initial` the first jump of sparsity; the damping is the
 # second-order criterion's alone. Chosen by English dev F1 in `studies.trials`.
 START = {"rate": 1.0, "initial": 0.5, "updates_per_epoch": 3.0, "damp": 1e-7}
@@ -99,16 +99,13 @@ def prune(
 
     A `taught` model also learns from the dense one's label distribution while it is pruned and after.
     """
-    home = Path(runs) / profile.name
-    records = results.records_folder(runs, profile.name)
     run = run_name(criterion, share, schedule, backbone, corpus, seed, taught=taught)
     settings = config(profile, criterion, share, schedule, backbone, corpus, seed, taught=taught)
-    record = results.finished(records, run, settings)
-    if record and (home / "models" / run).is_dir():
+    if record := done(profile, run, settings, runs):
         return record
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
     on_the_way = fewer_to_score(corpora, settings["curve_sentences"])
-    english, checkpoints = corpora["en"], home / "checkpoints" / run
+    english, (*_, checkpoints) = corpora["en"], folders(profile, run, runs)
     model, history, curve = gradually(
         profile,
         model,
@@ -118,23 +115,19 @@ def prune(
         folder=checkpoints,
         measure=partial(score, tokenizer=tokenizer, corpora=on_the_way, max_length=profile.max_length),
     )
-    start = time.monotonic()
-    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
-    timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
-    models.save(model, tokenizer, home / "models" / run)
     found = sparsity.measured(model)
-    results.save(
-        records,
+    return finish(
+        profile,
         run,
         settings,
-        scores=scores,
+        model,
+        tokenizer,
+        corpora,
+        runs=runs,
         history=history,
-        timings=timings,
         sparsity={"requested": share, "measured": found["total"], "layers": found["layers"]},
         curve=curve,
     )
-    shutil.rmtree(checkpoints)
-    return results.finished(records, run, settings)
 
 
 def one_shot(
@@ -159,9 +152,10 @@ def one_shot(
     if record := results.finished(records, run, settings):
         return record
     to_score, unfinished = fewer_to_score(corpora, profile.curve_sentences), home / "checkpoints" / run
+    whole, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
+    weighed = _criterion(profile, whole, tokenizer, corpora["en"], settings)
     for share, pattern in ONE_SHOT[len(results.points(unfinished)) :]:
-        model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
-        weighed = _criterion(profile, model, tokenizer, corpora["en"], settings)
+        model = copy.deepcopy(whole)
         sparsity.one_shot_(model, weighed, share, pattern)
         point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)["total"]}
         scores = score(model, tokenizer, to_score, max_length=profile.max_length)
@@ -192,7 +186,7 @@ def gradually(
     train, loss = english["train"], None
     if "hardness" in settings:
         sentences = list(train["words"])
-        told = distill.cached(copy.deepcopy(model), tokenizer, sentences, max_length=profile.max_length)
+        told = distill.cached(model, tokenizer, sentences, max_length=profile.max_length)
         how = {"max_length": profile.max_length, **{name: settings[name] for name in TEACHER}}
         train, loss = distill.lesson(model, tokenizer, sentences, list(train["tags"]), told, **how)
     model, history = finetune(

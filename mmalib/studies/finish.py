@@ -1,0 +1,49 @@
+"""How the run of every trained model ends: scores, the model in its folder, the record, and no checkpoints left."""
+
+import shutil
+import time
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib import models, results
+from mmalib.evaluate import score
+from mmalib.profiles import Profile
+
+
+def folders(profile: Profile, run: str, runs: Path) -> tuple[Path, Path, Path]:
+    """Where a run's record, its model and its checkpoints lie: the folder of records, and two of its own."""
+    home = Path(runs) / profile.name
+    return results.records_folder(runs, profile.name), home / "models" / run, home / "checkpoints" / run
+
+
+def done(profile: Profile, run: str, settings: dict, runs: Path) -> dict | None:
+    """The record of a run whose model is there as well; records travel with git, models do not."""
+    records, model, _ = folders(profile, run, runs)
+    record = results.finished(records, run, settings)
+    return record if record and model.is_dir() else None
+
+
+def finish(
+    profile: Profile,
+    run: str,
+    settings: dict,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    corpora: dict[str, DatasetDict],
+    *,
+    runs: Path,
+    history: dict,
+    **parts,
+) -> dict:
+    """Score a trained model on everything, keep it and its record (with `parts`), remove its checkpoints."""
+    records, folder, checkpoints = folders(profile, run, runs)
+    start = time.monotonic()
+    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
+    trained = history.pop("seconds")
+    models.save(model, tokenizer, folder)
+    timings = {"train_s": trained, "score_s": time.monotonic() - start}
+    results.save(records, run, settings, scores=scores, history=history, timings=timings, **parts)
+    shutil.rmtree(checkpoints)
+    return results.finished(records, run, settings)
