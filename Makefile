@@ -40,8 +40,8 @@ study: .venv/.installed $(DS)/.tried ## run the notebooks in order and write run
 	    echo "DeepSparse is left out: $$(cat $(DS)/.failed) ('make deepsparse' tries again)"; fi
 	@$(PY) -m mmalib study --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh)
 
-figures: .venv/.installed ## redraw tables and figures from the records in runs/PROFILE/
-	@$(PY) -m mmalib figures --profile $(PROFILE)
+figures: .venv/.installed ## redraw figures/ and the README's tables from figures/records (PROFILE=: runs/PROFILE/)
+	@$(PY) -m mmalib figures $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) $(ARGS)
 
 test: .venv/.installed ## run the tests
 	@$(PY) -m pytest $(ARGS)

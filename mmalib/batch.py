@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def run(
     return 0
 
 
-def redraw(profile: str, runs: Path = Path("runs")) -> int:
+def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ()) -> int:
     """Draw every table and figure again from the records alone; 0 if nothing is missing, else 1 and a list."""
     from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
 
@@ -85,7 +85,7 @@ def redraw(profile: str, runs: Path = Path("runs")) -> int:
     gaps = reports.gaps(records, settings)
     if gaps:
         print("Not measured yet, and missing in what follows:", *gaps, sep="\n  ")
-    written = reports.redraw(records, home / "tables", home / "figures")
+    written = reports.redraw(records, home / "tables", home / "figures", formats or reports.FORMATS)
     print("Written:", *written, sep="\n  ")
     return 1 if gaps else 0
 

@@ -17,6 +17,9 @@ EXAMPLES = """examples:
   python -m mmalib study --only 01,03        two notebooks of it
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
+  python -m mmalib figures --format pdf,tex --profile quick
+                                             the same for a report
+  python -m mmalib predict runs/quick/models/01-mini-sample-seed1 "Angela Merkel besuchte Madrid."
   python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
                                              how fast is an exported model here?
   python -m mmalib doctor                    what can this machine run?
@@ -29,7 +32,10 @@ Exit codes: 0 all well, 1 a notebook failed or results are missing, 2 a mistake 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if getattr(options, "publish", False) and not options.profile:
+        parser.error("--publish takes the records of a profile: say which with --profile")
     try:
         with _interruptible():
             return options.command(options)
@@ -71,9 +77,30 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from mmalib import batch
+    from mmalib import batch, publish, reports
 
-    return batch.redraw(options.profile, options.runs)
+    formats = options.format.split(",") if options.format else ()
+    if options.profile and not options.publish:
+        return batch.redraw(options.profile, options.runs, formats)
+    lacking = publish.take(options.profile, options.runs) if options.publish else []
+    if lacking:
+        print("Not measured, and missing in what follows:", *lacking, sep="\n  ")
+    print("Written:", *publish.redraw(formats or reports.FORMATS), sep="\n  ")
+    return 1 if lacking else 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from mmalib import predict
+
+    typing = not options.text and sys.stdin.isatty()
+    texts = iter(options.text) if options.text else predict.lines(sys.stdin.buffer)
+    try:
+        for line in predict.run(options.folder, texts, as_json=options.json, at_once=1 if typing else predict.AT_ONCE):
+            print(line, flush=typing)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -152,12 +179,36 @@ def _parser() -> argparse.ArgumentParser:
 
     figures = commands.add_parser(
         "figures",
-        parents=[where],
         help="draw tables and figures again from the records, without training",
-        description="Draw every table and figure again from the records in RUNS/PROFILE, without training, "
-        "and list what is not measured yet.",
+        description="Draw every table and figure again from records, without training: those of the repository "
+        "(figures/, and the tables in README.md), or with --profile those of RUNS/PROFILE.",
+    )
+    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what it lacks")
+    figures.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    figures.add_argument(
+        "--format",
+        metavar="NAMES",
+        help="with commas between: svg, png, pdf for figures; csv, md, tex (booktabs) for tables "
+        "(default: svg,png,csv,md)",
+    )
+    figures.add_argument(
+        "--publish",
+        action="store_true",
+        help="first put the records of RUNS/PROFILE in the place of those in figures/",
     )
     figures.set_defaults(command=_figures)
+
+    predict = commands.add_parser(
+        "predict",
+        help="find the names in text",
+        description="Find persons, organisations, locations and other names in text, with a model that the study has "
+        "left or an exported one. Prints a line for every name (type, place of its characters, probability, text), "
+        "and an empty line after each text.",
+    )
+    predict.add_argument("folder", type=Path, metavar="FOLDER", help="of the model, as in runs/quick/models")
+    predict.add_argument("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
+    predict.add_argument("--json", action="store_true", help="a line of JSON for every text instead")
+    predict.set_defaults(command=_predict)
 
     bench = commands.add_parser(
         "bench",

@@ -1,6 +1,7 @@
 """What every figure of the study shares: the style, a colour and a name for each language, the files."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 
 STYLE = Path(__file__).parent / "house.mplstyle"
 LANGUAGE_NAMES = {"en": "English", "es": "Spanish", "nl": "Dutch"}
+FORMATS = ("svg", "png")  # what every figure is written as; pdf on demand
+UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 COLOURS = {"en": "#4477AA", "es": "#EE6677", "nl": "#228833"}  # Paul Tol's bright scheme, safe for the colour-blind
 
 
@@ -36,17 +39,17 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.07
         )  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as svg and png, the same bytes for the same figure."""
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a figure as svg and png (or as pdf), the same bytes for the same figure."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     # Without a salt and with a date, two drawings of one figure would differ.
     with matplotlib.style.context(STYLE), matplotlib.rc_context({"svg.hashsalt": name}):
-        for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        for suffix in formats:
             path = folder / f"{name}.{suffix}"
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            figure.savefig(temporary, format=suffix, metadata=metadata)
+            figure.savefig(temporary, format=suffix, metadata=UNDATED[suffix])
             os.replace(temporary, path)
             paths.append(path)
     return paths

@@ -5,6 +5,7 @@ prints is in `reference/`, but for tables 7 and 9, which are extracts of 11 and 
 table 17 of *The Optimal BERT Surgeon*.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ FILES = {
     "mma_throughput.csv": (2, 5, 10, 11),
     "obert_speed.csv": ("obert",),
 }
+FORMATS = ("csv", "md")  # what every table is written as; tex on demand
 CELLS = [(language, split) for language in ("es", "en", "nl") for split in ("dev", "test")]  # as in the paper
 
 
@@ -44,12 +46,12 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def write(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write a table as csv (numbers) and md (text), each atomically."""
-    texts = {"csv": table.to_csv(index=False), "md": markdown(formatted(table))}
+def write(table: pd.DataFrame, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a table as csv (numbers) and md (text), or as tex (text, for booktabs), each atomically."""
     paths = []
-    for suffix, text in texts.items():
+    for suffix in formats:
         paths.append(Path(folder) / f"{name}.{suffix}")
+        text = table.to_csv(index=False) if suffix == "csv" else WRITERS[suffix](formatted(table))
         results.write_atomic(paths[-1], text)
     return paths
 
@@ -58,6 +60,14 @@ def markdown(shown: pd.DataFrame) -> str:
     """A table of text in Markdown, a line a row."""
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.astype(str).to_numpy()]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def latex(shown: pd.DataFrame) -> str:
+    """A table of text in LaTeX, ruled by booktabs; what LaTeX would read as a command is escaped."""
+    return shown.astype(str).to_latex(index=False, escape=True)
+
+
+WRITERS = {"md": markdown, "tex": latex}
 
 
 def _cell(mean: float, std: float) -> str:

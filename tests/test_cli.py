@@ -18,7 +18,7 @@ def test_help_explains_the_commands_without_importing_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, "help imported something heavy"
-    for word in ("study", "figures", "bench", "doctor", "examples:", "MMALIB_DATA"):
+    for word in ("study", "figures", "bench", "predict", "doctor", "examples:", "MMALIB_DATA"):
         assert word in done.stdout
 
 
@@ -48,7 +48,7 @@ def test_a_mistake_is_one_line_and_a_code(monkeypatch, capsys, kind):
         raise kind("one thing")
 
     monkeypatch.setattr(batch, "redraw", fail)
-    assert cli.main(["figures"]) == 2
+    assert cli.main(["figures", "--profile", "quick"]) == 2
     assert capsys.readouterr() == ("", "mmalib: one thing\n")
 
 
@@ -56,7 +56,7 @@ def test_a_command_leaves_the_signal_handlers_as_they_were(monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     inside = []
     monkeypatch.setattr(batch, "redraw", lambda *_: inside.append(signal.getsignal(signal.SIGINT)) or 0)
-    assert cli.main(["figures"]) == 0
+    assert cli.main(["figures", "--profile", "quick"]) == 0
     assert inside != [before] and signal.getsignal(signal.SIGINT) is before
 
 
@@ -66,7 +66,9 @@ def test_doctor_prints_what_the_machine_says(monkeypatch, capsys):
     assert capsys.readouterr().out == "Python 3\nGPU none\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["study", "--profil"], ["figures", "--fresh"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["train"], ["study", "--profil"], ["figures", "--fresh"], ["figures", "--publish"]]
+)
 def test_what_is_no_command_is_a_usage_error(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)

@@ -4,6 +4,7 @@ Every module has `draw(records)`, which gives its tables and figures by the name
 `gaps(records, settings)`, which lists what a complete study has and these records have not.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,18 +13,25 @@ from mmalib import figures, tables
 from mmalib.profiles import Profile
 from mmalib.reports import baselines, distillation, quantization, speed, structured, unstructured
 
+TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
+FORMATS = (*tables.FORMATS, *figures.FORMATS)
 NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, speed)
 
 
-def redraw(records: list[dict], tables_folder: Path, figures_folder: Path) -> list[Path]:
-    """Write every table and figure of the study again, from the records alone."""
+def redraw(
+    records: list[dict], tables_folder: Path, figures_folder: Path, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Write every table and figure of the study again in these formats, from the records alone."""
+    of_table, of_figure = ([name for name in formats if name in known] for known in (TABLES, FIGURES))
+    if unknown := [name for name in formats if name not in (*TABLES, *FIGURES)]:
+        raise ValueError(f"There is no format '{unknown[0]}'. Choose from: {', '.join((*TABLES, *FIGURES))}.")
     written = []
     for notebook in NOTEBOOKS:
         for name, drawn in notebook.draw(records).items():
             if isinstance(drawn, Figure):
-                written += figures.save(drawn, figures_folder, name)
+                written += figures.save(drawn, figures_folder, name, of_figure)
             else:
-                written += tables.write(drawn, tables_folder, name)
+                written += tables.write(drawn, tables_folder, name, of_table)
     return written
 
 

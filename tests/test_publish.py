@@ -1,0 +1,57 @@
+"""`figures/` of the repository: taken from a profile's records, drawn, and put into the README."""
+
+import pytest
+
+from mmalib import publish, reports, results
+
+SCORE = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
+
+
+@pytest.fixture
+def records(tmp_path):
+    scores = {language: {"dev": SCORE, "test": SCORE} for language in ("en", "es", "nl")}
+    for seed in (1, 2):
+        config = {"method": "baseline", "backbone": "mini", "corpus": "sample", "seed": seed}
+        results.save(tmp_path / "runs" / "quick" / "records", f"mini-{seed}", config, scores=scores)
+    return tmp_path / "runs"
+
+
+def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("one\n<!-- table_1 -->\nold\n<!-- /table_1 -->\ntwo\n")
+    old = tmp_path / "figures" / "records" / "of-last-time.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    lacking = publish.take("quick", records, tmp_path)
+    assert not old.exists() and "03-obs-80-cubic-mini-sample-seed1" in lacking
+    publish.redraw(root=tmp_path)
+    files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}
+    assert {path.name for path in files} >= {"table_1.csv", "table_1.md", "baselines.svg", "baselines.png"}
+    table = (tmp_path / "figures" / "table_1.md").read_text()
+    assert readme.read_text() == f"one\n<!-- table_1 -->\n{table}<!-- /table_1 -->\ntwo\n"
+    publish.redraw(root=tmp_path)
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):
+    written = reports.redraw(
+        results.read(records / "quick" / "records"), tmp_path / "t", tmp_path / "f", ("pdf", "tex")
+    )
+    assert {path.name for path in written} == {"table_1.tex", "baselines.pdf"}
+    text = (tmp_path / "t" / "table_1.tex").read_text()
+    assert "\\toprule" in text and "\\bottomrule" in text and "0.500 ± 0.000" in text
+    assert (tmp_path / "f" / "baselines.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(ValueError, match="There is no format 'docx'. Choose from: csv, md, tex, svg, png, pdf"):
+        reports.redraw([], tmp_path, tmp_path, ("docx",))
+
+
+def test_a_mark_without_a_file_is_an_error_and_leaves_the_readme(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table_9 -->\n<!-- /table_9 -->\n")
+    with pytest.raises(ValueError, match="wants table_9, and there is no"):
+        publish.inject(readme, tmp_path)
+    assert readme.read_text() == "<!-- table_9 -->\n<!-- /table_9 -->\n"
+    with pytest.raises(ValueError, match="There are no records"):
+        publish.redraw(root=tmp_path)
+    with pytest.raises(ValueError, match="study --profile mini"):
+        publish.take("mini", tmp_path, tmp_path)
