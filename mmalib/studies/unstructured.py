@@ -25,7 +25,7 @@ from mmalib.studies.distillation import TEACHER
 from mmalib.studies.finish import done, finish, folders
 
 CRITERIA = ("magnitude", "movement", "obs")
-MEASURED = 5  # about as many of the mask updates are measured, however many there are
+MEASURED = 5  # at most as many of the mask updates are measured on the way, however many there are
 ONE_SHOT = ((0.3, "1"), (0.5, "1"), (0.7, "1"), (0.5, "2:4"))  # (sparsity, pattern)
 
 # `rate` is a multiple of the profile's learning rate, `initial` the first jump of sparsity; the damping is the
@@ -77,7 +77,7 @@ def config(
         "pattern": "1",
         "pruning_epochs": profile.pruning_epochs,
         "sparse_epochs": profile.sparse_epochs,
-        "curve_sentences": _half(profile.curve_sentences),
+        "curve_sentences": _quarter(profile.curve_sentences),
         **(TEACHER if taught else {}),
     }
 
@@ -182,7 +182,7 @@ def gradually(
     begin = pruned_by / number if settings["method"] == "movement" else 0.0  # before that, nothing has moved
     updates = gradual.schedule(settings["schedule"], begin, pruned_by, settings["initial"], settings["share"], number)
     weighed = _criterion(profile, model, tokenizer, english, settings)
-    callback = gradual.Pruning(weighed, updates, score=measure, every=max(1, number // MEASURED))
+    callback = gradual.Pruning(weighed, updates, score=measure, every=math.ceil(number / MEASURED))
     train, loss = english["train"], None
     if "hardness" in settings:
         sentences = list(train["words"])
@@ -239,5 +239,6 @@ def method_settings(profile: Profile, criterion: str, chosen: dict | None = None
     return {name: value for name, value in settings.items() if name != "damp"}
 
 
-def _half(number: int | None) -> int | None:
-    return None if number is None else max(1, number // 2)
+def _quarter(number: int | None) -> int | None:
+    """A trajectory is scored before and after most mask updates, which would take longer than the training."""
+    return None if number is None else max(1, number // 4)
