@@ -17,12 +17,13 @@ then by the drift of the labels' distributions from the float graph's. The train
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from mmalib import export, floor, qat, quantize, ranges, results
 from mmalib.backbones import layers, load_tokenizer, parts, predict_tags
@@ -216,13 +217,65 @@ def _trained(
 ) -> tuple[dict, dict]:
     """Train the baseline on, under fake quantization or not, and write its graph; size, and what the record tells."""
     kind, form = FORMS[graph]
-    if kind == "qat":
-        qat.prepare_(model, format=form)
+    train = fewer(english["train"], profile.qat_sentences)
     dev = fewer(english["dev"], profile.int8_sentences)
-    model, history = finetune(
+    if kind == "qat":
+        how = {"format": form, "seed": seed, "checkpoints": checkpoints, "about": about}
+        return learn(profile, model, tokenizer, train, dev, folder, **how)
+    model, history = _tune(profile, model, tokenizer, train, dev, seed, checkpoints)
+    return _size(export.export(model, tokenizer, folder, provenance=about)), {"history": history}
+
+
+def learn(
+    profile: Profile,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Dataset | list[dict],
+    dev: Dataset,
+    folder: Path,
+    *,
+    format: str,
+    seed: int,
+    checkpoints: Path,
+    about: dict,
+    embeddings: bool = False,
+    loss: Callable | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[dict, dict]:
+    """Train a tuned model on under fake quantization and write its int8 graph; size, and what the record tells.
+
+    `train`, `loss` and `callbacks` are those of `finetune`.
+    """
+    qat.prepare_(model, format=format)
+    every = [*callbacks, qat.FreezeRanges()]
+    model, history = _tune(profile, model, tokenizer, train, dev, seed, checkpoints, loss=loss, callbacks=every)
+    predicted = predict_tags(model, tokenizer, dev["words"], max_length=profile.max_length)
+    learnt = qat.ranges(model)
+    qat.remove_(model)
+    source = checkpoints / "float"
+    export.export(model, tokenizer, source)
+    given = quantize.tensor_ranges(source, learnt)
+    how = {"ranges": given, "format": format, "embeddings": embeddings, "provenance": about}
+    size = _size(quantize.quantize(source, folder, kind="qat", **how))
+    in_graph = export.predict_tags(export.session(folder), tokenizer, dev["words"], profile.max_length)
+    agreement = np.mean(np.concatenate(predicted) == np.concatenate(in_graph))
+    return size, {"history": history, "ranges": given, "agreement": float(agreement)}
+
+
+def _tune(
+    profile: Profile,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Dataset | list[dict],
+    dev: Dataset,
+    seed: int,
+    checkpoints: Path,
+    **how,
+) -> tuple[PreTrainedModel, dict]:
+    return finetune(
         model,
         tokenizer,
-        fewer(english["train"], profile.qat_sentences),
+        train,
         dev,
         folder=checkpoints,
         seed=seed,
@@ -232,21 +285,8 @@ def _trained(
         max_length=profile.max_length,
         frozen_layers=profile.frozen_layers,
         choose_after=profile.qat_epochs / 2,  # before that, the ranges still move
-        callbacks=[qat.FreezeRanges()] if kind == "qat" else [],
+        **how,
     )
-    if kind != "qat":
-        return _size(export.export(model, tokenizer, folder, provenance=about)), {"history": history}
-    predicted = predict_tags(model, tokenizer, dev["words"], max_length=profile.max_length)
-    learnt = qat.ranges(model)
-    qat.remove_(model)
-    export.export(model, tokenizer, checkpoints / "float")
-    given = quantize.tensor_ranges(checkpoints / "float", learnt)
-    size = _size(
-        quantize.quantize(checkpoints / "float", folder, kind="qat", ranges=given, format=form, provenance=about)
-    )
-    in_graph = export.predict_tags(export.session(folder), tokenizer, dev["words"], profile.max_length)
-    agreement = np.mean(np.concatenate(predicted) == np.concatenate(in_graph))
-    return size, {"history": history, "ranges": given, "agreement": float(agreement)}
 
 
 def _calibrated(

@@ -63,10 +63,8 @@ def prune(
         return record
     start = time.monotonic()
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
-    english, fewer_corpora = corpora["en"], fewer_to_score(corpora, profile.curve_sentences)
-    sentences = fewer(english["train"], profile.importance_sentences)
-    rows = training_rows(sentences["words"], sentences["tags"], tokenizer, model.config.label2id, profile.max_length)
-    measured_on = batches(rows, tokenizer, BATCH)
+    fewer_corpora = fewer_to_score(corpora, profile.curve_sentences)
+    measured_on = _measured_on(profile, model, tokenizer, corpora["en"])
     unfinished = home / "checkpoints" / run
     there = results.points(unfinished)
     for step, share in enumerate(_shrinking_(model, method, measured_on, profile.head_share)):
@@ -77,7 +75,7 @@ def prune(
             if recovered:
                 scored = _recover(profile, model, tokenizer, corpora, seed=seed, folder=unfinished / "recovery")
                 if round(share, 9) in KEPT_SHARES:
-                    models.save(scored, tokenizer, home / "models" / f"{run}-{share:.0%}".rstrip("%"))
+                    models.save(scored, tokenizer, home / "models" / f"{run}-{100 * share:.0f}")
             scores = score(scored, tokenizer, fewer_corpora, max_length=profile.max_length)
             results.add_point(unfinished, {**_point(model, step, share), "recovered": recovered, "scores": scores})
         print(f"{run}: {share:.0%} of the heads removed", flush=True)
@@ -93,6 +91,31 @@ def prune(
     return results.finished(records, run, settings)
 
 
+def kept(
+    profile: Profile,
+    method: str,
+    share: float,
+    backbone: str,
+    seed: int,
+    corpora: dict[str, DatasetDict],
+    *,
+    corpus: str,
+    runs: Path,
+) -> Path:
+    """The folder of the recovered model at one of `KEPT_SHARES`; pruned again where `prune` has not left it here."""
+    run = run_name(method, backbone, corpus, seed)
+    folder = Path(runs) / profile.name / "models" / f"{run}-{100 * share:.0f}"
+    if folder.is_dir():
+        return folder
+    model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
+    for gone in _shrinking_(model, method, _measured_on(profile, model, tokenizer, corpora["en"]), profile.head_share):
+        if round(gone, 9) == share:
+            recovery = folder.parents[1] / "checkpoints" / f"{folder.name}-again"
+            models.save(_recover(profile, model, tokenizer, corpora, seed=seed, folder=recovery), tokenizer, folder)
+            return folder
+    raise ValueError(f"No step of {run} leaves {1 - share:.0%} of the heads. Choose a head_share that does.")
+
+
 def cut_vocabulary(
     profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
 ) -> dict:
@@ -106,15 +129,28 @@ def cut_vocabulary(
     if record := results.finished(records, run, settings):
         return record
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
-    texts = [words for splits in corpora.values() for words in splits["train"]["words"]]
     whole, cut = (home / "models" / name for name in (baselines.run_name(backbone, corpus, seed), run))
     before = {**_size(model), "megabytes": models.size_mb(whole)}
-    tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
+    tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, training_texts(corpora)))
     scores = score(model, tokenizer, corpora, max_length=profile.max_length)
     models.save(model, tokenizer, cut)
     after = {**_size(model), "megabytes": models.size_mb(cut)}
     results.save(records, run, settings, scores=scores, before=before, after=after)
     return results.finished(records, run, settings)
+
+
+def training_texts(corpora: dict[str, DatasetDict]) -> list[list[str]]:
+    """The sentences of all languages' training sets, without their labels."""
+    return [words for splits in corpora.values() for words in splits["train"]["words"]]
+
+
+def _measured_on(
+    profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, english: DatasetDict
+) -> list[dict]:
+    """The batches of English training sentences that importance is measured on."""
+    sentences = fewer(english["train"], profile.importance_sentences)
+    rows = training_rows(sentences["words"], sentences["tags"], tokenizer, model.config.label2id, profile.max_length)
+    return batches(rows, tokenizer, BATCH)
 
 
 def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], share: float) -> Iterator[float]:
