@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from mmalib import figures, tables
 from mmalib.profiles import Profile
-from mmalib.reports import baselines, distillation, quantization, speed, structured, unstructured
+from mmalib.reports import baselines, combined, distillation, quantization, speed, structured, unstructured
 
 TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
-NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, speed)
+NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, combined, speed)
 
 
 def redraw(

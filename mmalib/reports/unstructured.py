@@ -51,8 +51,8 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 
 
 def gradual_runs(records: list[dict]) -> list[dict]:
-    """The records of the gradually pruned models."""
-    apart = ("one_shot", "trial")
+    """The records of the gradually pruned models, but for those that a teacher helped: they are notebook 06's."""
+    apart = ("one_shot", "trial", "hardness")
     return [r for r in results.of_notebook(records, "03") if not any(key in r["config"] for key in apart)]
 
 

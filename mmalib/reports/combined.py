@@ -1,0 +1,224 @@
+"""Notebook 06, from records: table 8 beside the paper's, whether losses add up, and the best model for three wishes."""
+
+import math
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmalib import figures, results, tables
+from mmalib.evaluate import multilingual_score
+from mmalib.profiles import Profile
+from mmalib.reports import speed
+from mmalib.studies import combined, quantization
+
+PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
+SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
+MARKERS = ("o", "s", "^", "D", "v", "P")
+KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no wish come true
+WISHES = ("smallest", "fastest", "most faithful to the unseen languages")
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    if not results.of_notebook(records, "06"):
+        return {}
+    drawn: dict[str, pd.DataFrame | Figure] = {"table_8": table_8(records), "table_combined": contents(records)}
+    if not (found := sums(records)).empty:
+        drawn["table_sums"], drawn["sums"] = sums_table(found), sums_figure(found)
+    if not (best := wishes(records)).empty:
+        drawn["table_best"] = best
+    return drawn
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """The combined models that this profile has and the records have not."""
+    there = {record["run"] for record in records}
+    expected = [
+        combined.run_name(name, settings.teacher, corpus, seed)
+        for corpus in sorted({record["config"]["corpus"] for record in records})
+        for seed in settings.pruning_seeds
+        for name in combined.planned(settings)
+    ]
+    return [run for run in expected if run not in there]
+
+
+def table_8(records: list[dict]) -> pd.DataFrame:
+    """Table 8: F1 of every combined model as an int8 graph, what Spanish and Dutch lose, and the paper's."""
+    made = [_measured(record, whole_of(record, records)) for record in results.of_notebook(records, "06")]
+    rows = []
+    for (corpus, name), group in _groups(pd.DataFrame(made)):
+        row = {"model": f"{group['backbone'].iloc[0]}_{name.replace('-', '_')}", "source": f"this study, {corpus}"}
+        row["seeds"] = len(group)
+        for score in SCORES:
+            row |= {f"{score} mean": group[score].mean(), f"{score} std": group[score].std()}
+        rows.append(row)
+    for printed in tables.paper(8).to_dict("records"):
+        row = {"model": printed["model"], "source": "paper"}
+        rows.append(row | {f"{score} mean": printed[score.replace(" ", "_")] for score in SCORES})
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def contents(records: list[dict]) -> pd.DataFrame:
+    """What is in a combined model and what it weighs; its speed-up over the dense float baseline in ONNX Runtime."""
+    made = [_measured(record, None) | _speed(record, records) for record in results.of_notebook(records, "06")]
+    rows = []
+    for (corpus, name), group in _groups(pd.DataFrame(made)):
+        first, mean = group.iloc[0], group[["zeros", "zeros int8", "MB", "MB gzip", "parameters"]].mean()
+        row = {"model": f"{first['backbone']}_{name.replace('-', '_')}", "corpus": corpus, "format": first["format"]}
+        row |= {"million parameters": round(mean["parameters"] / 1e6, 2), "zeros before int8": f"{mean['zeros']:.1%}"}
+        row |= {"zeros in int8": f"{mean['zeros int8']:.1%}", "MB": round(mean["MB"], 1)}
+        row |= {"MB by gzip": round(mean["MB gzip"], 1)}
+        rows.append(row | {key: first[key] for key in ("speed-up", "runtime", "batch")})
+    return pd.DataFrame(rows)
+
+
+def sums(records: list[dict]) -> pd.DataFrame:
+    """Points of test F1 that the parts of a combined model lose alone, their sum, and what it loses itself."""
+    by_run, rows = {record["run"]: record for record in records}, []
+    for record in results.of_notebook(records, "06"):
+        whole, parts = whole_of(record, records), [_lost(part, by_run) for part in record["parts"]]
+        if whole is None or None in parts:
+            continue
+        for language in figures.COLOURS:
+            own = 100 * (_f1(whole, language) - _f1(record, language))
+            row = {key: record["config"][key] for key in ("combination", "backbone", "corpus", "seed")}
+            row |= {"language": language, "predicted": sum(part[language] for part in parts), "measured": own}
+            alone = {part["what"]: lost[language] for part, lost in zip(record["parts"], parts, strict=True)}
+            rows.append(row | {"alone": alone})
+    return pd.DataFrame(rows)
+
+
+def sums_table(found: pd.DataFrame) -> pd.DataFrame:
+    """The parts' losses, their sum and the measured loss, in points of test F1, in the mean over seeds."""
+    rows = []
+    for (corpus, name, language), group in found.groupby(["corpus", "combination", "language"]):
+        alone = pd.DataFrame(list(group["alone"])).mean()
+        row = {"model": f"{group['backbone'].iloc[0]}_{name.replace('-', '_')}", "corpus": corpus, "language": language}
+        row["alone"] = ", ".join(f"{what} {points:+.1f}" for what, points in alone.items())
+        predicted, measured = group["predicted"].mean(), group["measured"].mean()
+        row |= {"sum of the parts": round(predicted, 1), "measured loss": round(measured, 1)}
+        rows.append(row | {"less than the sum by": round(predicted - measured, 1)})
+    return pd.DataFrame(rows)
+
+
+def sums_figure(found: pd.DataFrame) -> Figure:
+    """The loss that the parts predict against the measured one: a point a combination and language."""
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(4.4, 3.0))
+        axes = drawn.subplots()
+        names = list(dict.fromkeys(found["combination"]))
+        mean = found.groupby(["combination", "language"], sort=False)[["predicted", "measured"]].mean()
+        low, high = mean.to_numpy().min(), mean.to_numpy().max()
+        room = 0.08 * max(1.0, high - low)
+        ends = [min(0.0, low) - room, high + room]
+        axes.plot(ends, ends, color="#BBBBBB", linewidth=0.8, zorder=0)
+        for (name, language), point in mean.iterrows():
+            marker = MARKERS[names.index(name) % len(MARKERS)]
+            axes.plot(*point, marker, color=figures.COLOURS[language], markersize=5, markeredgecolor="white")
+        for number, name in enumerate(names):
+            label = f"{found['backbone'].iloc[0]}_{name.replace('-', '_')}"
+            axes.plot([], [], MARKERS[number % len(MARKERS)], color="#555555", label=label)
+        for language, colour in figures.COLOURS.items():
+            axes.plot([], [], "s", color=colour, label=figures.LANGUAGE_NAMES[language])
+        axes.set_xlim(ends)
+        axes.set_ylim(ends)
+        axes.set_xlabel("sum of what the parts lose alone (points of test F1)")
+        axes.set_ylabel("what the combination loses")
+        axes.set_title("Do the losses add up? Below the line: less is lost", loc="left")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return drawn
+
+
+def wishes(records: list[dict]) -> pd.DataFrame:
+    """The best int8 model of the study for each wish, of those that keep `KEEPS` of the unseen languages' F1."""
+    rows = []
+    for record in [*results.of_notebook(records, "05"), *results.of_notebook(records, "06")]:
+        whole = whole_of(record, records)
+        if whole is None or record.get("same_as") or not record["size"]["quantized"]:
+            continue
+        unseen, before = ((_f1(one, "es") + _f1(one, "nl")) / 2 for one in (record, whole))
+        row = {"run": record["run"], "corpus": record["config"]["corpus"], "MB": round(record["size"]["megabytes"], 1)}
+        row |= _speed(record, records)
+        row |= {f"F1 {language}": round(_f1(record, language), 3) for language in figures.COLOURS}
+        rows.append(row | {"unseen F1 kept": unseen / before if before else math.nan, "unseen": unseen})
+    if not rows:
+        return pd.DataFrame()
+    found, chosen = pd.DataFrame(rows), []
+    for corpus, all_ in found.groupby("corpus"):
+        good = all_[all_["unseen F1 kept"] >= KEEPS]
+        for wish, some, order in zip(
+            WISHES,
+            (good, good.dropna(subset=["speed-up"]), all_),
+            (-good["MB"], good["speed-up"], all_["unseen"]),
+            strict=True,
+        ):
+            if len(some):
+                best = some.loc[order[some.index].idxmax()]
+                chosen.append({"wish": wish, **best.drop("unseen").to_dict(), "corpus": corpus})
+            else:
+                chosen.append(
+                    {"wish": wish, "run": f"none keeps {KEEPS:.0%}, or speeds are not measured", "corpus": corpus}
+                )
+    made = pd.DataFrame(chosen)
+    kept = [("" if pd.isna(share) else f"{share:.0%}") for share in made["unseen F1 kept"]]
+    return made.assign(**{"unseen F1 kept": kept})
+
+
+def whole_of(record: dict, records: list[dict]) -> dict | None:
+    """The record of the float graph of the dense baseline: what a graph of notebook 05 or 06 is compared with."""
+    config = record["config"]
+    run = quantization.run_name("float", config["backbone"], config["corpus"], config["seed"])
+    return next((other for other in records if other["run"] == run), None)
+
+
+def _measured(record: dict, whole: dict | None) -> dict:
+    config, scores, size = record["config"], record["scores"], record["size"]
+    row = {name: config[name] for name in ("combination", "backbone", "corpus", "seed", "format")}
+    row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
+    for split in ("dev", "test"):
+        row[f"mls {split}"] = math.nan if whole is None else multilingual_score(scores, whole["scores"], split)
+    row |= {"zeros": size["sparsity"], "zeros int8": size["sparsity_int8"], "parameters": record["parameters"]}
+    return row | {"MB": size["megabytes"], "MB gzip": size["gzip_megabytes"]}
+
+
+def _speed(record: dict, records: list[dict]) -> dict:
+    """The best speed-up that was measured of a run's graph; nan where none was."""
+    rows = [
+        row
+        for other in speed.of_method(records, "trained")
+        if other["config"]["model"] == record["run"]
+        for row in other["throughput"]
+        if "failed" not in row
+    ]
+    if not rows:
+        return {"speed-up": math.nan, "runtime": "not measured", "batch": ""}
+    best = max(rows, key=lambda row: row["ratio"])
+    return {"speed-up": round(best["ratio"], 2), "runtime": best["runtime"], "batch": str(best["batch"])}
+
+
+def _lost(part: dict, by_run: dict[str, dict]) -> dict[str, float] | None:
+    """Points of test F1 that a part loses alone, by language; None where its runs are not there."""
+    run, against = by_run.get(part["run"]), by_run.get(part["against"])
+    if run is None or against is None:
+        return None
+    if "share" in part:  # a step of a trajectory, against its own beginning
+        steps = {(round(point["share"], 9), point["recovered"]): point["scores"] for point in run["curve"]}
+        after, before = steps[part["share"], True], steps[0.0, False]
+    else:
+        after, before = run["scores"], against["scores"]
+    return {name: 100 * (before[name]["test"]["f1"] - after[name]["test"]["f1"]) for name in figures.COLOURS}
+
+
+def _f1(record: dict, language: str) -> float:
+    return record["scores"][language]["test"]["f1"]
+
+
+def _groups(frame: pd.DataFrame):
+    order = [*PRINTED, "small-q"]
+    place = [order.index(name) if name in order else len(order) for name in frame["combination"]]
+    return (
+        frame.assign(place=place)
+        .sort_values(["corpus", "place", "seed"])
+        .groupby(["corpus", "combination"], sort=False)
+    )

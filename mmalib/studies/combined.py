@@ -1,0 +1,219 @@
+"""Combined models, from start to record: a model that is small or sparse, a teacher, and int8 on top of both.
+
+    80-q, 90-q   the paper's `xlm_80_q`: the baseline pruned by second order while its dense self teaches it, then
+                 trained on under fake quantization, its zeros held, the teacher still there
+    distil-q     the paper's `distilbert_q`: a student tuned with the teacher, then the same
+    small-q      beyond the paper, for the open runtimes, which gain nothing from single zeros: half of the heads and
+                 neurons of every layer gone, the subwords gone that no training text needs, tuned with the teacher,
+                 then the same; of what is left, every weight is int8, the embedding as well
+
+Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Text of
+the target languages is looked at by `small-q` alone, and only for which subwords occur in it.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib import distill, export, gradual, models, results, sparsity, vocabulary
+from mmalib.corpus import fewer, fewer_to_score
+from mmalib.finetune import finetune
+from mmalib.profiles import Profile
+from mmalib.studies import baselines, distillation, quantization, speed, structured, unstructured
+from mmalib.studies.distillation import TEACHER
+
+SMALL = 0.5  # share of heads and neurons that is gone in `small-q`
+FORMATS = {"distil-q": "qdq", "small-q": "qdq"}  # the sparse ones are for DeepSparse, which wants the other
+
+
+def run_name(name: str, backbone: str, corpus: str, seed: int) -> str:
+    """The name of a combined model's run: of its record and of its folder."""
+    return f"06-{name}-{Path(backbone).name}-{corpus}-seed{seed}"
+
+
+def planned(profile: Profile) -> list[str]:
+    """The combinations of a study, for its teacher and each of its `pruning_seeds`."""
+    return [f"{100 * share:.0f}-q" for share in profile.sparsities] + ["distil-q", "small-q"]
+
+
+def start_run(name: str, profile: Profile, corpus: str, seed: int) -> str:
+    """The run whose model a combination starts from."""
+    if name == "distil-q":
+        return distillation.run_name(profile.students[0], "teacher", corpus, seed)
+    if name == "small-q":
+        return structured.run_name("uniform", profile.teacher, corpus, seed)
+    return unstructured.run_name("obs", share(name), "cubic", profile.teacher, corpus, seed, taught=True)
+
+
+def share(name: str) -> float:
+    """The sparsity that a combination's name tells of."""
+    return int(name.split("-")[0]) / 100
+
+
+def config(profile: Profile, name: str, corpus: str, seed: int) -> dict:
+    """Everything that decides a combined model's scores."""
+    if name == "distil-q":
+        start = distillation.config(profile, profile.students[0], "teacher", corpus, seed)
+    elif name == "small-q":
+        start = {**structured.config(profile, "uniform", profile.teacher, corpus, seed), "removed": SMALL}
+    else:
+        start = unstructured.config(profile, "obs", share(name), "cubic", profile.teacher, corpus, seed, taught=True)
+    return {
+        **baselines.config(profile, profile.teacher, corpus, seed),
+        "notebook": "06",
+        "method": "combination",
+        "combination": name,
+        "format": FORMATS.get(name, "qoperator"),
+        "runtime": "onnxruntime",
+        "int8_sentences": profile.int8_sentences,
+        "qat_sentences": profile.qat_sentences,
+        "qat_epochs": profile.qat_epochs,
+        "qat_rate": quantization.QAT_RATE,
+        "distil_epochs": profile.distil_epochs,
+        **TEACHER,
+        "start": start,
+    }
+
+
+def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path) -> dict:
+    """Make a combined model and all that it starts from, score its int8 graph, keep both; done before → read.
+
+    The record names the runs of its parts, for the question whether their losses add up.
+    """
+    home, where = Path(runs) / profile.name, {"corpus": corpus, "runs": runs}
+    run, settings = run_name(name, profile.teacher, corpus, seed), config(profile, name, corpus, seed)
+    records, folder, checkpoints = home / "records", home / "models" / run, home / "checkpoints" / run
+    record = results.finished(records, run, settings)
+    if record and (folder / export.GRAPH).is_file():  # records travel with git, models do not
+        return record
+    parts = _parts(profile, name, seed, corpora, **where)
+    model, tokenizer = _start(profile, name, seed, corpora, **where)
+    begin = time.monotonic()
+    masks = sparsity.masks_of(model)
+    some, dev = (
+        fewer(corpora["en"][split], number)
+        for split, number in (("train", profile.qat_sentences), ("dev", profile.int8_sentences))
+    )
+    lesson = _taught(profile, model, tokenizer, list(some["words"]), list(some["tags"]), seed, corpora, **where)
+    size, found = quantization.learn(
+        profile,
+        model,
+        tokenizer,
+        lesson.rows,
+        dev,
+        folder,
+        format=settings["format"],
+        seed=seed,
+        checkpoints=checkpoints,
+        about={"run": run, "corpus": corpus, "seed": seed},
+        embeddings=name == "small-q",
+        loss=lesson.loss,
+        callbacks=[gradual.Hold(masks)] if name in _sparse(profile) else [],
+    )
+    made = time.monotonic()
+    to_score = fewer_to_score(corpora, profile.int8_sentences)
+    scores = export.score(export.session(folder), tokenizer, to_score, max_length=profile.max_length)
+    results.save(
+        records,
+        run,
+        settings,
+        scores=scores,
+        size={**size, **speed.sizes(folder)},
+        sparsity={"requested": share(name) if name in _sparse(profile) else 0.0, "measured": size["sparsity"]},
+        parameters=sum(p.numel() for p in model.parameters()),
+        parts=parts,
+        timings={"make_s": made - begin, "score_s": time.monotonic() - made},
+        **found,
+    )
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    print(f"{run}: {size['megabytes']:.1f} MB", flush=True)
+    return results.finished(records, run, settings)
+
+
+def _sparse(profile: Profile) -> list[str]:
+    return [name for name in planned(profile) if name not in FORMATS]
+
+
+def _parts(
+    profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
+) -> list[dict]:
+    """What the combination is made of: each part's run, and the run that it is compared with; both are made here."""
+    teacher, where = profile.teacher, {"corpus": corpus, "runs": runs}
+    for graph in ("float", "qat"):
+        quantization.make(profile, graph, teacher, seed, corpora, **where)
+    int8 = [
+        {
+            "what": "int8 (QAT)",
+            "run": quantization.run_name("qat", teacher, corpus, seed),
+            "against": quantization.run_name("float", teacher, corpus, seed),
+        }
+    ]
+    first, dense = start_run(name, profile, corpus, seed), baselines.run_name(teacher, corpus, seed)
+    if name == "distil-q":
+        distillation.teach(profile, profile.students[0], "teacher", seed, corpora, **where)
+        return [{"what": "smaller, taught", "run": first, "against": dense}, *int8]
+    if name == "small-q":
+        structured.prune(profile, "uniform", teacher, seed, corpora, **where)
+        structured.cut_vocabulary(profile, teacher, seed, corpora, **where)
+        cut = {"what": "vocabulary", "run": structured.run_name("vocabulary", teacher, corpus, seed)}
+        half = {"what": "heads and neurons", "run": first, "share": SMALL, "against": first}
+        return [half, {**cut, "against": dense}, *int8]
+    unstructured.prune(profile, "obs", share(name), "cubic", teacher, seed, corpora, taught=True, **where)
+    return [{"what": "sparse, taught", "run": first, "against": dense}, *int8]
+
+
+def _start(
+    profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The float model that int8 is learnt on."""
+    if name != "small-q":
+        return models.load(Path(runs) / profile.name / "models" / start_run(name, profile, corpus, seed))
+    where = {"corpus": corpus, "runs": runs}
+    tuned = Path(runs) / profile.name / "models" / run_name("small-float", profile.teacher, corpus, seed)
+    if not tuned.is_dir():
+        model, tokenizer = models.load(
+            structured.kept(profile, "uniform", SMALL, profile.teacher, seed, corpora, **where)
+        )
+        tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, structured.training_texts(corpora)))
+        english = corpora["en"]
+        words, tags = list(english["train"]["words"]), list(english["train"]["tags"])
+        lesson = _taught(profile, model, tokenizer, words, tags, seed, corpora, **where)
+        checkpoints = tuned.parents[1] / "checkpoints" / tuned.name
+        model, _ = finetune(
+            model,
+            tokenizer,
+            lesson.rows,
+            english["dev"],
+            folder=checkpoints,
+            seed=seed,
+            epochs=profile.distil_epochs,
+            batch_size=profile.batch_size,
+            learning_rate=profile.learning_rate,
+            max_length=profile.max_length,
+            frozen_layers=profile.frozen_layers,
+            loss=lesson.loss,
+        )
+        models.save(model, tokenizer, tuned)
+        shutil.rmtree(checkpoints)
+    return models.load(tuned)
+
+
+def _taught(
+    profile: Profile,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    words: list[list[str]],
+    tags: list[list[str]],
+    seed: int,
+    corpora: dict[str, DatasetDict],
+    *,
+    corpus: str,
+    runs: Path,
+) -> distill.Lesson:
+    """English sentences with the dense baseline's answers beside their labels."""
+    teacher = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
+    ask = distill.cached(*teacher, words, max_length=profile.max_length)
+    return distill.lesson(model, tokenizer, words, tags, ask, max_length=profile.max_length, **TEACHER)
