@@ -28,7 +28,9 @@ def run(
         named, runtime_names, batches, length, threads=threads, seconds=seconds, baseline=base
     )
     every: list[dict] = []
-    for (model, runtime), rows in groupby(map(_told, measured), key=lambda row: (row["model"], row["runtime"])):
+    for (model, runtime), rows in groupby(
+        map(throughput.told, measured), key=lambda row: (row["model"], row["runtime"])
+    ):
         some = list(rows)
         config = {
             "model": model,
@@ -65,14 +67,3 @@ def _record_name(config: dict) -> str:
     # The configuration is in the name, so that no measurement stands in the way of another.
     tag = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     return re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{config['model']}-{config['runtime']}-{tag}")
-
-
-def _told(row: dict) -> dict:
-    """The row, after one line of progress about it."""
-    where = f"{row['model']} in {row['runtime']}, batch {row['batch']}: "
-    if "failed" in row:
-        print(where + f"failed: {row['failed']}", flush=True)
-    else:
-        speed = f"{row['samples_per_second']:.1f} samples/s, {row['ratio']:.2f} times the baseline"
-        print(where + speed, flush=True)
-    return row

@@ -122,6 +122,17 @@ def table(rows: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def told(row: dict) -> dict:
+    """The row, after one line of progress about it."""
+    if "failed" in row:
+        said = f"failed: {row['failed']}"
+    else:
+        busy = " (the machine is busy)" if row["busy"] else ""
+        said = f"{row['samples_per_second']:.1f} samples/s, {row['ratio']:.2f} times the baseline{busy}"
+    print(f"{row['model']} in {row['runtime']}, batch {row['batch']}: {said}", flush=True)
+    return row
+
+
 class Watch:
     """Counts what other processes take of the cores this one may use, from its making until it is asked."""
 

@@ -83,14 +83,6 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
     return smaller
 
 
-def sizes(model: PreTrainedModel) -> dict[str, int]:
-    """How many parameters the model has, and how many of them lie in its word embedding."""
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "word_embedding": model.get_input_embeddings().weight.numel(),
-    }
-
-
 def _describe(tokenizer: PreTrainedTokenizerFast) -> dict:
     """What would be in its tokenizer.json."""
     description = json.loads(tokenizer.backend_tokenizer.to_str())

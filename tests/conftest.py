@@ -1,5 +1,6 @@
 """What every test may count on: no network, no data from outside the repository, few threads."""
 
+import json
 import os
 
 # Set while pytest loads, before any test module imports a library that reads these once, at import.
@@ -17,7 +18,8 @@ import torch  # noqa: E402
 torch.set_num_threads(2)
 
 import pytest  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
+from tokenizers import Tokenizer, models, trainers  # noqa: E402
+from tokenizers import pre_tokenizers as before  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
 from mmalib import sample  # noqa: E402
@@ -53,3 +55,25 @@ def tiny_backbone(tmp_path_factory, tiny_vocabulary):
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     text.as_bert(tiny_vocabulary, 1024).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def word_pieces(tiny_vocabulary) -> dict[str, int]:
+    """A vocabulary in the order of mBERT's: special tokens are not in front, and many pieces are never used."""
+    special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    rest = [piece for piece in sorted(tiny_vocabulary.get_vocab()) if piece not in [*special, "[PAD]"]]
+    order = ["[PAD]", *(f"[unused{i}]" for i in range(1, 20)), *special, *rest, "Ж", "##ж", "Жук", "\u4e2d"]
+    return {piece: number for number, piece in enumerate(order)}
+
+
+@pytest.fixture(scope="session")
+def unigram_pieces(sample_lines) -> list[tuple[str, float]]:
+    """Pieces with scores in the order of XLM-RoBERTa's: four special tokens in front, <mask> at the end."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = before.Sequence([before.WhitespaceSplit(), before.Metaspace()])
+    lines = [line for language in sample_lines.values() for line in language[:600]]
+    trainer = trainers.UnigramTrainer(vocab_size=900, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer=trainer)
+    learnt = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "<unk>"]
+    special = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+    return [*special, *learnt, ("\u4e2d", -9.0), ("\u0416\u0443\u043a", -8.0), ("<mask>", 0.0)]

@@ -142,8 +142,7 @@ def measured(
     profile: Profile, folders: dict[str, Path], names: Sequence[str], batches: Sequence[int], base: Path
 ) -> list[dict]:
     """The rows of `throughput.measure` at the profile's settings, a line printed for each."""
-    rows = []
-    for row in throughput.measure(
+    found = throughput.measure(
         folders,
         names,
         batches,
@@ -152,12 +151,5 @@ def measured(
         seconds=profile.speed_seconds,
         baseline=base,
         turns=profile.speed_turns,
-    ):
-        where = f"{row['model']} in {row['runtime']}, batch {row['batch']}: "
-        if "failed" in row:
-            print(where + f"failed: {row['failed']}", flush=True)
-        else:
-            busy = " (the machine is busy)" if row["busy"] else ""
-            print(where + f"{row['samples_per_second']:.1f} samples/s, {row['ratio']:.2f}x{busy}", flush=True)
-        rows.append(row)
-    return rows
+    )
+    return [throughput.told(row) for row in found]

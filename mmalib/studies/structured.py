@@ -16,7 +16,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import heads, models, results, uniform, vocabulary
-from mmalib.backbones import batches, layers, training_rows
+from mmalib.backbones import batches, training_rows
 from mmalib.corpus import fewer, fewer_to_score
 from mmalib.evaluate import score
 from mmalib.finetune import finetune
@@ -207,7 +207,7 @@ def _recover(
 
 def _point(model: PreTrainedModel, step: int, share: float) -> dict:
     left = models.heads_left(model)
-    return {"step": step, "share": share, "heads_left": left, "layers": len(layers(model)), **_size(model)}
+    return {"step": step, "share": share, "heads_left": left, **_size(model)}
 
 
 def _size(model: PreTrainedModel) -> dict:

@@ -220,18 +220,20 @@ def _criterion(
         return magnitude.criterion()
     if settings["method"] == "movement":
         return movement.criterion()
-    train = english["train"]
+    train, size = english["train"], settings["fisher_block"]
+    obs.check(model, settings.get("pattern", "1"), block_size=size)  # before anything is trained
     return obs.criterion(
         training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, profile.max_length),
         tokenizer,
         damp=settings["damp"],
         num_grads=settings["fisher_gradients"],
         batch_size=settings["fisher_batch"],
-        block_size=settings["fisher_block"],
+        block_size=size,
     )
 
 
 def method_settings(profile: Profile, criterion: str, chosen: dict | None = None) -> dict:
+    """What a configuration says of a criterion: what was chosen for it, and for `obs` what its Fisher is made from."""
     names = ("fisher_gradients", "fisher_batch", "fisher_block")
     settings = {"notebook": "03", "method": criterion, **(CHOSEN[criterion] if chosen is None else chosen)}
     if criterion == "obs":
