@@ -9,6 +9,7 @@ that text[start:end] is the entity, and `score` is the mean probability of its w
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +26,8 @@ WINDOW = 128  # subwords, as the models were tuned; a longer text is read in win
 AT_ONCE = 64  # lines of a file
 
 # As the shared tasks' text is cut: punctuation is a word of its own, unless it is inside a word (U.N., 3.5, O'Neill).
-WORD = re.compile(r"(?:[^\W\d_]\.){2,}|\w+(?:[-.,'’&/]\w+)*|\S")
+LETTER = r"[\w\u0300-\u036f]"  # with the accents that stand alone in decomposed text
+WORD = re.compile(rf"(?:[^\W\d_]\.){{2,}}|{LETTER}+(?:[-.,'’&/]{LETTER}+)*|\S")
 
 Find = Callable[[Sequence[str]], list[list[dict]]]
 
@@ -46,7 +48,7 @@ def load(folder: Path) -> Find:
 
     def find(texts: Sequence[str]) -> list[list[dict]]:
         cut = [list(WORD.finditer(text)) for text in texts]
-        sentences = [[word.group() for word in words] for words in cut]
+        sentences = [[unicodedata.normalize("NFC", word.group()) for word in words] for words in cut]
         said = export.word_logits(run, tokenizer, sentences, WINDOW)
         return [_entities(*one, names) for one in zip(texts, cut, said, strict=True)]
 

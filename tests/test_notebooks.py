@@ -111,7 +111,7 @@ def test_the_committed_tables_and_the_readme_come_from_the_committed_records():
         assert (folder / f"{name}.md").read_text(encoding="utf-8") == shown
         assert (folder / f"{name}.csv").read_text(encoding="utf-8") == drawn[name].to_csv(index=False)
     readme = (folder.parent / "README.md").read_text(encoding="utf-8")
-    for name in re.findall(r"<!-- (table_\w+) -->", readme):
+    for name in re.findall(r"<!-- (\w+) -->", readme):
         shown = (folder / f"{name}.md").read_text(encoding="utf-8")
         assert f"<!-- {name} -->\n{shown}<!-- /{name} -->" in readme
     assert "<!-- table_1 -->" in readme

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def folders(tiny_backbone, tmp_path_factory):
         ("", []),
         ("   ", []),
         ("東京 ...", ["東京", ".", ".", "."]),
+        ("Jose\u0301 Vin\u0303a", ["Jose\u0301", "Vin\u0303a"]),
     ],
 )
 def test_text_is_cut_into_words_and_every_character_is_in_one(text, words):
@@ -54,6 +56,16 @@ def test_entities_are_those_of_the_tags_with_the_places_of_their_characters(fold
             assert text[one["start"] : one["end"]] == one["text"]
             assert 1 / 9 <= one["score"] <= 1
     assert predict.load(weights)([""]) == [[]]
+
+
+def test_decomposed_accents_are_read_as_composed_ones(folders):
+    find = predict.load(folders[0])
+    texts = ["José Viña está en Málaga.", unicodedata.normalize("NFD", "José Viña está en Málaga.")]
+    composed, decomposed = find(texts)
+    assert [one["type"] for one in composed] == [one["type"] for one in decomposed]
+    assert [one["score"] for one in composed] == [one["score"] for one in decomposed]
+    for one in decomposed:
+        assert texts[1][one["start"] : one["end"]] == one["text"]
 
 
 def _begins(tags, n):

@@ -17,7 +17,7 @@ CURVES = {  # file → what the paper drew there
     "figure_5": ("magnitude", "cubic"),
 }
 MARKERS = {"magnitude": "s", "movement": "^", "obs": "o"}
-NAMES = {"magnitude": "magnitude", "movement": "movement", "obs": "second order (OBS)"}
+NAMES = {"magnitude": "magnitude", "movement": "movement", "obs": "second order"}
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -102,10 +102,10 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         figures.label_ends(axes, ends)
-        axes.set_xlabel("sparsity during pruning (▾ right after a mask update)")
+        axes.set_xlabel("sparsity during pruning (▾ right after a mask update;\ncircle, number: F1 falls under 95%)")
         axes.xaxis.set_major_formatter("{x:.0%}")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
-        axes.set_title(f"{NAMES[criterion]}, {schedule}; circle, number: under 95%", loc="left")
+        axes.set_title(f"{NAMES[criterion]}, {schedule}".capitalize(), loc="left")
     return drawn
 
 
