@@ -37,7 +37,7 @@ def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):
     written = reports.redraw(
         results.read(records / "quick" / "records"), tmp_path / "t", tmp_path / "f", ("pdf", "tex")
     )
-    assert {path.name for path in written} == {"table_1.tex", "baselines.pdf"}
+    assert {path.name for path in written} == {"table_1.tex", "claims.tex", "baselines.pdf"}
     text = (tmp_path / "t" / "table_1.tex").read_text()
     assert "\\toprule" in text and "\\bottomrule" in text and "0.500 ± 0.000" in text
     assert (tmp_path / "f" / "baselines.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,400 @@
+"""The verdicts on the paper's claims: on records made up so that the right one is known, and on the committed ones."""
+
+from pathlib import Path
+
+import pytest
+
+from mmalib import results
+from mmalib.reports import claims
+from mmalib.reports.claims import CONTRADICTED, FAILS, HOLDS, MISSING
+from mmalib.studies import baselines, distillation, quantization, structured, unstructured
+from mmalib.studies.speed import run_name as speed_run
+
+DENSE, NOTHING = (0.8, 0.6, 0.5), (0.0, 0.0, 0.0)  # F1 of English, Spanish and Dutch, as everywhere here
+
+
+def scores(f1, room=0.005):
+    """The same F1 on both splits, with an interval of twice this room."""
+    of = [{"f1": one, "f1_low": one - room, "f1_high": one + room} for one in f1]
+    return {name: {"dev": one, "test": one} for name, one in zip(("en", "es", "nl"), of, strict=True)}
+
+
+def record(run, number, f1=None, *, seed=1, backbone="mini", corpus="conll", **more):
+    """A run of a notebook; what is not of a record itself goes into its configuration."""
+    config = {"notebook": number, "method": "", "backbone": backbone, "corpus": corpus, "seed": seed}
+    parts = {name: more.pop(name) for name in ("curve", "parts", "throughput") if name in more}
+    return {"run": run, "config": config | more, "scores": scores(f1) if f1 else {}, **parts}
+
+
+def answer(records, number):
+    """(verdict, numbers, records) of one claim."""
+    table = claims.draw(records)["claims"]
+    return tuple(table.loc[number - 1, ["verdict", "numbers", "records"]])
+
+
+def verdict(records, number):
+    return answer(records, number)[0]
+
+
+def dense(seed=1, f1=DENSE):
+    return record(baselines.run_name("mini", "conll", seed), "01", f1, seed=seed, method="baseline")
+
+
+def trajectory(method, steps, seed=1, f1=DENSE):
+    """Twelfths of the heads go; each language's F1 is whole up to its step and 0 after it: it falls 5% of a step on."""
+    curve = [
+        {"step": step, "share": step / 12, "recovered": recovered}
+        | {"scores": scores([one if recovered or step <= last else 0.0 for one, last in zip(f1, steps, strict=True)])}
+        for step in range(12)
+        for recovered in (False, True)
+    ]
+    run = structured.run_name(method, "mini", "conll", seed)
+    return record(run, "02", seed=seed, method=method, curve=curve)
+
+
+@pytest.mark.parametrize(
+    ("steps", "one_seed", "two_seeds"),
+    [
+        ((6, 6, 6), HOLDS, HOLDS),
+        ((6, 5, 6), HOLDS, HOLDS),
+        ((7, 5, 6), FAILS, CONTRADICTED),  # all near half, but 17 points apart
+        ((2, 2, 2), FAILS, CONTRADICTED),  # alike, but early
+        ((8, 8, 8), FAILS, FAILS),  # more than half: that is not the other direction
+        ((12, 12, 12), FAILS, FAILS),
+    ],
+)
+def test_claim_1_asks_for_half_of_the_heads_in_every_language(steps, one_seed, two_seeds):
+    made = [trajectory("heads", steps, seed) for seed in (1, 2)]
+    assert verdict(made[:1], 1) == one_seed
+    assert verdict(made, 1) == two_seeds
+
+
+def test_claim_1_tells_where_f1_falls_in_the_mean_over_seeds_with_the_extremes():
+    made = [trajectory("heads", (6, 6, 12), 1), trajectory("heads", (8, 6, 12), 2)]
+    told, numbers, runs = answer(made, 1)
+    assert numbers.startswith("F1 falls at en 59% (50 to 67), es 50%, nl never of the heads") and "2 seeds" in numbers
+    assert told == CONTRADICTED  # Dutch never falls, Spanish at half in both seeds
+    assert runs == "02-heads-mini-conll-seed1, 02-heads-mini-conll-seed2"
+
+
+def test_a_model_that_found_nothing_before_anything_went_cannot_fall():
+    told, numbers, _ = answer([trajectory("heads", (6, 6, 6), f1=NOTHING)], 1)
+    assert told == MISSING and "en 0.00, es 0.00, nl 0.00" in numbers
+
+
+@pytest.mark.parametrize(
+    ("steps", "one_seed", "two_seeds"),
+    [
+        ((4, 3, 3), HOLDS, HOLDS),
+        ((6, 3, 3), FAILS, FAILS),
+        ((6, 5, 7), FAILS, CONTRADICTED),
+        ((1, 2, 1), FAILS, CONTRADICTED),
+    ],
+)
+def test_claim_2_asks_for_a_fall_near_30_percent(steps, one_seed, two_seeds):
+    made = [trajectory("uniform", steps, seed) for seed in (1, 2)]
+    assert (verdict(made[:1], 2), verdict(made, 2)) == (one_seed, two_seeds)
+    told, numbers, _ = answer([trajectory("heads", (6, 6, 6))], 2)
+    assert told == MISSING and "02-uniform-mini-conll-seed1" in numbers
+
+
+def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 0.6), **more):
+    """A gradually pruned model; on the way, the share of its F1 at half and at the full sparsity."""
+    whole = [{"step": 0, "stage": "recovered", "sparsity": 0.0, "scores": scores(DENSE)}]
+    curve = whole + [
+        {"step": step, "stage": "recovered", "sparsity": at, "scores": scores([kept * one for one in DENSE])}
+        for step, (at, kept) in enumerate(zip((0.5, share), on_the_way, strict=True), start=1)
+    ]
+    run = unstructured.run_name(criterion, share, schedule, "mini", "conll", seed, taught="hardness" in more)
+    settings = {"method": criterion, "share": share, "schedule": schedule, "seed": seed}
+    return record(run, "03", f1, curve=curve, **settings, **more)
+
+
+def criteria(magnitude, movement, obs, **more):
+    every = {"magnitude": magnitude, "movement": movement, "obs": obs}
+    return [pruned(criterion, f1, **more) for criterion, f1 in every.items()]
+
+
+LOST, KEPT = (0.7, 0.3, 0.25), (0.75, 0.5, 0.4)  # half of the unseen languages, and five sixths
+
+
+@pytest.mark.parametrize(
+    ("of_criteria", "told"),
+    [
+        ((LOST, LOST, KEPT), HOLDS),
+        ((LOST, (0.7, 0.49, 0.39), KEPT), FAILS),  # movement keeps them as well
+        ((LOST, LOST, (0.75, 0.4, 0.32)), FAILS),  # ahead of both, but only 67 and 64% are kept
+        ((KEPT, LOST, LOST), CONTRADICTED),
+        ((LOST, NOTHING, KEPT), HOLDS),
+        ((NOTHING, NOTHING, KEPT), FAILS),
+        ((NOTHING, NOTHING, NOTHING), FAILS),
+    ],
+)
+def test_claim_3_compares_second_order_with_whatever_has_learnt_at_all(of_criteria, told):
+    made = [dense(), *criteria(*of_criteria)]
+    found, numbers, _ = answer(made, 3)
+    assert found == told
+    for criterion, f1 in zip(("magnitude", "movement", "obs"), of_criteria, strict=True):
+        run = unstructured.run_name(criterion, 0.8, "cubic", "mini", "conll", 1)
+        assert (run in numbers) == (f1 == NOTHING)  # what has collapsed is named
+
+
+def test_claim_3_takes_all_sparsities_and_not_what_a_teacher_helped():
+    high = criteria(LOST, LOST, LOST, share=0.9)
+    taught = pruned("obs", KEPT, share=0.95, hardness=0.5)
+    told, numbers, _ = answer([dense(), *criteria(LOST, LOST, KEPT), *high, taught], 3)
+    assert told == FAILS and "80% sparse: " in numbers and "90% sparse: " in numbers and "95%" not in numbers
+
+
+def test_what_is_measured_in_part_is_not_measured():
+    made = [dense(), *criteria(LOST, LOST, KEPT)]
+    assert verdict([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 3) == HOLDS  # no part of claim 3
+    told, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9)], 3)
+    assert told == MISSING and "03-movement-90-cubic-mini-conll-seed1" in numbers and "80% sparse: magnitude" in numbers
+
+
+def test_a_seed_that_lacks_a_run_is_left_out_and_the_run_named():
+    made = [dense(1), dense(2), *criteria(LOST, LOST, KEPT), *criteria(KEPT, KEPT, LOST, seed=2)[:2]]
+    told, numbers, runs = answer(made, 3)
+    assert told == HOLDS and "1 seed; lacks 03-obs-80-cubic-mini-conll-seed2" in numbers and "seed2" not in runs
+    told, numbers, runs = answer(made[2:], 3)
+    assert told == MISSING and baselines.run_name("mini", "conll", 1) in numbers and runs == ""
+
+
+def test_a_base_without_f1_divides_nothing():
+    told, numbers, _ = answer([dense(f1=(0.8, 0.6, 0.0)), *criteria(LOST, LOST, KEPT)], 3)
+    assert told == MISSING and "nl 0.00" in numbers
+
+
+@pytest.mark.parametrize(
+    ("cubic", "linear", "at_half", "one_seed", "two_seeds"),
+    [
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), 1.0, HOLDS, HOLDS),
+        ((0.7, 0.5, 0.4), (0.7, 0.5, 0.4), 1.0, FAILS, FAILS),
+        ((0.7, 0.5, 0.4), (0.697, 0.497, 0.397), 1.0, FAILS, HOLDS),  # inside the interval of one seed
+        ((0.6, 0.4, 0.3), (0.7, 0.5, 0.4), 1.0, CONTRADICTED, CONTRADICTED),
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), 0.5, FAILS, CONTRADICTED),  # half of F1 is gone before
+    ],
+)
+def test_claim_4_needs_a_free_beginning_and_a_better_end(cubic, linear, at_half, one_seed, two_seeds):
+    made = []
+    for seed in (1, 2):
+        how = {"share": 0.9, "seed": seed, "on_the_way": (at_half, 0.4)}
+        made += [dense(seed), pruned("obs", cubic, **how), pruned("obs", linear, schedule="linear", **how)]
+    assert (verdict(made[:3], 4), verdict(made, 4)) == (one_seed, two_seeds)
+
+
+def test_claim_4_tells_where_the_curve_falls_and_what_lacks():
+    made = [dense(), pruned("obs", KEPT, share=0.9, on_the_way=(1.0, 0.5))]
+    told, numbers, _ = answer(made, 4)
+    assert told == MISSING and "03-obs-90-linear-mini-conll-seed1" in numbers
+    _, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 4)
+    assert "en 54%, es 54%, nl 54% sparsity (first measured at 50%)" in numbers  # 0.5 + 0.4 * 0.05 / 0.5
+
+
+def student(setting, f1, seed=1, name="mini-distil"):
+    return record(distillation.run_name(name, setting, "conll", seed), "04", f1, seed=seed, backbone=name)
+
+
+@pytest.mark.parametrize(
+    ("taught", "told"),
+    [
+        ((0.805, 0.63, 0.54), HOLDS),
+        ((0.805, 0.63, 0.504), FAILS),  # Dutch gains less than its interval
+        ((0.805, 0.63, 0.47), FAILS),
+        ((0.8, 0.57, 0.47), CONTRADICTED),
+        ((0.85, 0.65, 0.54), CONTRADICTED),  # English changes much
+        (NOTHING, CONTRADICTED),
+    ],
+)
+def test_claim_5_wants_unseen_languages_helped_and_english_left_alone(taught, told):
+    made = [student("plain", DENSE), student("teacher", taught)]
+    found, numbers, _ = answer(made, 5)
+    assert found == told and ("next to nothing" in numbers) == (taught == NOTHING)
+    assert verdict(made[:1], 5) == MISSING
+
+
+def test_claim_5_takes_every_student_and_calls_them_by_name():
+    good = [student("plain", DENSE), student("teacher", (0.8, 0.65, 0.55))]
+    bad = [student("plain", DENSE, name="mini-narrow"), student("teacher", (0.8, 0.55, 0.45), name="mini-narrow")]
+    told, numbers, runs = answer([*good, *bad], 5)
+    assert told == FAILS and "mini-distil: the teacher adds en +0.0" in numbers and "mini-narrow: " in numbers
+    assert runs.count(",") == 3
+
+
+def graphs(seed=1, **f1):
+    """The float graph and the paper's four, which lose half a point unless told otherwise."""
+    f1 = {"float": DENSE} | dict.fromkeys(quantization.KINDS, (0.795, 0.595, 0.495)) | f1
+    return [
+        record(quantization.run_name(graph, "mini", "conll", seed), "05", one, seed=seed, graph=graph)
+        for graph, one in f1.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("f1", "told"),
+    [
+        ({}, HOLDS),
+        ({"static": (0.7, 0.5, 0.4)}, HOLDS),  # ten points, but of every language
+        ({"static": (0.8, 0.585, 0.5)}, FAILS),  # 1.5 points more than English: inside the interval
+        ({"static": (0.8, 0.5, 0.5)}, CONTRADICTED),
+        ({"qat": (0.78, 0.585, 0.487)}, FAILS),  # 97.5% of all three
+        ({"qat": (0.7, 0.5, 0.4)}, CONTRADICTED),
+        ({"dynamic": NOTHING}, FAILS),  # English loses more points than Spanish has
+        ({"float": NOTHING}, MISSING),
+    ],
+)
+def test_claim_6_compares_what_languages_lose_to_int8(f1, told):
+    found, numbers, _ = answer(graphs(**f1), 6)
+    assert found == told
+    assert ("next to nothing is found in English either: 05-dynamic" in numbers) == ("dynamic" in f1)
+
+
+def test_claim_6_names_the_graph_that_lacks():
+    _, numbers, _ = answer(graphs(qat=(0.78, 0.585, 0.487)), 6)
+    assert "qat en -2.0 (-2.7 to -1.3), es -1.5" in numbers and "QAT keeps en 97.5% (96.6 to 98.4)" in numbers
+    told, numbers, _ = answer([made for made in graphs() if made["config"]["graph"] != "qat"], 6)
+    assert told == MISSING and numbers == "lacks 05-qat-mini-conll-seed1"
+
+
+def speeds(case, of_runtimes, room=0.05):
+    """A case's record: ratios by runtime and batch, None where it failed."""
+    rows = [
+        {"model": case, "runtime": runtime, "batch": batch}
+        | ({"failed": "it crashed"} if ratio is None else {"ratio": ratio})
+        | ({} if ratio is None else {"ratio_low": ratio - room, "ratio_high": ratio + room, "busy": False})
+        for (runtime, batch), ratio in of_runtimes.items()
+    ]
+    about = {"case": case, "shape": "base", "depth": None, "zeros": 0.0, "heads": 0.0, "uniform": 0.0, "int8": None}
+    made = record(speed_run(case, "conll"), "07", method="speed", throughput=rows, **about)
+    del made["config"]["seed"], made["config"]["backbone"]
+    return made
+
+
+ORT, VINO, SPARSE = ("onnxruntime", 1), ("openvino", 8), ("deepsparse", 1)
+
+
+@pytest.mark.parametrize(
+    ("static", "dynamic", "told"),
+    [
+        ({ORT: 2.2, VINO: 3.0}, {ORT: 2.0, VINO: 1.0}, HOLDS),
+        ({ORT: 2.2, VINO: 3.0}, {ORT: 2.0, VINO: None}, HOLDS),
+        ({ORT: 2.2, VINO: 1.0}, {ORT: 2.0, VINO: 3.0}, FAILS),
+        ({ORT: 1.98}, {ORT: 2.0}, FAILS),  # slower, but inside the quartiles
+        ({ORT: 1.5, VINO: 1.0}, {ORT: 2.0, VINO: 3.0}, CONTRADICTED),
+        ({ORT: None}, {ORT: 2.0}, MISSING),
+    ],
+)
+def test_claim_7_compares_runtime_by_runtime(static, dynamic, told):
+    made = [speeds("base int8", static), speeds("base dynamic", dynamic)]
+    found, numbers, runs = answer(made, 7)
+    assert found == told and runs == "07-base-int8-conll, 07-base-dynamic-conll" and "busy" not in numbers
+    assert ("failed" in numbers) == (None in (*static.values(), *dynamic.values()))
+    assert answer(made[:1], 7)[:2] == (MISSING, "lacks 07-base-dynamic-conll")
+
+
+def test_claim_7_tells_quotients_with_quartiles_and_a_busy_machine():
+    made = [speeds("base int8", {ORT: 3.0}), speeds("base dynamic", {ORT: 2.0})]
+    made[0]["throughput"][0]["busy"] = True
+    _, numbers, _ = answer(made, 7)  # from 2.95 / 2.05 to 3.05 / 1.95
+    assert numbers == "static over dynamic in onnxruntime: 1.50 (1.44 to 1.56) at batch 1; the machine was busy"
+
+
+def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
+    """80-q from a taught sparse model that loses 5 points alone and QAT that loses half a point: 5.5 in all."""
+    taught = pruned("obs", first, seed=seed, hardness=0.5)
+    whole, made = dense(seed), graphs(seed)
+    int8 = {name: quantization.run_name(name, "mini", "conll", seed) for name in ("qat", "float")}
+    parts = [
+        {"what": "sparse, taught", "run": taught["run"], "against": whole["run"]},
+        {"what": "int8 (QAT)", "run": int8["qat"], "against": int8["float"]},
+    ]
+    run = f"06-80-q-mini-conll-seed{seed}"
+    return [record(run, "06", f1, seed=seed, combination="80-q", parts=parts), whole, taught, *made]
+
+
+@pytest.mark.parametrize(
+    ("f1", "one_seed", "two_seeds"),
+    [
+        ((0.745, 0.545, 0.445), HOLDS, HOLDS),
+        ((0.73, 0.53, 0.43), HOLDS, HOLDS),  # 7 points where the parts lose 5.5
+        ((0.745, 0.5, 0.445), FAILS, CONTRADICTED),  # 10 of Spanish
+        ((0.745, 0.6, 0.445), FAILS, CONTRADICTED),  # none of Spanish
+        (NOTHING, FAILS, CONTRADICTED),
+    ],
+)
+def test_claim_8_compares_the_loss_with_the_sum_of_the_parts(f1, one_seed, two_seeds):
+    made = [combination(f1, seed) for seed in (1, 2)]
+    assert (verdict(made[0], 8), verdict([*made[0], *made[1]], 8)) == (one_seed, two_seeds)
+
+
+def test_claim_8_tells_both_losses_and_what_lacks():
+    made = combination((0.73, 0.53, 0.43))
+    _, numbers, runs = answer(made, 8)
+    assert "80-q loses en 7.0 for 5.5, es 7.0 for 5.5, nl 7.0 for 5.5 (en +1.5, es +1.5, nl +1.5)" in numbers
+    there = {"06-80-q-mini-conll-seed1", "01-mini-conll-seed1", "03-obs-80-cubic-taught-mini-conll-seed1"}
+    assert set(runs.split(", ")) == there | {"05-float-mini-conll-seed1", "05-qat-mini-conll-seed1"}
+    told, numbers, _ = answer([one for one in made if "05-qat" not in one["run"]], 8)
+    assert told == MISSING and numbers == "lacks 05-qat-mini-conll-seed1"
+
+
+def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
+    told, numbers, _ = answer(combination(NOTHING, first=NOTHING), 8)
+    assert told == FAILS and "06-80-q-mini-conll-seed1" in numbers and "03-obs-80-cubic-taught" in numbers
+
+
+def test_claim_8_takes_a_step_of_a_curve_against_its_beginning():
+    made = combination((0.795, 0.595, 0.495))
+    curve = trajectory("uniform", (3, 3, 3))  # recovered, nothing is lost at any share
+    made[0]["parts"][0] = {"what": "heads", "run": curve["run"], "share": 0.5, "against": curve["run"]}
+    assert verdict([*made, curve], 8) == HOLDS
+
+
+@pytest.mark.parametrize(
+    ("block", "single", "told"),
+    [
+        ({SPARSE: 11.9, ORT: 2.0}, {SPARSE: 9.0}, HOLDS),
+        ({SPARSE: 10.4}, {SPARSE: 9.0}, HOLDS),  # a tenth less than 11.5 is another CPU
+        ({SPARSE: 8.0}, {SPARSE: 10.0}, FAILS),
+        ({SPARSE: 0.9}, {SPARSE: 0.8}, CONTRADICTED),
+        ({SPARSE: None, ORT: 20.0}, {SPARSE: None}, MISSING),  # of the open runtimes nothing was claimed
+    ],
+)
+def test_claim_9_is_of_the_best_in_deepsparse(block, single, told):
+    made = [speeds("base 90% 4-block int8", block), speeds("base 90% unstructured int8", single)]
+    found, numbers, _ = answer(made, 9)
+    assert found == told and ("lacks" in numbers) == (None in block.values())
+
+
+def test_claim_9_tells_the_best_open_runtime_too():
+    made = [speeds("base 90% 4-block int8", {SPARSE: 9.0, ORT: 2.0}), speeds("minilm int8", {VINO: 7.0})]
+    _, numbers, runs = answer(made, 9)
+    assert "theirs 9.00 (8.95 to 9.05) times (base 90% 4-block int8, deepsparse, batch 1)" in numbers
+    assert "2.00 (1.95 to 2.05) times (base 90% 4-block int8, onnxruntime, batch 1)" in numbers
+    assert "7.00 (6.95 to 7.05) times (minilm int8, openvino, batch 8)" in numbers
+    assert "lacks base 90% unstructured int8 in DeepSparse" in numbers
+    assert runs == "07-base-90-4-block-int8-conll, 07-minilm-int8-conll"
+    assert verdict(made[1:], 9) == MISSING
+
+
+def test_one_corpus_is_judged_and_named():
+    other = trajectory("heads", (2, 2, 2))
+    other["run"], other["config"]["corpus"] = "02-heads-mini-sample-seed1", "sample"
+    both = claims.draw([other, trajectory("heads", (6, 6, 6))])["claims"]
+    assert set(both["corpus"]) == {"conll"} and both.loc[0, "verdict"] == HOLDS
+    alone = claims.draw([other])["claims"]
+    assert set(alone["corpus"]) == {"sample"} and alone.loc[0, "verdict"] == FAILS
+
+
+def test_nothing_is_drawn_of_nothing_and_nothing_lacks():
+    assert claims.draw([]) == {} and claims.gaps([], None) == []
+
+
+def test_the_committed_records_are_judged():
+    records = results.read(Path(__file__).parents[1] / "figures" / "records")
+    table = claims.draw(records)["claims"]
+    assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
+    assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, MISSING} and (table["numbers"] != "").all()
+    assert table.loc[0, "verdict"] != MISSING and "02-heads-mini-conll-seed1" in table.loc[0, "records"]
+    named = {run for cell in table["records"] for run in cell.split(", ") if run}
+    assert named <= {record["run"] for record in records}
