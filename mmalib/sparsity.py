@@ -46,6 +46,19 @@ def weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     return {names[id(linear.weight)]: linear.weight for layer in layers(model) for linear in parts(layer)}
 
 
+def at_random(seed: int = 0) -> Criterion:
+    """The control of all criteria: every unit draws its score."""
+
+    def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
+        draw = torch.Generator().manual_seed(seed)
+        return {
+            name: per_block(torch.rand(weight.shape, generator=draw), pattern)
+            for name, weight in weights(model).items()
+        }
+
+    return Criterion("random", scores)
+
+
 def block_size(pattern: str) -> int:
     """How many weights leave together."""
     return 1 if ":" in pattern else group_size(pattern)

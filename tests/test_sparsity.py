@@ -1,5 +1,6 @@
 """Masks: chosen as a plain sort chooses, exact to one unit, in every pattern and for every architecture."""
 
+import copy
 import itertools
 
 import pytest
@@ -195,3 +196,17 @@ def test_dropping_leaves_clean_zeros(model):
     next(iter(masks.values()))[0, :3] = False
     sparsity.apply_(model, masks)
     assert torch.equal(weight[0, :3], torch.zeros(3)) and not weight[0, :3].signbit().any()
+
+
+@pytest.mark.parametrize("pattern", ["1", "4"])
+def test_the_control_draws_units_whatever_they_are_worth(model, pattern):
+    masks = sparsity.one_shot_(copy.deepcopy(model), sparsity.at_random(1), 0.5, pattern)
+    again, other = (sparsity.one_shot_(copy.deepcopy(model), sparsity.at_random(s), 0.5, pattern) for s in (1, 2))
+    assert all(torch.equal(mask, again[name]) for name, mask in masks.items())
+    assert any(not torch.equal(mask, other[name]) for name, mask in masks.items())
+    weights = sparsity.weights(model)
+    kept, gone = (
+        torch.cat([weight.data[masks[name] == keep].abs() for name, weight in weights.items()])
+        for keep in (True, False)
+    )
+    assert kept.mean() == pytest.approx(float(gone.mean()), rel=0.05)

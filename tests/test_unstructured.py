@@ -27,7 +27,7 @@ def study(setting):
     profile, backbone, corpora, where = setting
     for plan in unstructured.planned(profile):
         unstructured.prune(profile, *plan, backbone, 1, corpora, **where)
-    for criterion in ("magnitude", "obs"):
+    for criterion in unstructured.AT_ONCE:
         unstructured.one_shot(profile, criterion, backbone, 1, corpora, **where)
     return results.read(results.records_folder(where["runs"], "tiny"))
 

@@ -46,7 +46,7 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
             for seed in settings.pruning_seeds:
                 where = (backbone, corpus, seed)
                 expected += [unstructured.run_name(*plan, *where) for plan in unstructured.planned(settings)]
-                expected += [unstructured.one_shot_name(criterion, *where) for criterion in ("magnitude", "obs")]
+                expected += [unstructured.one_shot_name(criterion, *where) for criterion in unstructured.AT_ONCE]
     return [run for run in expected if run not in there]
 
 

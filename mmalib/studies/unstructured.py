@@ -26,6 +26,7 @@ from mmalib.studies.finish import done, finish, folders
 
 CRITERIA = ("magnitude", "movement", "obs")
 MEASURED = 5  # at most as many of the mask updates are measured on the way, however many there are
+AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
 ONE_SHOT = ((0.3, "1"), (0.5, "1"), (0.7, "1"), (0.5, "2:4"))  # (sparsity, pattern)
 
 # `rate` is a multiple of the profile's learning rate, `initial` the first jump of sparsity; the damping is the
@@ -145,7 +146,9 @@ def one_shot(
     records, run = results.records_folder(runs, profile.name), one_shot_name(criterion, backbone, corpus, seed)
     settings = {
         **baselines.config(profile, backbone, corpus, seed),
-        **method_settings(profile, criterion, {"damp": CHOSEN[criterion].get("damp")}),  # nothing else plays a part
+        **method_settings(
+            profile, criterion, {"damp": CHOSEN.get(criterion, {}).get("damp")}
+        ),  # nothing else plays a part
         "one_shot": True,
         "curve_sentences": profile.curve_sentences,
     }
@@ -216,6 +219,8 @@ def _criterion(
     english: DatasetDict,
     settings: dict,
 ) -> sparsity.Criterion:
+    if settings["method"] == "random":
+        return sparsity.at_random(settings["seed"])
     if settings["method"] == "magnitude":
         return magnitude.criterion()
     if settings["method"] == "movement":
