@@ -43,6 +43,8 @@ class Profile:
     unlabelled_students: tuple[str, ...]  # those that the teacher also teaches on unlabelled text
     unlabelled_sentences: int | None  # of Spanish and of Dutch training text each, None for all of them
     distil_epochs: int
+    # combined models, notebook 06
+    combinations: tuple[str, ...] | None  # names of mmalib.studies.combined, None for all of them
     # throughput, notebook 07
     speed_cases: tuple[str, ...] | None  # names of mmalib.studies.speed_cases, None for all of them
     speed_layers: int | None  # cap on the depth of the paper's shapes, None leaves them as they are
@@ -93,6 +95,7 @@ PROFILES = {
         unlabelled_students=("mini-distil",),
         unlabelled_sentences=16,
         distil_epochs=1,
+        combinations=None,
         speed_cases=(
             "base",
             "base int8",
@@ -136,7 +139,7 @@ PROFILES = {
         sparsities=(0.8, 0.9),
         pruning_epochs=1,
         sparse_epochs=1,
-        fisher_gradients=64,
+        fisher_gradients=32,
         fisher_batch=8,
         fisher_block=32,
         trials=False,
@@ -145,6 +148,7 @@ PROFILES = {
         unlabelled_students=("mini-distil",),
         unlabelled_sentences=250,
         distil_epochs=2,
+        combinations=("90-q", "distil-q", "small-q"),
         speed_cases=(
             "base",
             "minilm",
@@ -209,6 +213,7 @@ PROFILES = {
         unlabelled_students=("mini-distil", "mini-narrow"),
         unlabelled_sentences=7000,
         distil_epochs=3,
+        combinations=None,
         speed_cases=None,
         speed_layers=None,
         speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
@@ -255,6 +260,7 @@ PROFILES = {
         unlabelled_students=("distilbert", "minilm"),
         unlabelled_sentences=None,
         distil_epochs=4,
+        combinations=None,
         speed_cases=None,
         speed_layers=None,
         speed_runtimes=("onnxruntime", "openvino", "deepsparse"),

@@ -36,7 +36,10 @@ def run_name(name: str, backbone: str, corpus: str, seed: int) -> str:
 
 def planned(profile: Profile) -> list[str]:
     """The combinations of a study, for its teacher and each of its `pruning_seeds`."""
-    return [f"{100 * share:.0f}-q" for share in profile.sparsities] + ["distil-q", "small-q"]
+    known = [*_sparse(profile), *FORMATS]
+    if unknown := sorted(set(profile.combinations or ()) - set(known)):
+        raise ValueError(f"combinations of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(known)}.")
+    return [name for name in known if profile.combinations is None or name in profile.combinations]
 
 
 def start_run(name: str, profile: Profile, corpus: str, seed: int) -> str:
@@ -134,7 +137,7 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
 
 
 def _sparse(profile: Profile) -> list[str]:
-    return [name for name in planned(profile) if name not in FORMATS]
+    return [f"{100 * share:.0f}-q" for share in profile.sparsities]
 
 
 def _parts(
