@@ -1,5 +1,6 @@
 """What every test may count on: no network, no data from outside the repository, few threads."""
 
+import copy
 import json
 import os
 
@@ -20,9 +21,16 @@ torch.set_num_threads(2)
 import pytest  # noqa: E402
 from tokenizers import Tokenizer, models, trainers  # noqa: E402
 from tokenizers import pre_tokenizers as before  # noqa: E402
-from transformers import BertConfig, BertModel  # noqa: E402
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForTokenClassification,
+    XLMRobertaConfig,
+    XLMRobertaForTokenClassification,
+)
 
-from mmalib import sample  # noqa: E402
+from mmalib import backbones, sample  # noqa: E402
 from mmalib.pretrain import text  # noqa: E402
 
 
@@ -77,3 +85,27 @@ def unigram_pieces(sample_lines) -> list[tuple[str, float]]:
     learnt = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "<unk>"]
     special = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
     return [*special, *learnt, ("\u4e2d", -9.0), ("\u0416\u0443\u043a", -8.0), ("<mask>", 0.0)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_backbone):
+    return backbones.load_tokenizer(str(tiny_backbone))
+
+
+@pytest.fixture(scope="session")
+def random_model(tiny_backbone):
+    """A random model of an architecture, with the tiny backbone's vocabulary."""
+    bert = backbones.load_model(str(tiny_backbone))
+    common = {"vocab_size": bert.config.vocab_size, "id2label": bert.config.id2label, "initializer_range": 0.4}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    distil = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+
+    def build(architecture):
+        torch.manual_seed(0)
+        if architecture == "xlm-r":
+            return XLMRobertaForTokenClassification(XLMRobertaConfig(**common, **sizes)).eval()
+        if architecture == "distilbert":
+            return DistilBertForTokenClassification(DistilBertConfig(**common, **distil)).eval()
+        return copy.deepcopy(bert).eval()
+
+    return build

@@ -10,41 +10,11 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from transformers import (
-    DistilBertConfig,
-    DistilBertForTokenClassification,
-    XLMRobertaConfig,
-    XLMRobertaForTokenClassification,
-)
 
 from mmalib import backbones, export, models, sample, trace
 from mmalib.heads import remove_heads_
 
 ARCHITECTURES = ("bert", "xlm-r", "distilbert")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_backbone):
-    return backbones.load_tokenizer(str(tiny_backbone))
-
-
-@pytest.fixture(scope="module")
-def make(tiny_backbone):
-    """A random model of an architecture, with the tiny backbone's vocabulary."""
-    bert = backbones.load_model(str(tiny_backbone))
-    common = {"vocab_size": bert.config.vocab_size, "id2label": bert.config.id2label, "initializer_range": 0.4}
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    distil = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-
-    def build(architecture):
-        torch.manual_seed(0)
-        if architecture == "xlm-r":
-            return XLMRobertaForTokenClassification(XLMRobertaConfig(**common, **sizes)).eval()
-        if architecture == "distilbert":
-            return DistilBertForTokenClassification(DistilBertConfig(**common, **distil)).eval()
-        return copy.deepcopy(bert).eval()
-
-    return build
 
 
 def uneven_(model):
@@ -73,8 +43,8 @@ def graph_of(folder):
     ("architecture", "pruned"),
     [("bert", "dense"), ("bert", "uneven"), ("xlm-r", "sparse"), ("xlm-r", "uneven"), ("distilbert", "uneven")],
 )
-def test_logits_are_those_of_pytorch_for_any_batch_and_length(make, tokenizer, tmp_path, architecture, pruned):
-    model = make(architecture)
+def test_logits_are_those_of_pytorch_for_any_batch_and_length(random_model, tokenizer, tmp_path, architecture, pruned):
+    model = random_model(architecture)
     PRUNED[pruned](model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     about = export.export(model, tokenizer, tmp_path / "out", provenance={"run": "01-x"})
@@ -96,8 +66,8 @@ def test_logits_are_those_of_pytorch_for_any_batch_and_length(make, tokenizer, t
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
-def test_the_graph_has_the_weights_and_zeros_of_the_model(make, tokenizer, tmp_path, architecture):
-    model = make(architecture)
+def test_the_graph_has_the_weights_and_zeros_of_the_model(random_model, tokenizer, tmp_path, architecture):
+    model = random_model(architecture)
     sparse_(model)
     about = export.export(model, tokenizer, tmp_path / "out")
     graph = graph_of(tmp_path / "out")
@@ -111,8 +81,8 @@ def test_the_graph_has_the_weights_and_zeros_of_the_model(make, tokenizer, tmp_p
     assert about["encoder_weights"] == len(weights)
 
 
-def test_maps_that_are_pruned_away_keep_a_node_each(make, tokenizer, tmp_path):
-    model = make("bert")
+def test_maps_that_are_pruned_away_keep_a_node_each(random_model, tokenizer, tmp_path):
+    model = random_model("bert")
     for linear in trace.linears(model).values():
         linear.weight.data.zero_()
     about = export.export(model, tokenizer, tmp_path / "out")
@@ -128,8 +98,8 @@ def test_maps_that_are_pruned_away_keep_a_node_each(make, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_mask_is_made_in_few_nodes(make, tmp_path, architecture):
-    model = make(architecture)
+def test_the_mask_is_made_in_few_nodes(random_model, tmp_path, architecture):
+    model = random_model(architecture)
     model.set_attn_implementation("eager")
     trace.trace(model, tmp_path / "model.onnx")
     kinds = {node.op_type for node in graph_of(tmp_path).node}
@@ -137,8 +107,8 @@ def test_the_mask_is_made_in_few_nodes(make, tmp_path, architecture):
     assert {entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import} == {14}
 
 
-def test_tags_are_those_of_pytorch(make, tokenizer, tmp_path):
-    model = make("bert")
+def test_tags_are_those_of_pytorch(random_model, tokenizer, tmp_path):
+    model = random_model("bert")
     export.export(model, tokenizer, tmp_path / "out")
     sentences = [words for words, _ in sample.generate()["en"]["dev"][:40]] + [[], ["x"] * 70]
     run = export.session(tmp_path / "out")
@@ -163,8 +133,8 @@ print(json.dumps({"ids": encoded.ids, "tags": [labels[str(best)] for best in log
 """
 
 
-def test_the_folder_is_enough_for_onnxruntime_and_the_tokenizer_file(make, tokenizer, tmp_path):
-    model = make("bert")
+def test_the_folder_is_enough_for_onnxruntime_and_the_tokenizer_file(random_model, tokenizer, tmp_path):
+    model = random_model("bert")
     export.export(model, tokenizer, tmp_path / "out")
     command = [sys.executable, "-c", READER, str(tmp_path / "out")]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -174,11 +144,11 @@ def test_the_folder_is_enough_for_onnxruntime_and_the_tokenizer_file(make, token
     assert found["ids"][0] == tokenizer.cls_token_id and found["ids"][-1] == tokenizer.sep_token_id
 
 
-def test_a_model_in_mixed_precision_is_exported_in_float32(make, tokenizer, tmp_path):
+def test_a_model_in_mixed_precision_is_exported_in_float32(random_model, tokenizer, tmp_path):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    model = make("bert")
+    model = random_model("bert")
     AcceleratorState._reset_state(True)
     try:
         wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare(copy.deepcopy(model))
@@ -193,13 +163,13 @@ def test_a_model_in_mixed_precision_is_exported_in_float32(make, tokenizer, tmp_
     torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-4, rtol=0)
 
 
-def test_what_differs_from_pytorch_is_refused_and_leaves_the_old_folder(make, tokenizer, tmp_path, monkeypatch):
-    model = make("bert")
+def test_what_differs_from_pytorch_is_refused_and_leaves_the_old_folder(random_model, tokenizer, tmp_path, monkeypatch):
+    model = random_model("bert")
     export.export(model, tokenizer, tmp_path / "out")
     old = (tmp_path / "out" / "model.onnx").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="differ from PyTorch's by"):
         patch.setattr(export, "TOLERANCE", 0.0)
-        export.export(make("xlm-r"), tokenizer, tmp_path / "out")
+        export.export(random_model("xlm-r"), tokenizer, tmp_path / "out")
     model.classifier.bias.data[0] = torch.nan
     with pytest.raises(ValueError, match="differ from PyTorch's by nan"):
         export.export(model, tokenizer, tmp_path / "out")

@@ -1,6 +1,5 @@
 """A pruned model is a real model: saved and loaded, tuned further, exported, with the same logits everywhere."""
 
-import copy
 import json
 
 import onnxruntime
@@ -9,10 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForTokenClassification,
-    DistilBertConfig,
-    DistilBertForTokenClassification,
-    XLMRobertaConfig,
-    XLMRobertaForTokenClassification,
 )
 
 from mmalib import backbones, corpus, models
@@ -22,32 +17,6 @@ from mmalib.profiles import load_profile
 
 UNEVEN = {0: [0, 2, 3], 1: [1]}
 ARCHITECTURES = ("bert", "xlm-r", "distilbert")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_backbone):
-    return backbones.load_tokenizer(str(tiny_backbone))
-
-
-@pytest.fixture(scope="module")
-def make(tiny_backbone):
-    """A random model of an architecture, with the tiny backbone's vocabulary."""
-    bert = backbones.load_model(str(tiny_backbone))
-    common = {"vocab_size": bert.config.vocab_size, "id2label": bert.config.id2label, "initializer_range": 0.4}
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    distil = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-
-    def build(architecture):
-        torch.manual_seed(0)
-        if architecture == "xlm-r":
-            model = XLMRobertaForTokenClassification(XLMRobertaConfig(**common, **sizes))
-        elif architecture == "distilbert":
-            model = DistilBertForTokenClassification(DistilBertConfig(**common, **distil))
-        else:
-            model = copy.deepcopy(bert)
-        return model.eval()
-
-    return build
 
 
 def cut_neurons_(model, left):
@@ -74,8 +43,8 @@ def logits(model, given):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("pruned", ["whole", "heads", "neurons", "both"])
-def test_loaded_is_what_was_saved(make, tokenizer, tmp_path, architecture, pruned):
-    model, folder = make(architecture), tmp_path / "runs" / "model"
+def test_loaded_is_what_was_saved(random_model, tokenizer, tmp_path, architecture, pruned):
+    model, folder = random_model(architecture), tmp_path / "runs" / "model"
     if pruned in ("heads", "both"):
         remove_heads_(model, UNEVEN)
     if pruned in ("neurons", "both"):
@@ -93,8 +62,8 @@ def test_loaded_is_what_was_saved(make, tokenizer, tmp_path, architecture, prune
     assert [path.name for path in folder.parent.iterdir()] == ["model"]  # nothing half written is left
 
 
-def test_the_config_says_what_was_pruned_and_nothing_of_a_whole_model(make, tokenizer, tmp_path):
-    model = make("bert")
+def test_the_config_says_what_was_pruned_and_nothing_of_a_whole_model(random_model, tokenizer, tmp_path):
+    model = random_model("bert")
     models.save(model, tokenizer, tmp_path / "whole")
     remove_heads_(model, UNEVEN)
     cut_neurons_(model, [10, 64])
@@ -108,8 +77,8 @@ def test_the_config_says_what_was_pruned_and_nothing_of_a_whole_model(make, toke
     assert whole == pruned
 
 
-def test_pruning_goes_on_after_loading(make, tokenizer, tmp_path):
-    model = make("distilbert")
+def test_pruning_goes_on_after_loading(random_model, tokenizer, tmp_path):
+    model = random_model("distilbert")
     remove_heads_(model, {0: [1]})
     models.save(model, tokenizer, tmp_path / "model")
     loaded, _ = models.load(tmp_path / "model")
@@ -123,8 +92,10 @@ def test_pruning_goes_on_after_loading(make, tokenizer, tmp_path):
     assert models.heads_left(again) == [[3], [0, 1, 2]]
 
 
-def test_a_whole_model_is_one_that_transformers_loads_and_a_pruned_one_is_refused_there(make, tokenizer, tmp_path):
-    model = make("bert")
+def test_a_whole_model_is_one_that_transformers_loads_and_a_pruned_one_is_refused_there(
+    random_model, tokenizer, tmp_path
+):
+    model = random_model("bert")
     models.save(model, tokenizer, tmp_path / "model")
     theirs = AutoModelForTokenClassification.from_pretrained(tmp_path / "model").eval()
     assert torch.equal(logits(theirs, inputs(2, 7)), logits(model, inputs(2, 7)))
@@ -134,8 +105,8 @@ def test_a_whole_model_is_one_that_transformers_loads_and_a_pruned_one_is_refuse
         AutoModelForTokenClassification.from_pretrained(tmp_path / "model")
 
 
-def test_size_is_that_of_the_weights(make, tokenizer, tmp_path):
-    model = make("bert")
+def test_size_is_that_of_the_weights(random_model, tokenizer, tmp_path):
+    model = random_model("bert")
     models.save(model, tokenizer, tmp_path / "model")
     whole = models.size_mb(tmp_path / "model")
     numbers = sum(parameter.numel() for parameter in model.parameters())
@@ -145,8 +116,8 @@ def test_size_is_that_of_the_weights(make, tokenizer, tmp_path):
     assert whole - models.size_mb(tmp_path / "model") == pytest.approx(4 * 2 * 63 * (32 + 32 + 1) / 1e6, abs=1e-3)
 
 
-def test_a_kill_while_saving_leaves_the_old_folder(make, tokenizer, tmp_path, monkeypatch):
-    model = make("bert")
+def test_a_kill_while_saving_leaves_the_old_folder(random_model, tokenizer, tmp_path, monkeypatch):
+    model = random_model("bert")
     models.save(model, tokenizer, tmp_path / "model")
     remove_heads_(model, UNEVEN)
 
@@ -162,8 +133,8 @@ def test_a_kill_while_saving_leaves_the_old_folder(make, tokenizer, tmp_path, mo
 
 
 @pytest.fixture
-def folder(make, tokenizer, tmp_path):
-    model = make("bert")
+def folder(random_model, tokenizer, tmp_path):
+    model = random_model("bert")
     remove_heads_(model, UNEVEN)
     models.save(model, tokenizer, tmp_path / "model")
     return tmp_path / "model"
@@ -205,16 +176,16 @@ def test_a_damaged_folder_is_one_clear_line(folder, damage, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_named_like_a_backbone_is_the_folder(make, tokenizer, tmp_path, monkeypatch):
+def test_a_folder_named_like_a_backbone_is_the_folder(random_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    models.save(make("bert"), tokenizer, tmp_path / "mini")
+    models.save(random_model("bert"), tokenizer, tmp_path / "mini")
     model, its_tokenizer = models.load("mini")
     assert model.config.hidden_size == 32 and its_tokenizer.get_vocab() == tokenizer.get_vocab()
 
 
-def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(make, tokenizer, tmp_path):
+def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(random_model, tokenizer, tmp_path):
     english = corpus.load(load_profile("smoke"), "sample")["en"]
-    model, plain = make("bert"), make("bert")
+    model, plain = random_model("bert"), random_model("bert")
     for one in (model, plain):
         remove_heads_(one, UNEVEN)
         cut_neurons_(one, [10, 37])
@@ -239,8 +210,8 @@ def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(make, tokenize
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_onnx_of_a_pruned_model_for_any_batch_and_length(make, tmp_path, architecture):
-    model = make(architecture)
+def test_onnx_of_a_pruned_model_for_any_batch_and_length(random_model, tmp_path, architecture):
+    model = random_model(architecture)
     remove_heads_(model, UNEVEN)
     cut_neurons_(model, [10, 37])
     model.set_attn_implementation("eager")
