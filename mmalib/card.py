@@ -12,11 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from mmalib import backbones, results, tables, throughput
-from mmalib.export import GRAPH, PROVENANCE
+from mmalib.export import CARD, GRAPH, PROVENANCE
 from mmalib.figures import LANGUAGE_NAMES
 from mmalib.predict import WINDOW
 
-CARD = "README.md"
 REPORT = "training.json"  # beside the weights of a shipped backbone
 PACKAGES = ("torch", "transformers", "onnxruntime")
 METHODS = {

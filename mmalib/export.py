@@ -30,6 +30,7 @@ from mmalib.trace import INPUTS, OPSET, linears, trace
 
 GRAPH = "model.onnx"
 PROVENANCE = "mmalib.json"
+CARD = "README.md"  # written by `card`, once the model is scored
 TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (input_ids, attention_mask) → logits

@@ -40,7 +40,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_reload_model_with_shape_infer
 
 from mmalib import machine
-from mmalib.export import GRAPH, PROVENANCE, size_mb
+from mmalib.export import CARD, GRAPH, PROVENANCE, size_mb
 from mmalib.models import complete_folder
 from mmalib.trace import matmuls
 
@@ -79,7 +79,7 @@ def quantize(
     tables = [node.name for node in proto.graph.node if node.op_type == "Gather" and "word_embed" in node.input[0]]
     with complete_folder(target) as fresh, _quiet():
         for path in Path(source).iterdir():
-            if path.name not in (GRAPH, PROVENANCE):
+            if path.name not in (GRAPH, PROVENANCE, CARD):
                 shutil.copy2(path, fresh / path.name)
         nodes = chosen + (tables if embeddings else [])
         _build(proto, fresh / GRAPH, nodes, ranges, format, reduce_range)

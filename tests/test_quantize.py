@@ -157,8 +157,11 @@ def test_skipped_maps_stay_as_they_were(source, minmax, tokenizer, tmp_path, for
 
 
 def test_the_folder_is_complete_and_says_what_it_is(source, minmax, tmp_path):
+    files = {path.name for path in source.iterdir()}
+    (source / export.CARD).write_text("the float model's own")
     about = quantize.quantize(source, tmp_path / "int8", kind="static", ranges=minmax, provenance={"f1": 0.4})
-    assert {path.name for path in (tmp_path / "int8").iterdir()} == {path.name for path in source.iterdir()}
+    (source / export.CARD).unlink()
+    assert {path.name for path in (tmp_path / "int8").iterdir()} == files
     assert (about["run"], about["f1"]) == ("01-x", 0.4)
     assert about["quantization"]["kind"] == "static" and about["quantization"]["format"] == "qdq"
     assert about["megabytes"] == export.size_mb(tmp_path / "int8")

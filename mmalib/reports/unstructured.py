@@ -16,6 +16,7 @@ CURVES = {  # file → what the paper drew there
     "figure_4": ("obs", "linear"),
     "figure_5": ("magnitude", "cubic"),
 }
+COLLAPSED = 50.0  # % of English: a model that keeps less is named in the figure and not drawn
 MARKERS = {"magnitude": "s", "movement": "^", "obs": "o"}
 NAMES = {"magnitude": "magnitude", "movement": "movement", "obs": "second order"}
 
@@ -115,7 +116,7 @@ def kept(records: list[dict]) -> Figure:
         drawn = Figure(figsize=(3.4, 2.9))
         axes = drawn.subplots()
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
-        named = {}
+        named, collapsed = {}, []
         for record in gradual_runs(records):
             base = _base_of(record, records)
             if base is None or record["config"]["schedule"] != "cubic":
@@ -123,6 +124,9 @@ def kept(records: list[dict]) -> Figure:
             share, criterion = record["config"]["share"], record["config"]["method"]
             left = retention(record["scores"], base["scores"], "test")
             x, y = left["en"], np.mean([value for language, value in left.items() if language != "en"])
+            if not x >= COLLAPSED:
+                collapsed.append(f"{criterion} {share:.0%}")
+                continue
             colour = {0.8: "#66CCEE", 0.9: "#AA3377"}.get(share, "#BBBBBB")
             axes.plot(x, y, MARKERS[criterion], color=colour, markersize=4.5, markeredgecolor="white")
             named.setdefault((criterion, share), []).append((x, y, colour))
@@ -134,6 +138,9 @@ def kept(records: list[dict]) -> Figure:
             for (criterion, share), points in named.items()
         ]
         figures.label_ends(axes, ends)
+        if collapsed:
+            under = f"under {COLLAPSED:.0f}% of English: " + ", ".join(dict.fromkeys(collapsed))
+            axes.text(0.97, 0.03, under, transform=axes.transAxes, ha="right", fontsize=7)
         axes.set_xlabel("English: % of the dense F1 kept")
         axes.set_ylabel("Spanish and Dutch: % kept")
         axes.set_title("Who keeps the languages nobody trained on", loc="left")
