@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from onnxruntime.quantization.quant_utils import compute_scale_zp
-from test_export import make, sparse_, tokenizer, uneven_  # noqa: F401
+from test_export import sparse_, uneven_
 from torch import nn
 from transformers import TrainerCallback
 
@@ -34,7 +34,7 @@ class Watch(TrainerCallback):
         self.seen.append(next(iter(trace.linears(model).values())).input_range.tolist())
 
 
-def to_int8(model, tokenizer, folder, format):  # noqa: F811
+def to_int8(model, tokenizer, folder, format):
     plain = copy.deepcopy(model)
     qat.remove_(plain)
     export.export(plain, tokenizer, folder / "float")
@@ -43,7 +43,7 @@ def to_int8(model, tokenizer, folder, format):  # noqa: F811
 
 
 @pytest.fixture(scope="module", params=quantize.FORMATS)
-def learnt(request, tiny_backbone, tokenizer, english, tmp_path_factory):  # noqa: F811
+def learnt(request, tiny_backbone, tokenizer, english, tmp_path_factory):
     """A tiny model that was tuned for ten steps under fake quantization, in the format of the parameter."""
     folder = tmp_path_factory.mktemp("qat")
     model, watch = backbones.load_model(str(tiny_backbone), seed=1), Watch()
@@ -63,7 +63,7 @@ def in_float32(model):
 
 
 @pytest.mark.parametrize("format", quantize.FORMATS)
-def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, tokenizer, english, tmp_path, format):  # noqa: F811
+def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, tokenizer, english, tmp_path, format):
     # A tiny random model can learn 32 sentences by heart: then it is sure of what it says, as a trained one is.
     torch.manual_seed(0)
     model, some = backbones.load_model(str(tiny_backbone), seed=1), english["train"].select(range(32))
@@ -115,7 +115,7 @@ def test_ranges_move_and_freeze_half_way_and_come_back_with_the_model(learnt):
     assert name == "bert.encoder.layer.0.attention.self.query"
 
 
-def test_a_plain_model_is_left_behind(learnt, tokenizer, tmp_path):  # noqa: F811
+def test_a_plain_model_is_left_behind(learnt, tokenizer, tmp_path):
     model, folder, _ = learnt
     with pytest.raises(ValueError, match="qat.remove_"):
         export.export(model, tokenizer, tmp_path / "out")
@@ -159,13 +159,13 @@ def test_weights_keep_zeros_and_gradients_pass_where_the_grid_reaches(per_output
     assert values.grad.tolist() == [0, 1, 0]
 
 
-def test_ranges_are_moving_averages_without_padding(make):  # noqa: F811
+def test_ranges_are_moving_averages_without_padding(random_model):
     seen = torch.full((2,), torch.nan)
     mask = torch.tensor([[1, 1, 0]])
     for values in ([[-1.0], [2.0], [99.0]], [[-3.0], [1.0], [-99.0]]):
         qat.observe_(seen, torch.tensor([values]), mask)
     assert seen.tolist() == pytest.approx([-1.0 * 0.99 - 3.0 * 0.01, 2.0 * 0.99 + 1.0 * 0.01])
-    model, ids = make("distilbert"), torch.randint(5, 900, (2, 12))
+    model, ids = random_model("distilbert"), torch.randint(5, 900, (2, 12))
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0
     found = []
@@ -183,8 +183,8 @@ def test_ranges_are_moving_averages_without_padding(make):  # noqa: F811
 
 
 @pytest.mark.parametrize(("architecture", "prune_"), [("xlm-r", sparse_), ("distilbert", uneven_)])
-def test_a_pruned_model_goes_the_whole_way(make, tokenizer, tmp_path, architecture, prune_):  # noqa: F811
-    model = make(architecture)
+def test_a_pruned_model_goes_the_whole_way(random_model, tokenizer, tmp_path, architecture, prune_):
+    model = random_model(architecture)
     prune_(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     qat.prepare_(model)
@@ -200,8 +200,8 @@ def test_a_pruned_model_goes_the_whole_way(make, tokenizer, tmp_path, architectu
     assert about["quantization"]["sparsity"] == whole["sparsity"]
 
 
-def test_mistakes_are_one_clear_line(make):  # noqa: F811
-    model = make("bert")
+def test_mistakes_are_one_clear_line(random_model):
+    model = random_model("bert")
     with pytest.raises(ValueError, match="no format 'int4'"):
         qat.prepare_(model, format="int4")
     with pytest.raises(ValueError, match="0 and up to 1"):

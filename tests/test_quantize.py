@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from test_export import PRUNED, make, sparse_, tokenizer  # noqa: F401
+from test_export import PRUNED, sparse_
 
 from mmalib import backbones, export, floor, machine, quantize, ranges, sample, trace
 
@@ -15,14 +15,14 @@ WORDS = [words for words, _ in sample.generate()["en"]["train"][:48]]
 
 
 @pytest.fixture(scope="module")
-def rows(tokenizer):  # noqa: F811
+def rows(tokenizer):
     return ranges.sentence_rows(WORDS, tokenizer, 64)
 
 
 @pytest.fixture(scope="module")
-def source(make, tokenizer, tmp_path_factory):  # noqa: F811
+def source(random_model, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("float") / "model"
-    model = make("xlm-r")
+    model = random_model("xlm-r")
     sparse_(model, 0.5)
     export.export(model, tokenizer, folder, provenance={"run": "01-x", "f1": 0.5})
     return folder
@@ -38,12 +38,12 @@ def stored(folder):
     return graph, {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
-def logits(folder, tokenizer):  # noqa: F811
+def logits(folder, tokenizer):
     return np.concatenate(export.word_logits(export.session(folder, 1), tokenizer, WORDS, 64))
 
 
-def test_minmax_is_what_pytorch_sees(make, tokenizer, rows, tmp_path):  # noqa: F811
-    model = make("distilbert")
+def test_minmax_is_what_pytorch_sees(random_model, tokenizer, rows, tmp_path):
+    model = random_model("distilbert")
     export.export(model, tokenizer, tmp_path / "float")
     seen = {}
 
@@ -96,9 +96,9 @@ def test_given_ranges_end_up_in_the_graph(source, minmax, tmp_path, format):
 
 
 @pytest.fixture(scope="module", params=[("bert", "sparse"), ("xlm-r", "uneven"), ("distilbert", "uneven")])
-def pruned(request, make, tokenizer, rows, tmp_path_factory):  # noqa: F811
+def pruned(request, random_model, tokenizer, rows, tmp_path_factory):
     architecture, how = request.param
-    model = make(architecture)
+    model = random_model(architecture)
     PRUNED[how](model)
     folder = tmp_path_factory.mktemp("pruned") / "float"
     export.export(model, tokenizer, folder)
@@ -106,7 +106,7 @@ def pruned(request, make, tokenizer, rows, tmp_path_factory):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "qdq", "qoperator"])
-def test_zeros_survive_and_weights_are_symmetric(pruned, tokenizer, tmp_path, kind):  # noqa: F811
+def test_zeros_survive_and_weights_are_symmetric(pruned, tokenizer, tmp_path, kind):
     model, source, given = pruned
     given = None if kind == "dynamic" else given
     about = quantize.quantize(
@@ -142,7 +142,7 @@ def test_residuals_stay_in_float(source, minmax, tmp_path):
 
 
 @pytest.mark.parametrize("format", quantize.FORMATS)
-def test_skipped_maps_stay_as_they_were(source, minmax, tokenizer, tmp_path, format):  # noqa: F811
+def test_skipped_maps_stay_as_they_were(source, minmax, tokenizer, tmp_path, format):
     names = quantize.names(source)
     assert len(names) == 12
     skip = [names[0], names[5], names[11]]
@@ -169,7 +169,7 @@ def test_the_folder_is_complete_and_says_what_it_is(source, minmax, tmp_path):
 
 
 @pytest.mark.parametrize("format", quantize.FORMATS)
-def test_embeddings_in_a_byte_each(source, minmax, tokenizer, tmp_path, format):  # noqa: F811
+def test_embeddings_in_a_byte_each(source, minmax, tokenizer, tmp_path, format):
     plain = quantize.quantize(source, tmp_path / "plain", kind="static", ranges=minmax, format=format)
     small = quantize.quantize(source, tmp_path / "s", kind="static", ranges=minmax, format=format, embeddings=True)
     table = len(tokenizer) * 32
@@ -195,7 +195,7 @@ def test_seven_bits_of_weight_against_saturation(source, minmax, tmp_path, monke
     assert set(largest) == {64}
 
 
-def test_random_rows_need_no_text(source, tokenizer, tmp_path):  # noqa: F811
+def test_random_rows_need_no_text(source, tokenizer, tmp_path):
     found = ranges.random_rows(tokenizer, number=20, length=16, seed=3)
     assert found == ranges.random_rows(tokenizer, number=20, length=16, seed=3)
     assert found != ranges.random_rows(tokenizer, number=20, length=16, seed=4)
@@ -207,7 +207,7 @@ def test_random_rows_need_no_text(source, tokenizer, tmp_path):  # noqa: F811
     assert about["quantization"]["kind"] == "without data"
 
 
-def test_mistakes_are_one_clear_line(source, minmax, make, tokenizer, tmp_path):  # noqa: F811
+def test_mistakes_are_one_clear_line(source, minmax, random_model, tokenizer, tmp_path):
     def attempt(message, folder=source, **named):
         with pytest.raises(ValueError, match=message):
             quantize.quantize(folder, tmp_path / "int8", **{"kind": "static", "ranges": minmax, **named})
@@ -290,7 +290,7 @@ def test_ties_in_f1_are_broken_by_the_drift_and_a_worse_model_is_never_taken():
     assert list(found["scan"]) == ["b", "c", "a"] and found["skip"] == ["b"] and not found["met"]
 
 
-def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):  # noqa: F811
+def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
     run = export.session(source)
     texts = {"en": WORDS[:12], "es": WORDS[12:24]}
     # What the float model says is taken for right: its F1 is 1, and every loss is quantization's.
@@ -312,8 +312,8 @@ def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):  # noqa:
     assert floor.drift([(np.zeros((2, 2)), np.log([[3.0, 1.0]] * 2))]) == pytest.approx(0.5 * np.log(4 / 3))
 
 
-def test_the_model_of_the_tests_is_tagged_as_pytorch_does(make, tokenizer, source):  # noqa: F811
-    model = make("xlm-r")
+def test_the_model_of_the_tests_is_tagged_as_pytorch_does(random_model, tokenizer, source):
+    model = random_model("xlm-r")
     sparse_(model, 0.5)
     ours = export.predict_tags(export.session(source), tokenizer, WORDS, 64)
     assert ours == backbones.predict_tags(model, tokenizer, WORDS, max_length=64)
