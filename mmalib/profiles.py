@@ -43,8 +43,6 @@ class Profile:
     unlabelled_students: tuple[str, ...]  # those that the teacher also teaches on unlabelled text
     unlabelled_sentences: int | None  # of Spanish and of Dutch training text each, None for all of them
     distil_epochs: int
-    # combined models, notebook 06
-    combinations: tuple[str, ...] | None  # names of mmalib.studies.combined, None for all of them
     # throughput, notebook 07
     speed_cases: tuple[str, ...] | None  # names of mmalib.studies.speed_cases, None for all of them
     speed_layers: int | None  # cap on the depth of the paper's shapes, None leaves them as they are
@@ -95,7 +93,6 @@ PROFILES = {
         unlabelled_students=("mini-distil",),
         unlabelled_sentences=16,
         distil_epochs=1,
-        combinations=None,
         speed_cases=(
             "base",
             "base int8",
@@ -136,7 +133,7 @@ PROFILES = {
         importance_sentences=256,
         recovery_sentences=512,
         pruning_seeds=(1,),
-        sparsities=(0.8, 0.9),
+        sparsities=(0.9,),
         pruning_epochs=1,
         sparse_epochs=1,
         fisher_gradients=32,
@@ -148,7 +145,6 @@ PROFILES = {
         unlabelled_students=("mini-distil",),
         unlabelled_sentences=250,
         distil_epochs=2,
-        combinations=("90-q", "distil-q", "small-q"),
         speed_cases=(
             "base",
             "minilm",
@@ -213,7 +209,6 @@ PROFILES = {
         unlabelled_students=("mini-distil", "mini-narrow"),
         unlabelled_sentences=7000,
         distil_epochs=3,
-        combinations=None,
         speed_cases=None,
         speed_layers=None,
         speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
@@ -260,7 +255,6 @@ PROFILES = {
         unlabelled_students=("distilbert", "minilm"),
         unlabelled_sentences=None,
         distil_epochs=4,
-        combinations=None,
         speed_cases=None,
         speed_layers=None,
         speed_runtimes=("onnxruntime", "openvino", "deepsparse"),

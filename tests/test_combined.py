@@ -52,10 +52,6 @@ def made(setting, study):
 def test_a_study_has_the_papers_combinations_and_one_for_the_open_runtimes():
     assert combined.planned(profiles.PROFILES["mini"]) == ["80-q", "90-q", "distil-q", "small-q"]
     assert set(report.PRINTED) < set(combined.planned(profiles.PROFILES["paper"]))
-    few = dataclasses.replace(profiles.PROFILES["mini"], combinations=("small-q", "80-q"))
-    assert combined.planned(few) == ["80-q", "small-q"]
-    with pytest.raises(ValueError, match="combinations of profile mini has '70-q'. Known are 80-q, 90-q, distil-q"):
-        combined.planned(dataclasses.replace(few, combinations=("70-q",)))
 
 
 def test_zeros_of_the_pruned_model_are_zeros_of_the_int8_graph(setting, made):
