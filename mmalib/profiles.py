@@ -24,12 +24,12 @@ class Profile:
     max_length: int  # window, in subwords
     frozen_layers: int | None  # keep embeddings and this many layers as they came, None tunes everything
     curve_sentences: int | None  # cap on every dev and test set along a curve (F1 against what was removed)
+    pruning_seeds: tuple[int, ...]  # the seeds of everything that is made from the baselines
     # structured pruning, notebook 02
     head_share: float  # share of all heads that one step removes
     importance_sentences: int  # English training sentences that importance is measured on
     recovery_sentences: int  # English training sentences of the short fine-tune after pruning
     # unstructured pruning, notebook 03
-    pruning_seeds: tuple[int, ...]  # the seeds of all models that cost a training each
     sparsities: tuple[float, ...]  # shares of the encoder's weights that go
     pruning_epochs: float  # while sparsity grows
     sparse_epochs: float  # after that
@@ -130,13 +130,13 @@ PROFILES = {
         frozen_layers=0,
         curve_sentences=100,
         head_share=0.25,
-        importance_sentences=256,
-        recovery_sentences=512,
+        importance_sentences=128,
+        recovery_sentences=256,
         pruning_seeds=(1,),
         sparsities=(0.9,),
-        pruning_epochs=1,
-        sparse_epochs=1,
-        fisher_gradients=32,
+        pruning_epochs=0.5,
+        sparse_epochs=0.5,
+        fisher_gradients=16,
         fisher_batch=8,
         fisher_block=32,
         trials=False,

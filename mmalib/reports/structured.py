@@ -39,7 +39,7 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
         for corpus in corpora
         for method in (*structured.METHODS, "vocabulary")
         for backbone in settings.backbones
-        for seed in settings.seeds
+        for seed in settings.pruning_seeds
         if (run := structured.run_name(method, backbone, corpus, seed)) not in there
     ]
 

@@ -139,8 +139,8 @@ def kept(records: list[dict]) -> Figure:
         ]
         figures.label_ends(axes, ends)
         if collapsed:
-            under = f"under {COLLAPSED:.0f}% of English: " + ", ".join(dict.fromkeys(collapsed))
-            axes.text(0.97, 0.03, under, transform=axes.transAxes, ha="right", fontsize=7)
+            under = "\n".join([f"under {COLLAPSED:.0f}%, not drawn:", *dict.fromkeys(collapsed)])
+            axes.text(0.97, 0.03, under, transform=axes.transAxes, ha="right", fontsize=7, in_layout=False)
         axes.set_xlabel("English: % of the dense F1 kept")
         axes.set_ylabel("Spanish and Dutch: % kept")
         axes.set_title("Who keeps the languages nobody trained on", loc="left")
