@@ -10,7 +10,7 @@ from mmalib import corpus, distill, models, profiles, results, tables
 from mmalib.backbones import IGNORED
 from mmalib.evaluate import score
 from mmalib.reports import distillation as report
-from mmalib.studies import baselines, distillation
+from mmalib.studies import baselines, distillation, finish
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(setting, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(distillation, "score", kill)
+        killed.setattr(finish, "score", kill)
         with pytest.raises(KeyboardInterrupt):
             distillation.teach(profile, student, "unlabelled", 1, corpora, **where)
     assert (folder / "checkpoints" / run).is_dir()
