@@ -9,7 +9,7 @@ import math
 
 import pandas as pd
 
-from mmalib import tables
+from mmalib import results, tables
 from mmalib.profiles import Profile
 from mmalib.reports import speed_figures
 from mmalib.studies import speed, speed_real
@@ -209,7 +209,7 @@ def front(speeds: list[float], scores: list[float]) -> list[bool]:
 
 def of_method(records: list[dict], method: str) -> list[dict]:
     """This notebook's records of one kind: "speed", "text" or "trained"."""
-    return [r for r in records if r["config"].get("notebook") == "07" and r["config"].get("method") == method]
+    return [r for r in results.of_notebook(records, "07") if r["config"].get("method") == method]
 
 
 def _best_printed() -> dict:

@@ -24,6 +24,7 @@ from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies import baselines, distillation, quantization, speed, structured, unstructured
 from mmalib.studies.distillation import TEACHER
+from mmalib.studies.finish import folders
 
 SMALL = 0.5  # share of heads and neurons that is gone in `small-q`
 FORMATS = {"distil-q": "qdq", "small-q": "qdq"}  # the sparse ones are for DeepSparse, which wants the other
@@ -83,9 +84,9 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
 
     The record names the runs of its parts, for the question whether their losses add up.
     """
-    home, where = Path(runs) / profile.name, {"corpus": corpus, "runs": runs}
+    where = {"corpus": corpus, "runs": runs}
     run, settings = run_name(name, profile.teacher, corpus, seed), config(profile, name, corpus, seed)
-    records, folder, checkpoints = home / "records", home / "models" / run, home / "checkpoints" / run
+    records, folder, checkpoints = folders(profile, run, runs)
     record = results.finished(records, run, settings)
     if record and (folder / export.GRAPH).is_file():  # records travel with git, models do not
         return record
