@@ -1,9 +1,11 @@
 """Does our harness measure what the runtimes' own tools measure? Same file, batch, length and threads.
 
-    python benchmarks/crosscheck.py FOLDER --batch 1,8 --length 128 --threads 2 --seconds 20
+    python benchmarks/crosscheck.py FOLDER… --batch 1,8 --length 128 --threads 2 --seconds 20
 
 OpenVINO against its `benchmark_app`, DeepSparse against `deepsparse.benchmark`; each number is the median of three
 rounds in which the two take turns. Prints a Markdown table. Run it on an otherwise idle machine.
+
+`--out benchmarks/records` also writes the record that the README's numbers come from.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmalib import machine, runtimes, tables, throughput
+from mmalib import bench, machine, results, runtimes, tables, throughput
 
 ROUNDS = 3
 # benchmark_app without the report that `import openvino` sends, see mmalib/runtimes/ov.py.
@@ -31,13 +33,14 @@ BENCHMARK_APP = (
 def main() -> int:
     """Print the table; the exit code is 1 where the two differ by more than 5%."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with a model.onnx")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders with a model.onnx")
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--threads", type=int, default=machine.describe()["cores"])
     parser.add_argument("--seconds", type=int, default=20, help="for each number")
+    parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args()
-    model = runtimes.locate(options.folder)
+    models = {name: runtimes.locate(folder) for name, folder in throughput.named(options.folders).items()}
     # benchmark_app makes the shapes static, so ours does too.
     tools = {"openvino:shapes=fixed": _benchmark_app, "deepsparse": _deepsparse_benchmark}
     rows = []
@@ -45,9 +48,14 @@ def main() -> int:
         if reason := runtimes.available(runtime):
             print(f"{runtime} is not available: {reason}", file=sys.stderr)
             continue
-        for batch in map(int, options.batch.split(",")):
-            rows.append(_row(runtime, tool, model, batch, options))
+        for name, model in models.items():
+            for batch in map(int, options.batch.split(",")):
+                rows.append({"model": name, **_row(runtime, tool, model, batch, options)})
     print(tables.markdown(pd.DataFrame(rows)))
+    if options.out:
+        asked = {name: getattr(options, name) for name in ("batch", "length", "threads", "seconds")}
+        config = {"models": {name: bench.fingerprint(model.parent) for name, model in models.items()}, **asked}
+        results.save(options.out, "crosscheck", config, scores={}, rows=rows)
     return int(any(abs(float(row["difference"].rstrip("%"))) > 5 for row in rows))
 
 

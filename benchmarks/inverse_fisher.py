@@ -9,6 +9,8 @@ number is measured on as many weights and gradients as its row says; nothing is 
 gradients to the inverse, and `ratio` is that of the recursion over that of the reference: it falls with the number of
 gradients, since the reference inverts only once. Each row runs in a process of its own, whose highest memory is the
 peak. Prints a Markdown table. Run it on an otherwise idle machine.
+
+`--out benchmarks/records` also writes the record that the README's numbers come from.
 """
 
 import argparse
@@ -16,13 +18,14 @@ import multiprocessing
 import resource
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from mmalib import obs, sparsity, tables
+from mmalib import obs, results, sparsity, tables
 
 # layers, hidden, feed-forward; rows a gradient in the whole mask update
 SIZES = {"smoke": (2, 32, 64, 4), "mini": (6, 384, 1536, 16), "base": (12, 768, 3072, 4)}
@@ -37,12 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", default="mini,base")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args(arguments)
+    config = {name: value for name, value in vars(options).items() if name != "out"} | {"block": BLOCK}
     found = []
     for size in options.sizes.split(","):
         for measure in (recursion, reference, mask_update):
             with multiprocessing.get_context("spawn").Pool(1) as fresh:
-                found.append(fresh.apply(_measured, (measure, size, vars(options))))
+                found.append(fresh.apply(_measured, (measure, size, config)))
             print(", ".join(f"{name} {value}" for name, value in found[-1].items()), file=sys.stderr, flush=True)
     table = pd.DataFrame(found)
     rate = table.set_index(["way", "size"])["all, M weights x gradients/s"].astype(float)
@@ -51,7 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
         for size, way in zip(table["size"], table["way"], strict=True)
     ]
     print(f"{options.device}, {options.threads} threads, blocks of {BLOCK}, max_gib {options.max_gib}\n")
-    print(tables.markdown(table.astype(object).where(table.notna(), "")))
+    table = table.astype(object).where(table.notna(), "")
+    print(tables.markdown(table))
+    if options.out:
+        results.save(options.out, "inverse_fisher", config, scores={}, rows=table.to_dict("records"))
 
 
 def recursion(size: str, grads: int, max_gib: float, device: str) -> dict:

@@ -1,7 +1,8 @@
 """`figures/` of the repository: the records behind it, what is drawn from them, and the README's numbers.
 
 The README shows tables and sentences between `<!-- name -->` and `<!-- /name -->`; they are the files `name.md` in
-`figures/`, put there by `inject` and typed by nobody.
+`figures/`, put there by `inject` and typed by nobody. What `benchmarks/` measured is a record in `benchmarks/records`,
+and becomes such a table as well.
 """
 
 import re
@@ -9,7 +10,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmalib import profiles, reports, results
+import pandas as pd
+
+from mmalib import profiles, reports, results, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
@@ -21,7 +24,17 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     records = results.read(folder / "records")
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
-    return [*reports.redraw(records, folder, folder, formats), *inject(Path(root) / "README.md", folder)]
+    written = reports.redraw(records, folder, folder, formats)
+    of_table = [name for name in formats if name in reports.TABLES]
+    for name, table in benchmarks(root).items():
+        written += tables.write(table, folder, name, of_table)
+    return [*written, *inject(Path(root) / "README.md", folder)]
+
+
+def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
+    """The tables of what was measured by the scripts in `benchmarks/`, by the names of their files."""
+    records = results.read(Path(root) / "benchmarks" / "records")
+    return {f"benchmark_{record['run']}": pd.DataFrame(record["rows"]) for record in records}
 
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:

@@ -19,6 +19,7 @@ def records(tmp_path):
 def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("one\n<!-- table_1 -->\nold\n<!-- /table_1 -->\ntwo\n")
+    results.save(tmp_path / "benchmarks" / "records", "crosscheck", {}, scores={}, rows=[{"tool": "a", "speed": "1.5"}])
     old = tmp_path / "figures" / "records" / "of-last-time.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
@@ -28,6 +29,7 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}
     assert {path.name for path in files} >= {"table_1.csv", "table_1.md", "baselines.svg", "baselines.png"}
     table = (tmp_path / "figures" / "table_1.md").read_text()
+    assert (tmp_path / "figures" / "benchmark_crosscheck.md").read_text().endswith("| a | 1.5 |\n")
     assert readme.read_text() == f"one\n<!-- table_1 -->\n{table}<!-- /table_1 -->\ntwo\n"
     publish.redraw(root=tmp_path)
     assert {path: path.read_bytes() for path in files} == files

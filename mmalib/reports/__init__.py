@@ -1,4 +1,4 @@
-"""Records → the tables and figures of the study, one module a notebook, and the verdicts on the paper's claims.
+"""Records → the tables and figures of the study: one module a notebook, the verdicts on the paper's claims, the costs.
 
 Every module has `draw(records)`, which gives its tables and figures by the names of their files, and
 `gaps(records, settings)`, which lists what a complete study has and these records have not.
@@ -11,11 +11,21 @@ from matplotlib.figure import Figure
 
 from mmalib import figures, tables
 from mmalib.profiles import Profile
-from mmalib.reports import baselines, claims, combined, distillation, quantization, speed, structured, unstructured
+from mmalib.reports import (
+    baselines,
+    claims,
+    combined,
+    costs,
+    distillation,
+    quantization,
+    speed,
+    structured,
+    unstructured,
+)
 
 TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
-NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, combined, speed, claims)
+NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, combined, speed, claims, costs)
 
 
 def redraw(

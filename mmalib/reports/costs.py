@@ -1,0 +1,44 @@
+"""What the runs of all notebooks took, from records, for whoever plans a study."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmalib.profiles import Profile
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """The table of minutes by its file's name, from the records alone."""
+    return {} if (found := table(records)).empty else {"table_costs": found}
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """Nothing: what a run took is in its record."""
+    return []
+
+
+def table(records: list[dict]) -> pd.DataFrame:
+    """Median minutes of a run, from start to record, by notebook and kind of run; interrupted runs count their end."""
+    rows = [
+        {
+            "notebook": config["notebook"],
+            "kind": _kind(config),
+            "minutes": sum(timings.values()) / 60,
+            "cores": record["machine"]["cores"],
+        }
+        for record in records
+        if (config := record["config"]).get("notebook") and (timings := record.get("timings"))
+    ]
+    if not rows:
+        return pd.DataFrame()
+    grouped = pd.DataFrame(rows).groupby(["notebook", "kind"])
+    found = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", _each)).reset_index()
+    return found.assign(minutes=found["minutes"].map("{:.1f}".format))
+
+
+def _kind(config: dict) -> str:
+    """What tells one long run from another within a notebook."""
+    return next((config[name] for name in ("setting", "graph", "combination") if name in config), config["method"])
+
+
+def _each(values: pd.Series) -> str:
+    return ", ".join(str(value) for value in sorted(set(values)))

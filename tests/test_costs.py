@@ -1,0 +1,53 @@
+"""What runs took: the median over runs of a kind, everything a record timed added up."""
+
+import runpy
+from pathlib import Path
+
+import nbformat
+
+from mmalib import batch, results
+from mmalib.reports import costs
+
+
+def record(run, cores=2, timings=None, **config):
+    return {"run": run, "config": config, "timings": timings, "machine": {"cores": cores}}
+
+
+def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
+    found = costs.table(
+        [
+            record("a", 1, {"train_s": 60.0, "score_s": 60.0}, notebook="05", method="quantization", graph="qat"),
+            record("b", 2, {"make_s": 240.0}, notebook="05", method="quantization", graph="qat"),
+            record("c", 2, {"make_s": 600.0}, notebook="05", method="quantization", graph="qat"),
+            record("d", 2, {"seconds": 90.0}, notebook="07", method="speed"),
+            record("e", 2, None, notebook="03", method="obs"),
+            record("f", 2, {"seconds": 1.0}, method="bench"),
+        ]
+    )
+    assert found.to_dict("records") == [
+        {"notebook": "05", "kind": "qat", "runs": 3, "minutes": "4.0", "cores": "1, 2"},
+        {"notebook": "07", "kind": "speed", "runs": 1, "minutes": "1.5", "cores": "2"},
+    ]
+
+
+def test_without_timings_there_is_no_table():
+    assert costs.draw([record("e", 2, None, notebook="03", method="obs")]) == {}
+
+
+def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, capsys):
+    def study(profile, *, runs):
+        for name, seconds in (("01_a", 12.4), ("02_b", 30.0)):
+            notebook = nbformat.v4.new_notebook(metadata={"papermill": {"duration": seconds}})
+            path = Path(runs) / profile / "notebooks" / f"{name}.ipynb"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, path)
+        return 0
+
+    monkeypatch.setattr(batch, "run", study)
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "study.py"))
+    monkeypatch.setattr("sys.argv", ["study.py", "--profile", "smoke", "--out", str(tmp_path)])
+    assert script["main"]() == 0
+    assert "| 01_a | 12 |" in capsys.readouterr().out
+    (found,) = results.read(tmp_path)
+    assert found["run"] == "study_smoke"
+    assert found["rows"][-1] == {"notebook": "together", "seconds": "42"}
