@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from mmalib import obs, results, sparsity, tables
+from mmalib import fisher, obs, results, sparsity, tables
 
 # layers, hidden, feed-forward; rows a gradient in the whole mask update
 SIZES = {"smoke": (2, 32, 64, 4), "mini": (6, 384, 1536, 16), "base": (12, 768, 3072, 4)}
@@ -66,17 +66,17 @@ def recursion(size: str, grads: int, max_gib: float, device: str) -> dict:
     """`BlockInverseFisher` over all weights, portion by portion, then saliency and update with half of them gone."""
     sizes, adding, weighing, solving = shapes(size), 0.0, 0.0, 0.0
     for names in obs.portions(sizes, BLOCK, max_gib):
-        inverses = {name: obs.BlockInverseFisher(sizes[name], BLOCK, DAMP, grads, device) for name in names}
+        inverses = {name: fisher.BlockInverseFisher(sizes[name], BLOCK, DAMP, grads, device) for name in names}
         drawn = {name: torch.randn(sizes[name], device=device) * 1e-3 for name in names}
         start = now(device)
         for name in names:
             add_all(inverses[name], drawn[name], grads)
         added = now(device)
         for name in names:
-            obs.saliency(drawn[name], inverses[name])
+            fisher.saliency(drawn[name], inverses[name])
         weighed = now(device)
         for name in names:
-            obs.update(drawn[name], inverses[name], drawn[name] > 0)
+            fisher.update(drawn[name], inverses[name], drawn[name] > 0)
         solving += now(device) - weighed
         weighing += weighed - added
         adding += added - start
@@ -94,9 +94,9 @@ def reference(size: str, grads: int, max_gib: float, device: str) -> dict:
     for number in sizes.values():
         grad = torch.nn.functional.pad(torch.randn(number, device=device) * 1e-3, (0, -number % BLOCK)).view(-1, BLOCK)
         start = now(device)
-        fisher = summed(grad, grads)
+        full = summed(grad, grads)
         added = now(device)
-        torch.linalg.inv(fisher)
+        torch.linalg.inv(full)
         inverting += now(device) - added
         adding += added - start
     return rates("reference", sum(sizes.values()), grads, adding, inverting)
@@ -150,7 +150,7 @@ def shapes(size: str, one_layer: bool = False) -> dict[str, int]:
     }
 
 
-def add_all(inverse: obs.BlockInverseFisher, grad: torch.Tensor, grads: int) -> None:
+def add_all(inverse: fisher.BlockInverseFisher, grad: torch.Tensor, grads: int) -> None:
     """`grads` gradients, all taken in: each the one before, rolled on by one weight."""
     for _ in range(grads):
         grad = grad.roll(1)
@@ -160,11 +160,11 @@ def add_all(inverse: obs.BlockInverseFisher, grad: torch.Tensor, grads: int) -> 
 
 def summed(grad: torch.Tensor, grads: int) -> torch.Tensor:
     """The Fisher of the same gradients, [blocks, B, B]."""
-    fisher = torch.eye(BLOCK, device=grad.device, dtype=grad.dtype).mul(DAMP).repeat(len(grad), 1, 1)
+    full = torch.eye(BLOCK, device=grad.device, dtype=grad.dtype).mul(DAMP).repeat(len(grad), 1, 1)
     for _ in range(grads):
         grad = grad.flatten().roll(1).view_as(grad)
-        fisher.baddbmm_(grad.unsqueeze(2), grad.unsqueeze(1), alpha=1 / grads)
-    return fisher
+        full.baddbmm_(grad.unsqueeze(2), grad.unsqueeze(1), alpha=1 / grads)
+    return full
 
 
 def rates(way: str, weights: int, grads: int, adding: float, inverting: float = 0.0) -> dict:

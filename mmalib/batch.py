@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmalib import profiles, results
+from mmalib import lock, profiles, results
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 PRODUCTS = ("records", "models", "checkpoints", "notebooks", "tables", "figures")
@@ -58,7 +58,7 @@ def run(
     if fresh and only:
         raise ValueError("--fresh deletes what every notebook made, so it cannot go with --only. Drop one.")
     home = Path(runs) / profile
-    with results.lock(home) as held:
+    with lock.hold(home) as held:
         if fresh:
             _start_over(home)
         for name in PRODUCTS:

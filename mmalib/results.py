@@ -5,14 +5,11 @@ whenever the study is killed. A run whose record is there with the same configur
 another configuration under the same name is refused, never overwritten.
 """
 
-import fcntl
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -170,42 +167,6 @@ def missing(frame: pd.DataFrame, expected_runs: list[str]) -> list[str]:
         if run in runs:
             gaps += [f"{run} ({' '.join(cell)})" for cell in cells if (run, *cell) not in there]
     return gaps
-
-
-@contextmanager
-def lock(folder: Path, patience: float = 5.0) -> Iterator[int]:
-    """Hold `folder` for one study at a time; yields the descriptor that a child inherits to hold it as well.
-
-    The operating system lets go when the last holder ends, however it ends. The kernel of a killed study may
-    outlive it by a moment: that is what `patience` (seconds) is for.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "study.lock", "a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + patience
-        while not _try_lock(file):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                holder = file.read().strip() or "its process is not known"
-                raise ValueError(
-                    f"Another study is running in {folder} ({holder}). Wait for it, or use another --runs."
-                )
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}\n")
-        file.flush()
-        try:
-            yield file.fileno()
-        finally:
-            file.truncate(0)
-
-
-def _try_lock(file) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _path(folder: Path, run: str) -> Path:

@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from mmalib import batch, cli, reports, results
+from mmalib import batch, cli, lock, reports, results
 
 PARAMETERS = 'profile = "quick"  # which study\nruns = "runs"  # where'
 RECORDS = """\
@@ -201,7 +201,7 @@ def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, se
             wait_for(lambda before=before: len(list(records.glob("*.json"))) > before)
             time.sleep(chance.uniform(0, 0.5))
             study.kill()
-    with results.lock(home):  # once the killed study's kernel is gone
+    with lock.hold(home):  # once the killed study's kernel is gone
         kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in records.glob("*.json")}
     assert 2 <= len(kept) < 8
     results.read(records)  # whatever is there can be read
@@ -227,11 +227,11 @@ def test_the_kernel_of_a_killed_study_dies_and_holds_the_lock_until_then(write, 
         study.kill()
     with (
         pytest.raises(ValueError, match=f"pid {study.pid}"),
-        results.lock(tmp_path / "runs" / "quick", patience=0.5),
+        lock.hold(tmp_path / "runs" / "quick", patience=0.5),
     ):
         pytest.fail("a study started beside the kernel of a killed one")
     os.kill(kernel, signal.SIGCONT)
-    with results.lock(tmp_path / "runs" / "quick"):
+    with lock.hold(tmp_path / "runs" / "quick"):
         assert ended(kernel)
 
 

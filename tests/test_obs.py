@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalib import backbones, magnitude, obs, sample, sparsity
+from mmalib import backbones, fisher, magnitude, obs, sample, sparsity
 from mmalib.corpus import LABELS
 
 DOUBLE = torch.float64
@@ -31,27 +31,27 @@ def dense_fisher(grads, block, damp, num_grads=None):
     """lambda I + 1/m sum of g g^T as one matrix, with 0 between the blocks."""
     size = grads.shape[1]
     place = torch.arange(size) // block
-    fisher = (grads.T @ grads) / (num_grads or len(grads)) * (place[:, None] == place[None])
-    return fisher + damp * torch.eye(size, dtype=DOUBLE)
+    full = (grads.T @ grads) / (num_grads or len(grads)) * (place[:, None] == place[None])
+    return full + damp * torch.eye(size, dtype=DOUBLE)
 
 
 def accumulated(grads, block, damp, dtype=DOUBLE, num_grads=None):
-    inverse = obs.BlockInverseFisher(grads.shape[1], block, damp, num_grads or len(grads), dtype=dtype)
+    inverse = fisher.BlockInverseFisher(grads.shape[1], block, damp, num_grads or len(grads), dtype=dtype)
     for grad in grads:
         inverse.add(grad.to(dtype))
     return inverse
 
 
-def solved(fisher, weight, gone):
+def solved(full, weight, gone):
     """The least 1/2 d^T F d with w + d = 0 in `gone`, and where it is: one linear system with multipliers."""
     places = gone.nonzero().flatten()
     picks = torch.eye(len(weight), dtype=DOUBLE)[places]  # [gone, weights]
     system = torch.cat(
-        [torch.cat([fisher, picks.T], 1), torch.cat([picks, torch.zeros(len(places), len(places), dtype=DOUBLE)], 1)]
+        [torch.cat([full, picks.T], 1), torch.cat([picks, torch.zeros(len(places), len(places), dtype=DOUBLE)], 1)]
     )
     right = torch.cat([torch.zeros(len(weight), dtype=DOUBLE), -weight[places]])
     change = torch.linalg.solve(system, right)[: len(weight)]
-    return change @ fisher @ change / 2, change
+    return change @ full @ change / 2, change
 
 
 def mask(size, *gone):
@@ -85,7 +85,7 @@ def test_float32_holds_with_the_default_damping(scale):
 
 def test_recursion_as_published():
     """One gradient after the other, as the paper writes it; fewer gradients than announced, asked for in between."""
-    grads, inverse = drawn(17, 12), obs.BlockInverseFisher(12, 12, 0.5, 30, dtype=DOUBLE)
+    grads, inverse = drawn(17, 12), fisher.BlockInverseFisher(12, 12, 0.5, 30, dtype=DOUBLE)
     wanted = torch.eye(12, dtype=DOUBLE) / 0.5
     for number, grad in enumerate(grads):
         inverse.add(grad)
@@ -99,12 +99,12 @@ def test_recursion_as_published():
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_saliency_is_the_least_cost(group):
     grads, weight = drawn(30, 20), drawn(1, 20, seed=1)[0]
-    inverse, fisher = accumulated(grads, 8, 1e-2), dense_fisher(grads, 8, 1e-2)  # the last block is half as long
-    found = obs.saliency(weight, inverse, group)
+    inverse, full = accumulated(grads, 8, 1e-2), dense_fisher(grads, 8, 1e-2)  # the last block is half as long
+    found = fisher.saliency(weight, inverse, group)
     assert len(found) == 20 // group
     for number, value in enumerate(found):
         gone = mask(20, *range(number * group, (number + 1) * group))
-        assert value.item() == pytest.approx(solved(fisher, weight, gone)[0].item(), rel=1e-8)
+        assert value.item() == pytest.approx(solved(full, weight, gone)[0].item(), rel=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_saliency_is_the_least_cost(group):
 def test_update_is_the_least_change(gone):
     """One weight, a block of 4, several of them in one block and in others, a whole block, all, none."""
     grads, weight, gone = drawn(30, 20), drawn(1, 20, seed=1)[0], mask(20, *gone)
-    change = obs.update(weight, accumulated(grads, 8, 1e-2), gone)
+    change = fisher.update(weight, accumulated(grads, 8, 1e-2), gone)
     torch.testing.assert_close(change, solved(dense_fisher(grads, 8, 1e-2), weight, gone)[1], rtol=1e-8, atol=1e-10)
     assert not (weight + change)[gone].any()  # exactly 0
 
@@ -122,7 +122,7 @@ def test_update_in_float32_is_exactly_zero_where_weights_go():
     grads, weight = drawn(60, 103, scale=1e-2), drawn(1, 103, seed=1)[0].float()
     gone = drawn(1, 103, seed=2)[0] > 0
     inverse = accumulated(grads, 50, 1e-7, torch.float32)
-    change = obs.update(weight, inverse, gone)
+    change = fisher.update(weight, inverse, gone)
     assert not (weight + change)[gone].any() and change.dtype == torch.float32
     wanted = solved(dense_fisher(grads, 50, 1e-7), weight.double(), gone)[1]
     torch.testing.assert_close(change.double(), wanted, rtol=1e-2, atol=1e-3)
@@ -133,24 +133,24 @@ def test_pruned_weights_are_held_at_zero_while_others_are_weighed_and_moved():
     grads, weight = drawn(30, 8), drawn(1, 8, seed=1)[0]
     before = mask(8, 1, 4, 6)
     weight[before] = 0
-    fisher, inverse = dense_fisher(grads, 8, 1e-2), accumulated(grads * ~before, 8, 1e-2)
-    costs = obs.saliency(weight, inverse)
+    full, inverse = dense_fisher(grads, 8, 1e-2), accumulated(grads * ~before, 8, 1e-2)
+    costs = fisher.saliency(weight, inverse)
     for place in (~before).nonzero().flatten().tolist():
-        least, change = solved(fisher, weight, before | mask(8, place))
+        least, change = solved(full, weight, before | mask(8, place))
         assert costs[place].item() == pytest.approx(least.item(), rel=1e-8)
         for gone in (mask(8, place), before | mask(8, place)):  # the old ones may be named again or not
-            found = obs.update(weight, inverse, gone)
+            found = fisher.update(weight, inverse, gone)
             torch.testing.assert_close(found, change, rtol=1e-8, atol=1e-10)
             assert not (weight + found)[gone | before].any()
 
 
 def test_moving_together_costs_less_than_adding_up():
     grads, weight = drawn(40, 24), drawn(1, 24, seed=1)[0]
-    inverse, fisher = accumulated(grads, 24, 1e-3), dense_fisher(grads, 24, 1e-3)
-    gone = mask(24, *obs.saliency(weight, inverse).argsort()[:12].tolist())
+    inverse, full = accumulated(grads, 24, 1e-3), dense_fisher(grads, 24, 1e-3)
+    gone = mask(24, *fisher.saliency(weight, inverse).argsort()[:12].tolist())
     added = -inverse.multiply(torch.where(gone, weight / inverse.diagonal(), 0.0))
-    ways = [obs.update(weight, inverse, gone), torch.where(gone, -weight, added), torch.where(gone, -weight, 0.0)]
-    together, one_by_one, none = [(way @ fisher @ way).item() for way in ways]
+    ways = [fisher.update(weight, inverse, gone), torch.where(gone, -weight, added), torch.where(gone, -weight, 0.0)]
+    together, one_by_one, none = [(way @ full @ way).item() for way in ways]
     assert together < one_by_one < none
 
 
@@ -212,7 +212,7 @@ def test_gradients_differ_between_rounds_and_repeat_with_the_seed(model, rows, t
 def test_portions_change_nothing(model, rows, tokenizer, pattern):
     """Weights and scores of a run that inverts in portions are those of a run that holds everything, bit for bit."""
     sizes = {name: mask.numel() for name, mask in whole(model).items()}
-    small = 4 * 64 * 32 * (13 + obs.WAITING + 2) / 2**30  # the largest weight and a little
+    small = 4 * 64 * 32 * (13 + fisher.WAITING + 2) / 2**30  # the largest weight and a little
     assert len(obs.portions(sizes, 12, small)) >= 4 and len(obs.portions(sizes, 12, 1.0)) == 1
     ends = []
     for limit in (1.0, small):
@@ -237,7 +237,7 @@ def test_every_gradient_pass_sees_the_weights_that_were_scored(model, rows, toke
         yield from real(model, *given, **named)
 
     monkeypatch.setattr(obs, "gradients", watched)
-    small = 4 * 64 * 32 * (50 + obs.WAITING + 2) / 2**30
+    small = 4 * 64 * 32 * (50 + fisher.WAITING + 2) / 2**30
     parts = len(obs.portions({name: mask.numel() for name, mask in whole(model).items()}, 50, small))
     sparsity.one_shot_(model, obs.criterion(rows, tokenizer, max_gib=small, **FEW), 0.5)
     assert len(seen) == 2 * parts - 1  # the last portion's inverse was kept
@@ -311,9 +311,9 @@ def test_errors_come_before_the_work(model, rows, tokenizer):
     with pytest.raises(ValueError, match="do not fit pattern '4'"):
         sparsity.one_shot_(model, obs.criterion(rows, tokenizer, block_size=3, **FEW), 0.5, "4")
     with pytest.raises(ValueError, match="multiple of 4"):
-        obs.saliency(torch.zeros(20), obs.BlockInverseFisher(20, 10), 4)
+        fisher.saliency(torch.zeros(20), fisher.BlockInverseFisher(20, 10), 4)
     with pytest.raises(ValueError, match="flat tensor of 20"):
-        obs.BlockInverseFisher(20).add(torch.zeros(4, 5))
+        fisher.BlockInverseFisher(20).add(torch.zeros(4, 5))
 
 
 def test_errors_of_a_model_that_has_diverged(model, rows, tokenizer):
@@ -351,7 +351,7 @@ def test_benchmark_runs():
 
 def test_benchmark_compares_the_same_fisher():
     script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "inverse_fisher.py"))
-    grad, inverse = drawn(1, 100, scale=1e-3)[0], obs.BlockInverseFisher(100, 50, 1e-7, 60, dtype=DOUBLE)
+    grad, inverse = drawn(1, 100, scale=1e-3)[0], fisher.BlockInverseFisher(100, 50, 1e-7, 60, dtype=DOUBLE)
     script["add_all"](inverse, grad, 60)
     torch.testing.assert_close(
         inverse.blocks, torch.linalg.inv(script["summed"](grad.view(2, 50), 60)), rtol=1e-6, atol=1e-3

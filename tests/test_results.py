@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmalib import results
+from mmalib import lock, results
 
 CONFIG = {"notebook": "01", "method": "baseline", "backbone": "mini", "corpus": "sample", "seed": 1}
 
@@ -182,29 +182,29 @@ def test_a_configuration_key_cannot_hide_a_result(tmp_path):
 
 
 def test_one_study_at_a_time_and_the_second_learns_who_is_first(tmp_path):
-    with results.lock(tmp_path):
+    with lock.hold(tmp_path):
         before = (tmp_path / "study.lock").read_text()
         with (
             pytest.raises(ValueError, match=rf"is running in .* \(pid {os.getpid()}, since 20\d\d-"),
-            results.lock(tmp_path, patience=0),
+            lock.hold(tmp_path, patience=0),
         ):
             pytest.fail("two studies hold the same folder")
         assert (tmp_path / "study.lock").read_text() == before
-    with results.lock(tmp_path, patience=0):
+    with lock.hold(tmp_path, patience=0):
         pass
 
 
 def test_the_lock_of_a_killed_study_does_not_block(tmp_path):
     holder = (
-        "import sys, time; from pathlib import Path; from mmalib import results\n"
-        "with results.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from mmalib import lock\n"
+        "with lock.hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", holder, tmp_path], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=f"pid {process.pid}"), results.lock(tmp_path, patience=0):
+        with pytest.raises(ValueError, match=f"pid {process.pid}"), lock.hold(tmp_path, patience=0):
             pytest.fail("two studies hold the same folder")
         process.kill()
-    with results.lock(tmp_path, patience=0):
+    with lock.hold(tmp_path, patience=0):
         pass
 
 

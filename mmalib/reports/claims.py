@@ -2,7 +2,8 @@
 
 F1 is that of the test sets. A mean over several seeds stands with the lowest and the highest seed; where there is one
 seed, with the 95% bootstrap interval over sentences. A claim is contradicted where such an interval lies wholly on the
-other side. What one seed has no interval for (where a curve falls, sums of losses) contradicts nothing.
+other side. What one seed has no interval for (where a curve falls, sums of losses) contradicts nothing. The rules for
+F1 are in `verdicts`.
 """
 
 from collections.abc import Callable
@@ -12,23 +13,16 @@ from matplotlib.figure import Figure
 
 from mmalib import results
 from mmalib.profiles import Profile
-from mmalib.reports import combined, intervals, speed
+from mmalib.reports import combined, intervals, speed, verdicts
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
+from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING
 from mmalib.studies import baselines, distillation, quantization, structured, unstructured
 from mmalib.studies.speed import run_name as speed_run
 
-HOLDS, FAILS, CONTRADICTED, MISSING = "holds", "does not hold at this scale", "contradicted", "not measured"
-HALF, THIRTY = (0.4, 0.6), (0.2, 0.4)  # "about half" and "near 30%" of the heads: one step of 1/12, and a bit, around
-ALIKE = 0.1  # how far apart the languages' falls may lie: again about one step
-FREE = 0.4  # the sparsity that the paper says costs nothing
-KEEPS = 70.0  # % of F1: the paper's second order keeps 75 to 86% of Spanish and Dutch
-AHEAD = 10.0  # % of the dense F1: the paper's smallest lead of second order in an unseen language is 14
-POINT = 1.0  # of F1: what counts as little, and as no more than English; the paper's int8 loses about that
-QAT_KEEPS = 98.0  # %, the paper's own number
+NOTHING_LEFT = "next to nothing is found in English either"
 ADDS_UP = 2.0  # points between a sum and a loss: half of the interval of one F1 on the whole Spanish test set
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
-NOTHING_LEFT = "next to nothing is found in English either"
 FASTEST = ("base 90% 4-block int8", "base 90% unstructured int8")  # the paper's xlm_90_q; it does not say the pattern
 
 Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
@@ -56,34 +50,16 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 
 def _claim_1(records: list[dict]) -> Answer:
     """From the trajectories that take heads wherever they are."""
-    return _judged(records, "02", lambda *where: {"heads": structured.run_name("heads", *where)}, _half_of_heads)
-
-
-def _half_of_heads(seeds: list[Seed]) -> tuple[str, str]:
-    """Every language falls at about half; against it: all fall earlier, or two far apart, in every seed."""
-    at = intervals.falls([seed["heads"] for seed in seeds])
-    means, lows, highs = zip(*at.values(), strict=True)
-    text = f"F1 falls at {intervals.shares(at)} of the heads, as pruned"
-    if HALF[0] <= min(means) and max(means) <= HALF[1] and max(means) - min(means) <= ALIKE:
-        return HOLDS, text
-    unlike, early = max(lows) - min(highs) > ALIKE, max(highs) < HALF[0]
-    return (CONTRADICTED if len(seeds) > 1 and (unlike or early) else FAILS), text
+    return _judged(
+        records, "02", lambda *where: {"heads": structured.run_name("heads", *where)}, verdicts.half_of_heads
+    )
 
 
 def _claim_2(records: list[dict]) -> Answer:
     """From the trajectories that leave every layer as many heads."""
-    return _judged(records, "02", lambda *where: {"uniform": structured.run_name("uniform", *where)}, _equal_heads)
-
-
-def _equal_heads(seeds: list[Seed]) -> tuple[str, str]:
-    """Every language falls near 30%; against it: none does, in any seed."""
-    at = intervals.falls([seed["uniform"] for seed in seeds])
-    means, lows, highs = zip(*at.values(), strict=True)
-    text = f"F1 falls at {intervals.shares(at)} of the heads, as pruned"
-    if THIRTY[0] <= min(means) and max(means) <= THIRTY[1]:
-        return HOLDS, text
-    elsewhere = min(lows) > THIRTY[1] or max(highs) < THIRTY[0]  # in every language and seed
-    return (CONTRADICTED if len(seeds) > 1 and elsewhere else FAILS), text
+    return _judged(
+        records, "02", lambda *where: {"uniform": structured.run_name("uniform", *where)}, verdicts.equal_heads
+    )
 
 
 def _claim_3(records: list[dict]) -> Answer:
@@ -97,23 +73,9 @@ def _claim_3(records: list[dict]) -> Answer:
             names = {name: unstructured.run_name(name, share, "cubic", *where) for name in unstructured.CRITERIA}
             return {"dense": baselines.run_name(*where)} | names
 
-        return _judged(records, "03", wanted, _criteria)
+        return _judged(records, "03", wanted, verdicts.criteria)
 
     return _agreed({f"{share:.0%} sparse": answer(share) for share in shares})
-
-
-def _criteria(seeds: list[Seed]) -> tuple[str, str]:
-    """Second order keeps enough and leads by enough; against it: another that has learnt leads in both languages."""
-    kept = {name: intervals.kept(seeds, name, "dense") for name in unstructured.CRITERIA}
-    text = "; ".join(f"{name} keeps {intervals.percent(kept[name])}" for name in kept)
-    others = [name for name in kept if name != "obs" and not intervals.collapsed(seeds, name)]
-    if not others:
-        return FAILS, f"{text}; nothing is left to compare with"
-    leads = [intervals.unseen(intervals.changes(seeds, "obs", name, of="dense")) for name in others]
-    ahead = all(lead.mean >= AHEAD and lead.low > 0 for of_one in leads for lead in of_one)
-    if ahead and all(each.mean >= KEEPS for each in intervals.unseen(kept["obs"])):
-        return HOLDS, text
-    return (CONTRADICTED if any(all(lead.high < 0 for lead in of_one) for of_one in leads) else FAILS), text
 
 
 def _claim_4(records: list[dict]) -> Answer:
@@ -126,24 +88,7 @@ def _claim_4(records: list[dict]) -> Answer:
         names = {name: unstructured.run_name("obs", max(shares), name, *where) for name in ("cubic", "linear")}
         return {"dense": baselines.run_name(*where)} | names
 
-    return _judged(records, "03", wanted, _curves)
-
-
-def _curves(seeds: list[Seed]) -> tuple[str, str]:
-    """No fall before 40%, a better end in every language; against it: an early fall, or linear ends better in all."""
-    at = {
-        language: intervals.spread([intervals.fall(seed["cubic"], language) for seed in seeds])
-        for language in LANGUAGES
-    }
-    better = intervals.changes(seeds, "cubic", "linear")
-    first = min(point["sparsity"] for point in seeds[0]["cubic"]["curve"] if point["sparsity"] > 0)
-    text = f"cubic falls at {intervals.shares(at)} sparsity (first measured at {first:.0%})"
-    text += f" and ends {intervals.points(better)} points over linear"
-    free = all(each.mean >= FREE for each in at.values())
-    if free and all(each.mean > 0 for each in better.values()) and any(each.low > 0 for each in better.values()):
-        return HOLDS, text
-    early = len(seeds) > 1 and any(each.high < FREE for each in at.values())
-    return (CONTRADICTED if early or all(each.high < 0 for each in better.values()) else FAILS), text
+    return _judged(records, "03", wanted, verdicts.curves)
 
 
 def _claim_5(records: list[dict]) -> Answer:
@@ -152,17 +97,7 @@ def _claim_5(records: list[dict]) -> Answer:
     def wanted(*where) -> dict[str, str]:
         return {setting: distillation.run_name(where[0], setting, *where[1:]) for setting in ("plain", "teacher")}
 
-    return _judged(records, "04", wanted, _taught, needed=("en",))
-
-
-def _taught(seeds: list[Seed]) -> tuple[str, str]:
-    """English moves little, Spanish and Dutch gain; against it: English moves much, or both lose."""
-    gain = intervals.changes(seeds, "teacher", "plain")
-    text, unseen = f"the teacher adds {intervals.points(gain)} points", intervals.unseen(gain)
-    if abs(gain["en"].mean) <= POINT and all(each.low > 0 for each in unseen):
-        return HOLDS, text
-    much = gain["en"].low > POINT or gain["en"].high < -POINT
-    return (CONTRADICTED if much or all(each.high < 0 for each in unseen) else FAILS), text
+    return _judged(records, "04", wanted, verdicts.taught, needed=("en",))
 
 
 def _claim_6(records: list[dict]) -> Answer:
@@ -171,23 +106,7 @@ def _claim_6(records: list[dict]) -> Answer:
     def wanted(*where) -> dict[str, str]:
         return {graph: quantization.run_name(graph, *where) for graph in ("float", *quantization.KINDS)}
 
-    return _judged(records, "05", wanted, _int8)
-
-
-def _int8(seeds: list[Seed]) -> tuple[str, str]:
-    """No kind costs Spanish or Dutch a point more than English; against it: one does, or QAT keeps too little."""
-    whole = [graph for graph in quantization.KINDS if not intervals.collapsed(seeds, graph)]
-    more = [each for graph in whole for each in intervals.more_than_english(seeds, graph)]
-    kept = intervals.kept(seeds, "qat", "float")
-    text = "; ".join(
-        f"{graph} {intervals.points(intervals.changes(seeds, graph, 'float'))}" for graph in quantization.KINDS
-    )
-    text += f" points; QAT keeps {intervals.percent(kept, digits=1)}"
-    alike = len(whole) == len(quantization.KINDS) and all(each.mean <= POINT for each in more)
-    if alike and all(each.mean >= QAT_KEEPS for each in kept.values()):
-        return HOLDS, text
-    worse = any(each.low > POINT for each in more) or any(each.high < QAT_KEEPS for each in kept.values())
-    return (CONTRADICTED if worse else FAILS), text
+    return _judged(records, "05", wanted, verdicts.int8)
 
 
 def _claim_7(records: list[dict]) -> Answer:
@@ -320,8 +239,8 @@ def _judged(
 
 def _agreed(answers: dict[str, Answer]) -> Answer:
     """One answer for several models or sparsities: what all say; else it does not hold, or is not measured in all."""
-    verdicts = {verdict for verdict, _, _ in answers.values()}
-    verdict = verdicts.pop() if len(verdicts) == 1 else MISSING if MISSING in verdicts else FAILS
+    said = {verdict for verdict, _, _ in answers.values()}
+    verdict = said.pop() if len(said) == 1 else MISSING if MISSING in said else FAILS
     texts = [text if len(answers) == 1 else f"{name}: {text}" for name, (_, text, _) in answers.items()]
     return verdict, ". ".join(texts), [run for _, _, runs in answers.values() for run in runs]
 
