@@ -11,7 +11,7 @@ from mmalib import corpus, export, profiles, quantize, ranges, results, tables
 from mmalib.corpus import fewer
 from mmalib.evaluate import score
 from mmalib.reports import quantization as report
-from mmalib.studies import baselines, quantization
+from mmalib.studies import baselines, quantization, tipped
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,12 @@ def study(setting):
     profile, tiny, corpora, where = setting
     graphs = [*quantization.planned(profile), "floor-all"]
     return {graph: quantization.make(profile, graph, tiny, 1, corpora, **where) for graph in graphs}
+
+
+@pytest.fixture(scope="module")
+def compared(setting, study):
+    profile, tiny, corpora, where = setting
+    return tipped.compare(profile, tiny, 1, corpora, **where)
 
 
 def folder(setting, graph):
@@ -196,6 +202,19 @@ def test_a_killed_run_goes_on_to_the_same_graph(setting, study, monkeypatch):
     assert not checkpoints.exists()
 
 
+def test_what_is_tipped_is_the_difference_of_the_scores(setting, study, compared, monkeypatch):
+    profile, tiny, corpora, where = setting
+    assert list(compared["tipped"]) == ["longer", "dynamic", "static", "qat", "without-data"]
+    for graph, languages in compared["tipped"].items():
+        for language, found in languages.items():
+            one, other = (study[name]["scores"][language]["test"]["f1"] for name in (graph, "float"))
+            assert found["points"] == pytest.approx(100 * (one - other))
+    monkeypatch.setattr(export, "session", None)  # a second call reads
+    assert tipped.compare(profile, tiny, 1, corpora, **where) == compared
+    table = report.tipped_words([compared])
+    assert len(table) == 15 and set(table["language"]) == {"en", "es", "nl"}
+
+
 def test_layers_are_taken_evenly():
     where = {f"{layer}.{part}": [layer, part] for layer in range(6) for part in "ab"}
     assert quantization.scanned(where, None) == list(where) == quantization.scanned(where, 9)
@@ -290,19 +309,22 @@ def test_losses_and_sensitivity_by_hand(by_hand):
     assert axes.images[0].get_array()[1, 5] == pytest.approx(0.375) and len(axes.patches) == 1
 
 
-def test_everything_is_drawn_and_what_lacks_is_named(setting, study, by_hand):
+def test_everything_is_drawn_and_what_lacks_is_named(setting, study, compared, by_hand):
     profile, tiny, _, _ = setting
-    records = list(study.values())
+    records = [*study.values(), compared]
     drawn = report.draw(records)
     assert set(drawn) == {
-        "table_6", "table_int8_sizes", "table_calibration", "table_floor", "quantization", "sensitivity",
+        "table_6", "table_int8_sizes", "table_calibration", "table_floor", "table_tipped", "quantization",
+        "sensitivity",
     }  # fmt: skip
     assert report.draw([]) == {} and report.gaps(records, profile) == []
+    assert report.gaps(records[:-1], profile) == [compared["run"]]
     lacking = [study["qat"]["run"], study["floor"]["run"]]
     assert report.gaps([r for r in records if r["run"] not in lacking], profile) == lacking
     mini = dataclasses.replace(profile, backbones=("mini",), int8_graphs=("static", "qat", "floor"))
-    assert report.gaps(by_hand[:4], mini) == ["05-floor-all-mini-sample-seed1"]  # Spanish loses 3 points
-    mended = [*by_hand[:1], record("static", 1, (0.8, 0.595, 0.5)), *by_hand[2:4]]
+    words = {"run": "05-tipped-mini-sample-seed1", "config": {"notebook": "05", "method": "", "corpus": "sample"}}
+    assert report.gaps([*by_hand[:4], words], mini) == ["05-floor-all-mini-sample-seed1"]  # Spanish loses 3 points
+    mended = [*by_hand[:1], record("static", 1, (0.8, 0.595, 0.5)), *by_hand[2:4], words]
     assert report.gaps(mended, mini) == []
     assert set(report.draw(by_hand[:1])) == {"table_6", "table_int8_sizes"}
 

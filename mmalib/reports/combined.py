@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mmalib import figures, results, tables
 from mmalib.evaluate import multilingual_score
 from mmalib.profiles import Profile
+from mmalib.reports import quantization as quantized
 from mmalib.reports import speed
 from mmalib.studies import combined, quantization
 
@@ -133,7 +134,7 @@ def sums_figure(found: pd.DataFrame) -> Figure:
 def wishes(records: list[dict]) -> pd.DataFrame:
     """The best int8 model of the study for each wish, of those that keep `KEEPS` of the unseen languages' F1."""
     rows = []
-    for record in [*results.of_notebook(records, "05"), *results.of_notebook(records, "06")]:
+    for record in [*quantized.graphs(records), *results.of_notebook(records, "06")]:
         whole = whole_of(record, records)
         if whole is None or record.get("same_as") or not record["size"]["quantized"]:
             continue

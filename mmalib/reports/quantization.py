@@ -11,7 +11,7 @@ from mmalib import figures, results, tables
 from mmalib.backbones import Parts
 from mmalib.evaluate import multilingual_score
 from mmalib.profiles import Profile
-from mmalib.studies import quantization
+from mmalib.studies import quantization, tipped
 
 NAMES = {
     "float": "float",
@@ -34,7 +34,7 @@ LANGUAGES = tuple(figures.COLOURS)
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not results.of_notebook(records, "05"):
+    if not graphs(records):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
     if not (table := calibration(records)).empty:
@@ -43,9 +43,16 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         drawn["table_floor"] = table
     if not (table := changes(records)).empty and set(table["graph"]) & set(SHOWN):
         drawn["quantization"] = loss_figure(records)
-    if any(record.get("sensitivity") for record in results.of_notebook(records, "05")):
+    if not (table := tipped_words(records)).empty:
+        drawn["table_tipped"] = table
+    if any(record.get("sensitivity") for record in graphs(records)):
         drawn["sensitivity"] = sensitivity_figure(records)
     return drawn
+
+
+def graphs(records: list[dict]) -> list[dict]:
+    """The records of single graphs."""
+    return [r for r in results.of_notebook(records, "05") if r["config"]["method"] == "quantization"]
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
@@ -57,6 +64,7 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
             for seed in settings.pruning_seeds:
                 name = {g: quantization.run_name(g, backbone, corpus, seed) for g in quantization.FORMS}
                 expected += [name[graph] for graph in quantization.planned(settings)]
+                expected += [tipped.run_name(backbone, corpus, seed)]
                 whole, static = there.get(name["float"]), there.get(name["static"])
                 if whole and static and "floor" in quantization.planned(settings):
                     expected += [name["floor-all"]] if quantization.breaks(static, whole) else []
@@ -112,7 +120,7 @@ def sizes(records: list[dict]) -> pd.DataFrame:
 def calibration(records: list[dict]) -> pd.DataFrame:
     """What every calibration method came to on English dev, and which was chosen."""
     rows = []
-    for record in results.of_notebook(records, "05"):
+    for record in graphs(records):
         for method, seen in record.get("calibration", {}).get("tried", {}).items():
             row = _about(record) | {"method": method, "en dev F1": round(seen["f1"], 4)}
             chosen = "yes" if method == record["calibration"]["chosen"] else ""
@@ -120,13 +128,32 @@ def calibration(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def tipped_words(records: list[dict]) -> pd.DataFrame:
+    """How every graph differs from the float one on the test sets, and the word that it tips most often."""
+    rows = []
+    for record in results.of_notebook(records, "05"):
+        for graph, languages in record.get("tipped", {}).items():
+            for language, found in languages.items():
+                low, high = (found[f"points_{end}"] for end in ("low", "high"))
+                row = _about(record) | {"graph": NAMES[graph], "language": language}
+                row |= {"points of F1": f"{found['points']:+.2f} ({low:+.2f} to {high:+.2f})"}
+                row |= {"tags changed": f"{found['changed'] / found['words']:.2%}"}
+                first = found["most"][0] if found["most"] else None
+                row["most tipped word"] = (
+                    f"{first['word']}, {first['how']}, {first['times']} times" if first else "none"
+                )
+                without = found.get("points_without_first", found["points"])
+                rows.append(row | {"points without it": f"{without:+.2f}"})
+    return pd.DataFrame(rows)
+
+
 def floors(records: list[dict]) -> pd.DataFrame:
     """The maps left in float (part and layer) to hold the floor, and the points of dev F1 lost in all languages."""
     rows, places = (
         [],
-        {_origin(r): r["places"] for r in results.of_notebook(records, "05") if r["config"]["graph"] == "float"},
+        {_origin(r): r["places"] for r in graphs(records) if r["config"]["graph"] == "float"},
     )
-    for record in results.of_notebook(records, "05"):
+    for record in graphs(records):
         if not (found := record.get("floor")):
             continue
         where = [places.get(_origin(record), {}).get(name) for name in found["skip"]]
@@ -180,7 +207,7 @@ def loss_figure(records: list[dict]) -> Figure:
 
 def sensitivity_figure(records: list[dict]) -> Figure:
     """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
-    scans = [record for record in results.of_notebook(records, "05") if record.get("sensitivity")]
+    scans = [record for record in graphs(records) if record.get("sensitivity")]
     studies = sorted({(record["config"]["backbone"], record["config"]["corpus"]) for record in scans})
     with matplotlib.style.context(figures.STYLE):
         most = max(len({row["layer"] for row in record["sensitivity"]}) for record in scans)
@@ -199,7 +226,7 @@ def alone(records: list[dict]) -> pd.DataFrame:
         {"backbone": record["config"]["backbone"], "corpus": record["config"]["corpus"]}
         | {"seed": record["config"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
         | {"share": _of_whole(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
-        for record in results.of_notebook(records, "05")
+        for record in graphs(records)
         for row in record.get("sensitivity", [])
     ]
     return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "share", "in float"])
@@ -246,7 +273,7 @@ def _heat_(drawn: Figure, axes: Axes, records: list[dict]) -> None:
 
 def _frame(records: list[dict]) -> pd.DataFrame:
     """One row a graph: scores, change from its float graph in points, size."""
-    mine = results.of_notebook(records, "05")
+    mine = graphs(records)
     whole = {_origin(record): record for record in mine if record["config"]["graph"] == "float"}
     rows = []
     for record in mine:
