@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from mmalib import corpus, export, models, profiles, results
 from mmalib.reports import combined as report
-from mmalib.studies import baselines, combined, quantization, structured, unstructured
+from mmalib.studies import baselines, combined, int8_training, quantization, structured, unstructured
 
 COLUMNS = ("en", "es", "nl")
 
@@ -92,7 +92,7 @@ def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(settin
         record, _ = made(name)
         assert {part[key] for part in record["parts"] for key in ("run", "against")} <= runs
         assert record["parts"][-1]["run"] == quantization.run_name("qat", profile.teacher, "sample", 1)
-    monkeypatch.setattr(quantization, "finetune", None)
+    monkeypatch.setattr(int8_training, "finetune", None)
     assert combined.make(profile, "50-q", 1, corpora, **where) == made("50-q")[0]
 
 

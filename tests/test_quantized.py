@@ -11,7 +11,7 @@ from mmalib import corpus, export, profiles, quantize, ranges, results, tables
 from mmalib.corpus import fewer
 from mmalib.evaluate import score
 from mmalib.reports import quantization as report
-from mmalib.studies import baselines, quantization, tipped
+from mmalib.studies import baselines, int8_choices, quantization, tipped
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,9 @@ def test_the_choice_does_not_look_beyond_english(setting, study):
     known = study["static"]["ranges"]
     source = folder(setting, "float")
     assert (
-        quantization._calibrated(profile, source, tokenizer, only["en"])["calibration"]
-        == study["static"]["calibration"]
+        int8_choices.calibrated(profile, source, tokenizer, only["en"])["calibration"] == study["static"]["calibration"]
     )
-    found = quantization._searched(profile, ("en",), source, known, tokenizer, only, study["float"]["places"])
+    found = int8_choices.searched(profile, ("en",), source, known, tokenizer, only, study["float"]["places"])
     assert (
         found["sensitivity"] == study["floor"]["sensitivity"]
         and found["floor"]["skip"] == study["floor"]["floor"]["skip"]
@@ -154,7 +153,7 @@ def test_a_broken_floor_leaves_maps_in_float(setting, study, monkeypatch, tmp_pa
     profile, tiny, corpora, where = setting
     name = next(iter(study["float"]["places"]))
     broken = {"floor": {"skip": [name], "languages": ["en"]}, "sensitivity": []}
-    monkeypatch.setattr(quantization, "_searched", lambda *_: copy.deepcopy(broken))
+    monkeypatch.setattr(int8_choices, "searched", lambda *_: copy.deepcopy(broken))
     tokenizer = baselines.load(profile, tiny, 1, corpora, **where)[1]
     size, found = quantization._quantized(
         profile,
@@ -217,9 +216,9 @@ def test_what_is_tipped_is_the_difference_of_the_scores(setting, study, compared
 
 def test_layers_are_taken_evenly():
     where = {f"{layer}.{part}": [layer, part] for layer in range(6) for part in "ab"}
-    assert quantization.scanned(where, None) == list(where) == quantization.scanned(where, 9)
-    assert [name[0] for name in quantization.scanned(where, 3)] == ["0", "0", "2", "2", "5", "5"]
-    assert quantization.scanned(where, 1) == ["0.a", "0.b"]
+    assert int8_choices.scanned(where, None) == list(where) == int8_choices.scanned(where, 9)
+    assert [name[0] for name in int8_choices.scanned(where, 3)] == ["0", "0", "2", "2", "5", "5"]
+    assert int8_choices.scanned(where, 1) == ["0.a", "0.b"]
 
 
 def record(graph, seed, f1, size=(10.0, 40.0), **found):

@@ -11,7 +11,7 @@ from mmalib import figures, results, tables
 from mmalib.backbones import Parts
 from mmalib.evaluate import multilingual_score
 from mmalib.profiles import Profile
-from mmalib.studies import quantization, tipped
+from mmalib.studies import int8_choices, quantization, tipped
 
 NAMES = {
     "float": "float",
@@ -242,7 +242,7 @@ def _panel_(axes: Axes, group: pd.DataFrame) -> None:
             if len(points) > 1:
                 axes.plot([at + 0.07] * len(points), points, "o", color=colour, markersize=2, alpha=0.6)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.axhline(-quantization.POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(-int8_choices.POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
     if "longer" in shown:  # no quantization: the control of QAT
         axes.axvspan(shown.index("longer") - 0.5, len(shown) - 0.5, color="#EEEEEE", zorder=0, linewidth=0)
     axes.set_xticks(range(len(shown)), [TICKS[graph] for graph in shown])

@@ -22,7 +22,7 @@ from mmalib import distill, export, gradual, models, results, sparsity, vocabula
 from mmalib.corpus import fewer, fewer_to_score
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
-from mmalib.studies import baselines, distillation, quantization, speed, structured, unstructured
+from mmalib.studies import baselines, distillation, int8_training, quantization, speed, structured, unstructured
 from mmalib.studies.distillation import TEACHER
 from mmalib.studies.finish import folders
 
@@ -72,7 +72,7 @@ def config(profile: Profile, name: str, corpus: str, seed: int) -> dict:
         "int8_sentences": profile.int8_sentences,
         "qat_sentences": profile.qat_sentences,
         "qat_epochs": profile.qat_epochs,
-        "qat_rate": quantization.QAT_RATE,
+        "qat_rate": int8_training.QAT_RATE,
         "distil_epochs": profile.distil_epochs,
         **TEACHER,
         "start": start,
@@ -99,7 +99,7 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
         for split, number in (("train", profile.qat_sentences), ("dev", profile.int8_sentences))
     )
     lesson = _taught(profile, model, tokenizer, list(some["words"]), list(some["tags"]), seed, corpora, **where)
-    size, found = quantization.learn(
+    size, found = int8_training.learn(
         profile,
         model,
         tokenizer,

@@ -1,0 +1,81 @@
+"""What notebook 05 chooses on dev sets: the calibration of static graphs, and the maps left in float for a floor.
+
+English dev alone decides, but where a search is told to look at all languages.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerFast
+
+from mmalib import floor, quantize, ranges
+from mmalib.corpus import fewer
+from mmalib.profiles import Profile
+
+POINTS = 1.0  # of dev F1 that no language may lose
+MOST = 6  # maps in float at most
+
+
+def calibrated(
+    profile: Profile, source: Path, tokenizer: PreTrainedTokenizerFast, english: DatasetDict
+) -> dict[str, dict]:
+    """The ranges of the method that is best on English dev, and what every method came to."""
+    train = fewer(english["train"], profile.calibration_sentences)
+    rows = ranges.sentence_rows(train["words"], tokenizer, profile.max_length)
+    dev = {"en": _texts(fewer(english["dev"], profile.int8_sentences))}
+    found, tried = {}, {}
+    for method in profile.calibration_methods:
+        found[method] = ranges.calibrate(source, rows, method=method)
+        measure, _ = floor.measure_with(
+            _builder(source, found[method]), source, tokenizer, dev, languages=("en",), max_length=profile.max_length
+        )
+        f1, drift = measure(frozenset())
+        tried[method] = {"f1": f1["en"], "drift": drift}
+    chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
+    return {"ranges": found[chosen], "calibration": {"chosen": chosen, "tried": tried}}
+
+
+def searched(
+    profile: Profile,
+    languages: tuple[str, ...],
+    source: Path,
+    known: quantize.Ranges,
+    tokenizer: PreTrainedTokenizerFast,
+    corpora: dict[str, DatasetDict],
+    where: dict[str, list],
+) -> dict:
+    """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads."""
+    # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
+    dev = {language: _texts(fewer(corpora[language]["dev"], profile.floor_sentences)) for language in languages}
+    measure, base = floor.measure_with(
+        _builder(source, known), source, tokenizer, dev, languages=languages, max_length=profile.max_length
+    )
+    names = scanned(where, profile.floor_layers)
+    found = floor.hold_floor(measure, names, base, points=POINTS, languages=languages, most=MOST)
+    del found["met_everywhere"]  # it would speak of the languages looked at alone
+    if len(languages) > 1:
+        return {"floor": found}
+    # For the picture, one map alone is int8: the errors of several partly cancel, so leaving one out tells less.
+    alone = {name: measure(frozenset(where) - {name})[1] for name in names}
+    rows = [{"map": name, "layer": where[name][0], "part": where[name][1], "drift": alone[name]} for name in names]
+    return {"floor": found, "sensitivity": rows}
+
+
+def scanned(where: dict[str, list], number: int | None) -> list[str]:
+    """The maps of `number` layers, evenly from the first to the last; of all layers, if it is None."""
+    there = sorted({layer for layer, _ in where.values()})
+    if number is not None and number < len(there):
+        there = [there[round(place)] for place in np.linspace(0, len(there) - 1, number)]
+    return [name for name, (layer, _) in where.items() if layer in there]
+
+
+def _builder(source: Path, known: quantize.Ranges):
+    def build(folder: Path, skip: frozenset[str]) -> None:
+        quantize.quantize(source, folder, kind="static", ranges=known, skip=skip)
+
+    return build
+
+
+def _texts(sentences: Dataset) -> tuple[list, list]:
+    return list(sentences["words"]), list(sentences["tags"])
