@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from mmalib import corpus, export, models, profiles, results
 from mmalib.reports import combined as report
-from mmalib.studies import baselines, combined, int8_training, quantization, structured, unstructured
+from mmalib.studies import baselines, combined, distillation, int8_training, quantization, structured, unstructured
 
 COLUMNS = ("en", "es", "nl")
 
@@ -24,6 +24,7 @@ def setting(tiny_backbone, tmp_path_factory):
         backbones=(str(tiny_backbone),),
         teacher=str(tiny_backbone),
         students=(str(tiny_backbone),),
+        unlabelled_students=(str(tiny_backbone),),
     )
     where = {"corpus": "sample", "runs": tmp_path_factory.mktemp("runs")}
     return profile, corpus.load(profile, "sample"), where
@@ -50,7 +51,7 @@ def made(setting, study):
 
 
 def test_a_study_has_the_papers_combinations_and_one_for_the_open_runtimes():
-    assert combined.planned(profiles.PROFILES["mini"]) == ["80-q", "90-q", "distil-q", "small-q"]
+    assert combined.planned(profiles.PROFILES["mini"]) == ["80-q", "90-q", "distil-q", "distil-text-q", "small-q"]
     assert set(report.PRINTED) < set(combined.planned(profiles.PROFILES["paper"]))
 
 
@@ -96,6 +97,23 @@ def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(settin
     assert combined.make(profile, "50-q", 1, corpora, **where) == made("50-q")[0]
 
 
+def test_one_reads_unlabelled_text_in_both_trainings(setting, made, monkeypatch):
+    profile, corpora, where = setting
+    record, folder = made("distil-text-q")
+    start = record["config"]["start"]
+    assert start["setting"] == "unlabelled" and start["sees_target_text"]
+    assert report._target_text(record) == "read, without labels"
+    asked = {}
+    real = combined._taught
+    monkeypatch.setattr(combined, "_taught", lambda *given, **more: asked.update(tags=given[4]) or real(*given, **more))
+    folder.rename(folder.with_name("away"))
+    again = combined.make(profile, "distil-text-q", 1, corpora, **where)
+    assert again["scores"] == record["scores"]
+    text = distillation.unlabelled(profile, corpora)
+    assert len(text) == 2 * profile.unlabelled_sentences and asked["tags"].count(None) == len(text)
+    assert sum(tags is not None for tags in asked["tags"]) == profile.qat_sentences
+
+
 def test_a_kept_model_is_made_again_as_it_was(setting, study, tmp_path):
     profile, corpora, where = setting
     folder = structured.kept(profile, "uniform", 0.5, profile.teacher, 1, corpora, **where)
@@ -138,7 +156,8 @@ def test_the_sum_of_the_parts_is_counted_by_hand(setting, study):
 def test_table_8_stands_beside_the_papers_and_wishes_need_speeds(setting, study):
     table = report.table_8(study)
     assert list(table["source"]).count("paper") == 3
-    assert table["seeds"].dropna().tolist() == [1, 1, 1]
+    assert table["seeds"].dropna().tolist() == [1, 1, 1, 1]
+    assert [name.endswith("*") for name in table["model"]] == [False, True, *[False] * 5]
     drawn = report.draw(study)
     assert set(drawn) == {"table_8", "table_combined", "table_sums", "sums", "table_best"}
     contents = drawn["table_combined"]
@@ -174,4 +193,5 @@ def test_wishes_are_the_best_of_those_that_keep_the_languages():
     ]
     best = report.wishes(records)
     assert best["run"].tolist() == ["b", "b", "a"] and best["unseen F1 kept"].tolist() == ["92%", "92%", "100%"]
+    assert best["Spanish and Dutch text"].tolist() == ["none"] * 3
     assert isinstance(best, pd.DataFrame) and best["speed-up"].tolist() == [3.0, 3.0, 2.0]

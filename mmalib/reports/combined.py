@@ -45,11 +45,14 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 
 
 def table_8(records: list[dict]) -> pd.DataFrame:
-    """Table 8: F1 of every combined model as an int8 graph, what Spanish and Dutch lose, and the paper's."""
+    """Table 8: F1 of every combined model as an int8 graph, what Spanish and Dutch lose, and the paper's.
+
+    * has read text of the target languages, and is no zero-shot setting.
+    """
     made = [_measured(record, whole_of(record, records)) for record in results.of_notebook(records, "06")]
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
-        row = {"model": f"{group['backbone'].iloc[0]}_{name.replace('-', '_')}", "source": f"this study, {corpus}"}
+        row = {"model": _label(group["backbone"].iloc[0], name), "source": f"this study, {corpus}"}
         row["seeds"] = len(group)
         for score in SCORES:
             row |= {f"{score} mean": group[score].mean(), f"{score} std": group[score].std()}
@@ -66,7 +69,7 @@ def contents(records: list[dict]) -> pd.DataFrame:
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
         first, mean = group.iloc[0], group[["zeros", "zeros int8", "MB", "MB gzip", "parameters"]].mean()
-        row = {"model": f"{first['backbone']}_{name.replace('-', '_')}", "corpus": corpus, "format": first["format"]}
+        row = {"model": _label(first["backbone"], name), "corpus": corpus, "format": first["format"]}
         row |= {"million parameters": round(mean["parameters"] / 1e6, 2), "zeros before int8": f"{mean['zeros']:.1%}"}
         row |= {"zeros in int8": f"{mean['zeros int8']:.1%}", "MB": round(mean["MB"], 1)}
         row |= {"MB by gzip": round(mean["MB gzip"], 1)}
@@ -95,7 +98,7 @@ def sums_table(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (corpus, name, language), group in found.groupby(["corpus", "combination", "language"]):
         alone = pd.DataFrame(list(group["alone"])).mean()
-        row = {"model": f"{group['backbone'].iloc[0]}_{name.replace('-', '_')}", "corpus": corpus, "language": language}
+        row = {"model": _label(group["backbone"].iloc[0], name), "corpus": corpus, "language": language}
         row["alone"] = ", ".join(f"{what} {points:+.1f}" for what, points in alone.items())
         predicted, measured = group["predicted"].mean(), group["measured"].mean()
         row |= {"sum of the parts": round(predicted, 1), "measured loss": round(measured, 1)}
@@ -118,7 +121,7 @@ def sums_figure(found: pd.DataFrame) -> Figure:
             marker = MARKERS[names.index(name) % len(MARKERS)]
             axes.plot(*point, marker, color=figures.COLOURS[language], markersize=5, markeredgecolor="white")
         for number, name in enumerate(names):
-            label = f"{found['backbone'].iloc[0]}_{name.replace('-', '_')}"
+            label = _label(found["backbone"].iloc[0], name)
             axes.plot([], [], MARKERS[number % len(MARKERS)], color="#555555", label=label)
         for language, colour in figures.COLOURS.items():
             axes.plot([], [], "s", color=colour, label=figures.LANGUAGE_NAMES[language])
@@ -140,7 +143,7 @@ def wishes(records: list[dict]) -> pd.DataFrame:
             continue
         unseen, before = ((_f1(one, "es") + _f1(one, "nl")) / 2 for one in (record, whole))
         row = {"run": record["run"], "corpus": record["config"]["corpus"], "MB": round(record["size"]["megabytes"], 1)}
-        row |= _speed(record, records)
+        row |= {"Spanish and Dutch text": _target_text(record)} | _speed(record, records)
         row |= {f"F1 {language}": round(_f1(record, language), 3) for language in figures.COLOURS}
         rows.append(row | {"unseen F1 kept": unseen / before if before else math.nan, "unseen": unseen})
     if not rows:
@@ -171,6 +174,18 @@ def whole_of(record: dict, records: list[dict]) -> dict | None:
     config = record["config"]
     run = quantization.run_name("float", config["backbone"], config["corpus"], config["seed"])
     return next((other for other in records if other["run"] == run), None)
+
+
+def _label(backbone: str, name: str) -> str:
+    """A combination as the paper writes it; the star: text of the target languages was read, without its labels."""
+    return f"{backbone}_{name.replace('-', '_')}{'*' * (name == 'distil-text-q')}"
+
+
+def _target_text(record: dict) -> str:
+    """What a model has seen of Spanish and Dutch text since it was pretrained."""
+    if record["config"].get("start", {}).get("sees_target_text"):
+        return "read, without labels"
+    return "for its subwords" if record["config"].get("combination") == "small-q" else "none"
 
 
 def _measured(record: dict, whole: dict | None) -> dict:
@@ -216,7 +231,7 @@ def _f1(record: dict, language: str) -> float:
 
 
 def _groups(frame: pd.DataFrame):
-    order = [*PRINTED, "small-q"]
+    order = [*PRINTED, "distil-text-q", "small-q"]
     place = [order.index(name) if name in order else len(order) for name in frame["combination"]]
     return (
         frame.assign(place=place)

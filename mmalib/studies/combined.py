@@ -3,12 +3,14 @@
     80-q, 90-q   the paper's `xlm_80_q`: the baseline pruned by second order while its dense self teaches it, then
                  trained on under fake quantization, its zeros held, the teacher still there
     distil-q     the paper's `distilbert_q`: a student tuned with the teacher, then the same
+    distil-text-q  another setting, beyond the paper: the student that has also read Spanish and Dutch text with the
+                 teacher's answers (notebook 04), then the same with such text as well
     small-q      beyond the paper, for the open runtimes, which gain nothing from single zeros: half of the heads and
                  neurons of every layer gone, the subwords gone that no training text needs, tuned with the teacher,
                  then the same; of what is left, every weight is int8, the embedding as well
 
-Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Text of
-the target languages is looked at by `small-q` alone, and only for which subwords occur in it.
+Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Beside
+`distil-text-q`, text of the target languages is looked at by `small-q` alone, and only for which subwords occur in it.
 """
 
 import shutil
@@ -27,7 +29,12 @@ from mmalib.studies.distillation import TEACHER
 from mmalib.studies.finish import folders
 
 SMALL = 0.5  # share of heads and neurons that is gone in `small-q`
-FORMATS = {"distil-q": "qdq", "small-q": "qdq"}  # the sparse ones are for DeepSparse, which wants the other
+STUDENTS = {"distil-q": "teacher", "distil-text-q": "unlabelled"}  # → the setting of notebook 04
+FORMATS = {
+    "distil-q": "qdq",
+    "distil-text-q": "qdq",
+    "small-q": "qdq",
+}  # the sparse ones are for DeepSparse, which wants the other
 
 
 def run_name(name: str, backbone: str, corpus: str, seed: int) -> str:
@@ -37,13 +44,14 @@ def run_name(name: str, backbone: str, corpus: str, seed: int) -> str:
 
 def planned(profile: Profile) -> list[str]:
     """The combinations of a study, for its teacher and each of its `pruning_seeds`."""
-    return [*_sparse(profile), *FORMATS]
+    text = profile.students[0] in profile.unlabelled_students
+    return [*_sparse(profile), *(name for name in FORMATS if text or name != "distil-text-q")]
 
 
 def start_run(name: str, profile: Profile, corpus: str, seed: int) -> str:
     """The run whose model a combination starts from."""
-    if name == "distil-q":
-        return distillation.run_name(profile.students[0], "teacher", corpus, seed)
+    if name in STUDENTS:
+        return distillation.run_name(profile.students[0], STUDENTS[name], corpus, seed)
     if name == "small-q":
         return structured.run_name("uniform", profile.teacher, corpus, seed)
     return unstructured.run_name("obs", share(name), "cubic", profile.teacher, corpus, seed, taught=True)
@@ -56,8 +64,8 @@ def share(name: str) -> float:
 
 def config(profile: Profile, name: str, corpus: str, seed: int) -> dict:
     """Everything that decides a combined model's scores."""
-    if name == "distil-q":
-        start = distillation.config(profile, profile.students[0], "teacher", corpus, seed)
+    if name in STUDENTS:
+        start = distillation.config(profile, profile.students[0], STUDENTS[name], corpus, seed)
     elif name == "small-q":
         start = {**structured.config(profile, "uniform", profile.teacher, corpus, seed), "removed": SMALL}
     else:
@@ -98,7 +106,11 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
         fewer(corpora["en"][split], number)
         for split, number in (("train", profile.qat_sentences), ("dev", profile.int8_sentences))
     )
-    lesson = _taught(profile, model, tokenizer, list(some["words"]), list(some["tags"]), seed, corpora, **where)
+    words, tags = list(some["words"]), list(some["tags"])
+    if name == "distil-text-q":
+        text = distillation.unlabelled(profile, corpora)
+        words, tags = [*words, *text], [*tags, *[None] * len(text)]
+    lesson = _taught(profile, model, tokenizer, words, tags, seed, corpora, **where)
     size, found = int8_training.learn(
         profile,
         model,
@@ -153,8 +165,8 @@ def _parts(
         }
     ]
     first, dense = start_run(name, profile, corpus, seed), baselines.run_name(teacher, corpus, seed)
-    if name == "distil-q":
-        distillation.teach(profile, profile.students[0], "teacher", seed, corpora, **where)
+    if name in STUDENTS:
+        distillation.teach(profile, profile.students[0], STUDENTS[name], seed, corpora, **where)
         return [{"what": "smaller, taught", "run": first, "against": dense}, *int8]
     if name == "small-q":
         structured.prune(profile, "uniform", teacher, seed, corpora, **where)
@@ -207,14 +219,14 @@ def _taught(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     words: list[list[str]],
-    tags: list[list[str]],
+    tags: list[list[str] | None],
     seed: int,
     corpora: dict[str, DatasetDict],
     *,
     corpus: str,
     runs: Path,
 ) -> distill.Lesson:
-    """English sentences with the dense baseline's answers beside their labels."""
+    """Sentences with the dense baseline's answers, beside their labels where they have any."""
     teacher = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
     ask = distill.cached(*teacher, words, max_length=profile.max_length)
     return distill.lesson(model, tokenizer, words, tags, ask, max_length=profile.max_length, **TEACHER)

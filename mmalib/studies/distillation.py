@@ -118,6 +118,16 @@ def teach(
     )
 
 
+def unlabelled(profile: Profile, corpora: dict[str, DatasetDict]) -> list[list[str]]:
+    """The sentences of the languages other than English that a teacher labels; their own labels are left behind."""
+    return [
+        sentence
+        for language, splits in corpora.items()
+        if language != "en"
+        for sentence in fewer(splits["train"], profile.unlabelled_sentences)["words"]
+    ]
+
+
 def _lesson(
     profile: Profile,
     student: PreTrainedModel,
@@ -131,13 +141,8 @@ def _lesson(
     """The rows of one epoch, and the loss."""
     english, size = corpora["en"]["train"], profile.max_length
     words, tags = list(english["words"]), list(english["tags"])
-    unlabelled = [
-        sentence
-        for language, splits in corpora.items()
-        if language != "en"
-        for sentence in fewer(splits["train"], profile.unlabelled_sentences)["words"]
-    ]
-    everything, any_tags = [*words, *unlabelled], [*tags, *[None] * len(unlabelled)]
+    text = unlabelled(profile, corpora)
+    everything, any_tags = [*words, *text], [*tags, *[None] * len(text)]
     # all students and settings ask about the same text, or there would be as many files as settings
     ask = distill.cached(*teacher, everything, max_length=size, folder=answers)
     with_text = distill.lesson(student, tokenizer, everything, any_tags, ask, max_length=size, **TEACHER)
