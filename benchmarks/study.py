@@ -3,7 +3,8 @@
     python benchmarks/study.py --profile quick
 
 Runs the whole study as `python -m mmalib study` does, in a folder of its own that is deleted afterwards, and prints a
-Markdown table. Run it on an otherwise idle machine.
+Markdown table. Run it on an otherwise idle machine. With `--runs FOLDER` it reads there what the notebooks took when
+they were last executed, and runs nothing.
 
 `--out benchmarks/records` also writes the record that the README's numbers come from.
 """
@@ -24,13 +25,16 @@ def main() -> int:
     """Run the study and print the table; the exit code is the study's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="quick")
+    parser.add_argument("--runs", type=Path, help="folder of a study that is finished")
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as runs:
-        if failed := batch.run(options.profile, runs=Path(runs)):
-            return failed
-        executed = sorted((Path(runs) / options.profile / "notebooks").glob("*.ipynb"))
-        seconds = {path.stem: nbformat.read(path, 4).metadata.papermill.duration for path in executed}
+    if options.runs:
+        seconds = took(options.runs / options.profile)
+    else:
+        with tempfile.TemporaryDirectory() as runs:
+            if failed := batch.run(options.profile, runs=Path(runs)):
+                return failed
+            seconds = took(Path(runs) / options.profile)
     rows = [{"notebook": name, "seconds": f"{value:.0f}"} for name, value in seconds.items()]
     rows.append({"notebook": "together", "seconds": f"{sum(seconds.values()):.0f}"})
     print(tables.markdown(pd.DataFrame(rows)))
@@ -39,6 +43,15 @@ def main() -> int:
         config["threads"] = machine.describe()["cores"]
         results.save(options.out, f"study_{options.profile}", config, scores={}, rows=rows)
     return 0
+
+
+def took(home: Path) -> dict[str, float]:
+    """Seconds of every executed notebook of a profile, as papermill has written them into it."""
+    executed = sorted((home / "notebooks").glob("*.ipynb"))
+    names = {path.stem for path in executed}
+    if lacking := [path.stem for path in batch.notebooks(batch.NOTEBOOKS) if path.stem not in names]:
+        raise SystemExit(f"{home} lacks executed notebooks: {', '.join(lacking)}. Run the study there first.")
+    return {path.stem: nbformat.read(path, 4).metadata.papermill.duration for path in executed}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import nbformat
+import pytest
 
 from mmalib import batch, results
 from mmalib.reports import costs
@@ -35,10 +36,12 @@ def test_without_timings_there_is_no_table():
 
 
 def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, capsys):
+    names = [path.name for path in batch.notebooks(batch.NOTEBOOKS)]
+
     def study(profile, *, runs):
-        for name, seconds in (("01_a", 12.4), ("02_b", 30.0)):
-            notebook = nbformat.v4.new_notebook(metadata={"papermill": {"duration": seconds}})
-            path = Path(runs) / profile / "notebooks" / f"{name}.ipynb"
+        for number, name in enumerate(names, start=1):
+            notebook = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 10.4 * number}})
+            path = Path(runs) / profile / "notebooks" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, path)
         return 0
@@ -47,7 +50,12 @@ def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, caps
     script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "study.py"))
     monkeypatch.setattr("sys.argv", ["study.py", "--profile", "smoke", "--out", str(tmp_path)])
     assert script["main"]() == 0
-    assert "| 01_a | 12 |" in capsys.readouterr().out
+    assert "| 01_baselines | 10 |" in capsys.readouterr().out
     (found,) = results.read(tmp_path)
     assert found["run"] == "study_smoke"
-    assert found["rows"][-1] == {"notebook": "together", "seconds": "42"}
+    assert found["rows"][-1] == {"notebook": "together", "seconds": f"{10.4 * sum(range(1, len(names) + 1)):.0f}"}
+    study("smoke", runs=tmp_path / "there")
+    assert script["took"](tmp_path / "there" / "smoke")["02_head_pruning"] == pytest.approx(20.8)
+    (tmp_path / "there" / "smoke" / "notebooks" / names[0]).unlink()
+    with pytest.raises(SystemExit, match="lacks executed notebooks: 01_baselines"):
+        script["took"](tmp_path / "there" / "smoke")
