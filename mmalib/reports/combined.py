@@ -1,4 +1,4 @@
-"""Notebook 06, from records: table 8 beside the paper's, whether losses add up, and the best model for three wishes."""
+"""Notebook 06, from records: table 8 beside the paper's, whether losses add up, and the best model for each wish."""
 
 import math
 
