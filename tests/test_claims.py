@@ -7,7 +7,7 @@ import pytest
 from mmalib import results
 from mmalib.reports import claims
 from mmalib.reports.claims import CONTRADICTED, FAILS, HOLDS, MISSING
-from mmalib.studies import baselines, distillation, quantization, structured, unstructured
+from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
 from mmalib.studies.speed import run_name as speed_run
 
 DENSE, NOTHING = (0.8, 0.6, 0.5), (0.0, 0.0, 0.0)  # F1 of English, Spanish and Dutch, as everywhere here
@@ -222,13 +222,25 @@ def test_claim_5_takes_every_student_and_calls_them_by_name():
     assert runs.count(",") == 3
 
 
+ROOM = (("low", -0.7), ("high", 0.7))  # of a paired difference
+
+
 def graphs(seed=1, **f1):
     """The float graph and the paper's four, which lose half a point unless told otherwise."""
     f1 = {"float": DENSE} | dict.fromkeys(quantization.KINDS, (0.795, 0.595, 0.495)) | f1
-    return [
+    made = [
         record(quantization.run_name(graph, "mini", "conll", seed), "05", one, seed=seed, graph=graph)
         for graph, one in f1.items()
     ]
+    lost = {
+        graph: {
+            name: {"points": 100 * (one - whole)} | {f"points_{end}": 100 * (one - whole) + way for end, way in ROOM}
+            for name, one, whole in zip(("en", "es", "nl"), f1[graph], f1["float"], strict=True)
+        }
+        for graph in quantization.KINDS
+    }
+    words = record(tipped.run_name("mini", "conll", seed), "05", DENSE, seed=seed, graph="")
+    return [*made, {**words, "scores": {}, "tipped": lost}]
 
 
 @pytest.mark.parametrize(

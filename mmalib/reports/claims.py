@@ -17,7 +17,7 @@ from mmalib.reports import combined, intervals, speed, verdicts
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
 from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING
-from mmalib.studies import baselines, distillation, quantization, structured, unstructured
+from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
 from mmalib.studies.speed import run_name as speed_run
 
 NOTHING_LEFT = "next to nothing is found in English either"
@@ -101,10 +101,11 @@ def _claim_5(records: list[dict]) -> Answer:
 
 
 def _claim_6(records: list[dict]) -> Answer:
-    """From the float graph and the paper's four kinds of int8."""
+    """From the float graph, the paper's four kinds of int8, and their paired differences."""
 
     def wanted(*where) -> dict[str, str]:
-        return {graph: quantization.run_name(graph, *where) for graph in ("float", *quantization.KINDS)}
+        graphs = {graph: quantization.run_name(graph, *where) for graph in ("float", *quantization.KINDS)}
+        return graphs | {"tipped": tipped.run_name(*where)}
 
     return _judged(records, "05", wanted, verdicts.int8)
 
@@ -230,7 +231,8 @@ def _judged(
             answers[model] = MISSING, empty, runs
         else:
             verdict, text = judge(seeds)
-            dead = [run for run in runs if intervals.f1(there[run], "en").mean < NOTHING]
+            scored = [run for run in runs if there[run]["scores"] or there[run].get("curve")]
+            dead = [run for run in scored if intervals.f1(there[run], "en").mean < NOTHING]
             text += f"; {NOTHING_LEFT}: {', '.join(dead)}" if dead else ""
             text += f"; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
             answers[model] = verdict, text + (f"; lacks {', '.join(lacking)}" if lacking else ""), runs

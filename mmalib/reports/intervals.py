@@ -55,9 +55,16 @@ def kept(seeds: list[Seed], part: str, dense: str) -> dict[str, Interval]:
     return {language: Interval(*(100 + value for value in change)) for language, change in lost.items()}
 
 
+def paired(seeds: list[Seed], graph: str) -> dict[str, Interval]:
+    """Points of F1 that a graph has more than the float one, by language; both are of the same drawn sentences."""
+    found = [seed["tipped"]["tipped"][graph] for seed in seeds]
+    ends = ("points", "points_low", "points_high")
+    return {name: spread([Interval(*(one[name][end] for end in ends)) for one in found]) for name in LANGUAGES}
+
+
 def more_than_english(seeds: list[Seed], graph: str) -> list[Interval]:
     """Points that each unseen language loses beyond what English loses."""
-    of_seeds = [changes([seed], graph, "float") for seed in seeds]
+    of_seeds = [paired([seed], graph) for seed in seeds]
     return [spread([minus(change["en"], change[language]) for change in of_seeds]) for language in UNSEEN]
 
 

@@ -86,9 +86,7 @@ def int8(seeds: list[Seed]) -> tuple[str, str]:
     whole = [graph for graph in quantization.KINDS if not intervals.collapsed(seeds, graph)]
     more = [each for graph in whole for each in intervals.more_than_english(seeds, graph)]
     kept = intervals.kept(seeds, "qat", "float")
-    text = "; ".join(
-        f"{graph} {intervals.points(intervals.changes(seeds, graph, 'float'))}" for graph in quantization.KINDS
-    )
+    text = "; ".join(f"{graph} {intervals.points(intervals.paired(seeds, graph))}" for graph in quantization.KINDS)
     text += f" points; QAT keeps {intervals.percent(kept, digits=1)}"
     alike = len(whole) == len(quantization.KINDS) and all(each.mean <= POINT for each in more)
     if alike and all(each.mean >= QAT_KEEPS for each in kept.values()):
