@@ -141,10 +141,10 @@ PROFILES = {
         fisher_block=32,
         trials=False,
         teacher="mini",
-        students=("mini-distil", "mini-narrow"),
+        students=("mini-distil",),
         unlabelled_students=("mini-distil",),
         unlabelled_sentences=250,
-        distil_epochs=2,
+        distil_epochs=1,
         speed_cases=(
             "base",
             "minilm",
