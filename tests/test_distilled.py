@@ -191,6 +191,22 @@ def test_each_gain_is_over_the_setting_that_differs_in_one_thing(by_hand):
     text = made.loc["unlabelled text, at the same number of steps"]
     assert text[["en", "es"]].tolist() == pytest.approx([0.0, 0.09])
     assert len(report.gains(by_hand[:6])) == 1  # plain and teacher alone
+    assert made["seeds"].tolist() == [2, 2, 2]
+
+
+def test_a_gain_is_over_the_seeds_that_both_settings_have(by_hand):
+    lacks = [r for r in by_hand if (r["config"].get("setting"), r["config"]["seed"]) != ("teacher", 1)]
+    made = report.gains(lacks).set_index("what")
+    by_seed = {
+        (r["config"]["setting"], r["config"]["seed"]): r["scores"]["nl"]["test"]["f1"]
+        for r in by_hand
+        if "setting" in r["config"]
+    }
+    assert made.loc["the teacher", "nl"] == pytest.approx(by_seed["teacher", 2] - by_seed["plain", 2])
+    assert made["seeds"].tolist() == [1, 1, 2]
+    alone = [r for r in by_hand if r["config"].get("setting") != "teacher" or r["config"]["seed"] == 2]
+    alone = [r for r in alone if r["config"].get("setting") != "plain" or r["config"]["seed"] == 1]
+    assert "the teacher" not in set(report.gains(alone)["what"])  # no seed has both
 
 
 def test_the_paper_counts_against_mlbert_and_not_against_its_teacher():

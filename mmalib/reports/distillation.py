@@ -84,22 +84,25 @@ def printed_mls(base: str) -> pd.DataFrame:
 
 
 def gains(records: list[dict]) -> pd.DataFrame:
-    """What each step adds in test F1, in the mean over seeds: the teacher, more steps, text in place of more steps."""
+    """What each step adds in test F1, in the mean over the seeds of both: a teacher, more steps, more text."""
     frame = pd.DataFrame([_measured(record, None) for record in results.of_notebook(records, "04")])
     keys = ["backbone", "corpus"]
     cells = [f"{language} test" for language in ("en", "es", "nl")]
     rows = []
     for (backbone, corpus), group in frame.groupby(keys, sort=True):
-        mean = group.groupby("setting")[cells].mean()
+        of_setting = {name: made.set_index("seed")[cells] for name, made in group.groupby("setting")}
         for name, more, less in (
             ("the teacher", "teacher", "plain"),
             ("more steps", "longer", "teacher"),
             ("unlabelled text, at the same number of steps", "unlabelled", "longer"),
         ):
-            if {more, less} <= set(mean.index):
-                difference = (mean.loc[more] - mean.loc[less]).rename(lambda cell: cell.split()[0])
-                rows.append({"student": backbone, "corpus": corpus, "what": name, **difference})
-    return pd.DataFrame(rows, columns=["student", "corpus", "what", "en", "es", "nl"])
+            if not {more, less} <= set(of_setting):
+                continue
+            by_seed = (of_setting[more] - of_setting[less]).dropna()
+            if len(by_seed):
+                difference = by_seed.mean().rename(lambda cell: cell.split()[0])
+                rows.append({"student": backbone, "corpus": corpus, "what": name, "seeds": len(by_seed), **difference})
+    return pd.DataFrame(rows, columns=["student", "corpus", "what", "seeds", "en", "es", "nl"])
 
 
 def figure(records: list[dict]) -> Figure:
@@ -161,7 +164,7 @@ def _name_(axes: Axes, group: pd.DataFrame) -> None:
 
 def _measured(record: dict, base: dict | None) -> dict:
     config, scores = record["config"], record["scores"]
-    row = {"backbone": config["backbone"], "corpus": config["corpus"], "setting": config.get("setting", "")}
+    row = {name: config[name] for name in ("backbone", "corpus", "seed")} | {"setting": config.get("setting", "")}
     row |= {"base": base["config"]["backbone"] if base else "", "parameters": record["parameters"]}
     row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     row |= {f"{language} teacher": base["scores"][language]["test"]["f1"] if base else np.nan for language in scores}
