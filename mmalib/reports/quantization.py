@@ -1,17 +1,14 @@
 """Notebook 05, from records: table 6 beside the paper's, losses by language, sizes, the floor, the sensitivity."""
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from mmalib import figures, results, tables
-from mmalib.backbones import Parts
 from mmalib.evaluate import multilingual_score
 from mmalib.profiles import Profile
-from mmalib.studies import int8_choices, quantization, tipped
+from mmalib.reports import quantization_figures
+from mmalib.studies import quantization, tipped
 
 NAMES = {
     "float": "float",
@@ -26,8 +23,6 @@ NAMES = {
     "floor": "Static with a floor, English dev",
     "floor-all": "Static with a floor, all dev sets*",
 }
-TICKS = {**NAMES, "without-data": "Without\ndata", "longer": "trained on,\nfloat"}
-SHOWN = ("dynamic", "static", "qat", "without-data", "longer")  # in the figure of the losses
 SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
 LANGUAGES = tuple(figures.COLOURS)
 
@@ -41,12 +36,12 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         drawn["table_calibration"] = table
     if not (table := floors(records)).empty:
         drawn["table_floor"] = table
-    if not (table := changes(records)).empty and set(table["graph"]) & set(SHOWN):
-        drawn["quantization"] = loss_figure(records)
+    if not (table := changes(records)).empty and set(table["graph"]) & set(quantization_figures.TICKS):
+        drawn["quantization"] = quantization_figures.losses(table)
     if not (table := tipped_words(records)).empty:
         drawn["table_tipped"] = table
-    if any(record.get("sensitivity") for record in graphs(records)):
-        drawn["sensitivity"] = sensitivity_figure(records)
+    if not (drifts := alone(records)).empty:
+        drawn["sensitivity"] = quantization_figures.sensitivity(drifts)
     return drawn
 
 
@@ -180,46 +175,6 @@ def changes(records: list[dict]) -> pd.DataFrame:
     return made.dropna(subset="points")
 
 
-def loss_figure(records: list[dict]) -> Figure:
-    """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
-    frame = changes(records)
-    frame = frame[frame["graph"].isin(SHOWN)]
-    studies = list(frame[["backbone", "corpus"]].drop_duplicates().itertuples(index=False, name=None))
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.3 + 2.3 * len(studies)))
-        grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)
-        for of_study, (backbone, corpus) in zip(grid, studies, strict=True):
-            mine = frame[(frame["backbone"] == backbone) & (frame["corpus"] == corpus)]
-            for axes, split in zip(of_study, ("dev", "test"), strict=True):
-                _panel_(axes, mine[mine["split"] == split])
-                axes.set_title(f"{backbone} ({corpus}), {split}", loc="left")
-            low, high = of_study[0].get_ylim()
-            of_study[0].set_ylim(min(low, -1.2), max(high, 0.5))
-            for axes, split in zip(of_study, ("dev", "test"), strict=True):
-                last = mine[(mine["split"] == split) & (mine["graph"] == _shown(mine)[-1])]
-                means = last.groupby("language")["points"].mean()
-                figures.label_ends(
-                    axes, [(mean, figures.LANGUAGE_NAMES[name], figures.COLOURS[name]) for name, mean in means.items()]
-                )
-            of_study[0].set_ylabel("change of F1 in points (dashed: −1)")
-    return drawn
-
-
-def sensitivity_figure(records: list[dict]) -> Figure:
-    """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
-    scans = [record for record in graphs(records) if record.get("sensitivity")]
-    studies = sorted({(record["config"]["backbone"], record["config"]["corpus"]) for record in scans})
-    with matplotlib.style.context(figures.STYLE):
-        most = max(len({row["layer"] for row in record["sensitivity"]}) for record in scans)
-        drawn = Figure(figsize=(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)))
-        for axes, (backbone, corpus) in zip(drawn.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
-            mine = [r for r in scans if (r["config"]["backbone"], r["config"]["corpus"]) == (backbone, corpus)]
-            _heat_(drawn, axes, mine)
-            seeds = f"{len(mine)} seed{'s' * (len(mine) > 1)}"
-            axes.set_title(f"{backbone} ({corpus}, {seeds})", loc="left")
-    return drawn
-
-
 def alone(records: list[dict]) -> pd.DataFrame:
     """The drift when one map alone is int8, as a share of the drift when all are; a row a seed and map."""
     rows = [
@@ -230,45 +185,6 @@ def alone(records: list[dict]) -> pd.DataFrame:
         for row in record.get("sensitivity", [])
     ]
     return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "share", "in float"])
-
-
-def _panel_(axes: Axes, group: pd.DataFrame) -> None:
-    shown = _shown(group)
-    for number, (language, colour) in enumerate(figures.COLOURS.items()):
-        for place, graph in enumerate(shown):
-            points = group[(group["language"] == language) & (group["graph"] == graph)]["points"]
-            at = place + 0.2 * (number - 1)
-            axes.plot(at, points.mean(), "o", color=colour, markersize=5)
-            if len(points) > 1:
-                axes.plot([at + 0.07] * len(points), points, "o", color=colour, markersize=2, alpha=0.6)
-    axes.axhline(0, color="black", linewidth=0.6)
-    axes.axhline(-int8_choices.POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
-    if "longer" in shown:  # no quantization: the control of QAT
-        axes.axvspan(shown.index("longer") - 0.5, len(shown) - 0.5, color="#EEEEEE", zorder=0, linewidth=0)
-    axes.set_xticks(range(len(shown)), [TICKS[graph] for graph in shown])
-    axes.set_xlim(-0.5, len(shown) - 0.5)
-    axes.grid(axis="x", visible=False)
-
-
-def _heat_(drawn: Figure, axes: Axes, records: list[dict]) -> None:
-    seen = alone(records)
-    mean = seen.groupby(["layer", "part"])["share"].mean().unstack().reindex(columns=list(Parts._fields))
-    chosen = seen.groupby(["layer", "part"])["in float"].any().unstack().reindex(columns=list(Parts._fields)).eq(True)
-    shares = mean.to_numpy()
-    highest = max(0.01, float(np.nanmax(shares)))
-    shades = axes.imshow(shares, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
-    for row, column in np.argwhere(~np.isnan(shares)):
-        share = shares[row, column]
-        colour = "white" if share > 0.6 * highest else "black"
-        axes.text(column, row, str(round(100 * share)), ha="center", va="center", fontsize=6, color=colour)
-        if chosen.iloc[row, column]:
-            axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="#EE6677"))
-    axes.grid(visible=False)
-    axes.set_xticks(range(len(mean.columns)), mean.columns)
-    axes.set_yticks(range(len(mean.index)), mean.index)
-    axes.set_ylabel("layer")
-    bar = drawn.colorbar(shades, ax=axes, pad=0.02, label="drift, of that of all")
-    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
 
 
 def _frame(records: list[dict]) -> pd.DataFrame:
@@ -296,10 +212,6 @@ def _groups(frame: pd.DataFrame):
     order = frame.assign(place=[list(NAMES).index(graph) for graph in frame["graph"]])
     order = order.sort_values(["corpus", "backbone", "place", "seed"])
     return order.groupby(["corpus", "backbone", "graph"], sort=False)
-
-
-def _shown(frame: pd.DataFrame) -> list[str]:
-    return [graph for graph in SHOWN if graph in set(frame["graph"])]
 
 
 def _about(record: dict) -> dict:
