@@ -97,6 +97,20 @@ def doctor(data: str | None = None) -> list[str]:
     return [f"{name:<11}{value}" for name, value in lines.items()]
 
 
+def deepsparse() -> tuple[str | None, str | None]:
+    """Its version, or else why it cannot be used here; it has an environment of its own."""
+    failed, python = DEEPSPARSE / ".failed", DEEPSPARSE / "bin" / "python"
+    if failed.exists():  # the Makefile left the reason
+        return None, failed.read_text(encoding="utf-8").strip()
+    if not python.exists():
+        return None, "there is no .venv-deepsparse (make deepsparse)"
+    if platform.machine() == "x86_64" and describe()["flags"]["avx2"] is False:
+        return None, "this CPU has no AVX2"
+    ask = "from importlib.metadata import version; print(version('deepsparse'))"
+    version = _output(str(python), "-I", "-c", ask, NM_DISABLE_ANALYTICS="True")
+    return version, None if version else ".venv-deepsparse is incomplete (make deepsparse)"
+
+
 def _cpuinfo() -> dict[str, str]:
     # The first processor's entry; empty where the system has no such file.
     try:
@@ -178,16 +192,8 @@ def _runtime(package: str) -> str:
 
 
 def _deepsparse() -> str:
-    # It has an environment of its own; where that could not be made, the Makefile left the reason in .failed.
-    failed = DEEPSPARSE / ".failed"
-    if failed.exists():
-        return f"deepsparse not available: {failed.read_text(encoding='utf-8').strip()}"
-    python = DEEPSPARSE / "bin" / "python"
-    if not python.exists():
-        return "deepsparse not available: no .venv-deepsparse here (make deepsparse)"
-    ask = "from importlib.metadata import version; print(version('deepsparse'))"
-    version = _output(str(python), "-c", ask, NM_DISABLE_ANALYTICS="True")
-    return f"deepsparse {version}" if version else "deepsparse not available: .venv-deepsparse is incomplete"
+    version, reason = deepsparse()
+    return f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"
 
 
 def _data(data: str | None) -> str:

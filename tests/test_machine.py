@@ -109,7 +109,7 @@ def test_doctor_is_about_ten_single_lines():
 
 def test_doctor_tells_why_deepsparse_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "DEEPSPARSE", tmp_path)
-    assert "no .venv-deepsparse here" in line("Runtimes")
+    assert "deepsparse not available: there is no .venv-deepsparse (make deepsparse)" in line("Runtimes")
     (tmp_path / ".failed").write_text("ERROR: No matching distribution found\n")
     assert line("Runtimes").endswith("deepsparse not available: ERROR: No matching distribution found")
 
@@ -122,7 +122,7 @@ def test_doctor_asks_the_python_of_deepsparse_for_its_version(tmp_path, monkeypa
     python.chmod(0o755)
     assert line("Runtimes").endswith("deepsparse 1.8.0 analytics True")
     python.write_text("#!/bin/sh\nexit 1\n")
-    assert line("Runtimes").endswith(".venv-deepsparse is incomplete")
+    assert line("Runtimes").endswith(".venv-deepsparse is incomplete (make deepsparse)")
 
 
 def test_doctor_names_the_data_it_found(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ the reason. Between two calls its threads sleep; during one they spin, so nothin
 
 import json
 import os
-import platform
 import select
 import shutil
 import signal
@@ -49,19 +48,7 @@ REASONS = (
 
 def why_not() -> str | None:
     """Why DeepSparse cannot be used here, or None if it can."""
-    failed, python = machine.DEEPSPARSE / ".failed", _python()
-    if failed.exists():
-        return failed.read_text(encoding="utf-8").strip()
-    if not python.exists():
-        return "there is no .venv-deepsparse (make deepsparse)"
-    if platform.machine() == "x86_64" and machine.describe()["flags"]["avx2"] is False:
-        return "this CPU has no AVX2"
-    ask = [str(python), "-I", "-c", "from importlib.metadata import version; print(version('deepsparse'))"]
-    try:
-        done = subprocess.run(ask, capture_output=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f".venv-deepsparse does not run ({error})"
-    return None if done.returncode == 0 else ".venv-deepsparse is incomplete (make deepsparse)"
+    return machine.deepsparse()[1]
 
 
 def load(path: Path, threads: int) -> Engine:
