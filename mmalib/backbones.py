@@ -21,8 +21,8 @@ from transformers import (
 from transformers.utils import logging
 
 from mmalib.corpus import LABELS
+from mmalib.machine import WEIGHTS
 
-WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("mini", "mini-distil", "mini-narrow")
 HUB = {
     "xlm": "FacebookAI/xlm-roberta-base",

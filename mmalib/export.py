@@ -14,19 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from accelerate.utils import extract_model_from_parallel
 from datasets import DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import machine
+from mmalib import machine, runtimes
 from mmalib.backbones import by_length, windows
 from mmalib.corpus import LABELS
 from mmalib.evaluate import scored
 from mmalib.models import complete_folder
-from mmalib.trace import INPUTS, OPSET, linears, trace
+from mmalib.trace import OPSET, linears, trace
 
 GRAPH = "model.onnx"
 PROVENANCE = "mmalib.json"
@@ -68,18 +67,7 @@ def export(
 
 def session(folder: Path, threads: int | None = None) -> Run:
     """The exported model in ONNX Runtime on the CPU, on all cores unless told."""
-    path = Path(folder) / GRAPH
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {GRAPH}. Give a folder that mmalib.export or mmalib.quantize has written.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or machine.describe()["cores"]
-    options.log_severity_level = 3  # errors; below it, only notes on constants that were folded
-    loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return loaded.run(["logits"], dict(zip(INPUTS, (ids, mask), strict=True)))[0]
-
-    return run
+    return runtimes.load(folder, threads or machine.describe()["cores"])
 
 
 def labels(folder: Path) -> list[str]:

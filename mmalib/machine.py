@@ -97,6 +97,14 @@ def doctor(data: str | None = None) -> list[str]:
     return [f"{name:<11}{value}" for name, value in lines.items()]
 
 
+def saturates() -> bool:
+    """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
+    flags = describe()["flags"]
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in flags.values():
+        return False
+    return not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 def deepsparse() -> tuple[str | None, str | None]:
     """Its version, or else why it cannot be used here; it has an environment of its own."""
     failed, python = DEEPSPARSE / ".failed", DEEPSPARSE / "bin" / "python"

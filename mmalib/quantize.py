@@ -69,7 +69,7 @@ def quantize(
     _check(kind, ranges, format)
     proto = _load(source)
     chosen = _chosen(proto.graph, skip, source)
-    if saturates() and not reduce_range:
+    if machine.saturates() and not reduce_range:
         warnings.warn(
             "This CPU has no VNNI: u8 x s8 products saturate, and scores measured here may be lower than elsewhere. "
             "reduce_range=True avoids it at the price of one bit.",
@@ -125,13 +125,6 @@ def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, f
                 old = found.get(tensor, (low, high))
                 found[tensor] = (min(low, old[0]), max(high, old[1]))
     return found
-
-
-def saturates() -> bool:
-    """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
-    flags = machine.describe()["flags"]
-    vnni = ("avx512_vnni", "avx_vnni", "amx_int8")
-    return flags["avx2"] is True and not any(flags.get(flag) for flag in vnni)
 
 
 def _check(kind: str, ranges: Ranges | None, format: str) -> None:

@@ -178,5 +178,5 @@ def test_what_differs_from_pytorch_is_refused_and_leaves_the_old_folder(random_m
 
 
 def test_a_folder_without_a_graph_is_one_clear_line(tmp_path):
-    with pytest.raises(ValueError, match="holds no model.onnx"):
+    with pytest.raises(ValueError, match="has no model.onnx"):
         export.session(tmp_path)

@@ -247,7 +247,7 @@ def test_a_closed_model_says_so(folder):
 def with_flags(monkeypatch, **flags):
     described = {**machine.describe(), "flags": {**dict.fromkeys(machine.FLAGS, False), **flags}}
     monkeypatch.setattr(machine, "describe", lambda: described)
-    monkeypatch.setattr(runtimes.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
 
 
 @pytest.mark.parametrize("form", ["qoperator", "qdq", "dynamic"])

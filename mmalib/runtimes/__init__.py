@@ -9,7 +9,6 @@ Whether it can run here, `available` says. Each lives in a module of its own tha
 
 import importlib
 import importlib.util
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -197,10 +196,7 @@ def _check_inputs(path: Path, inputs: dict[str, Sequence]) -> None:
 
 def _saturates(path: Path) -> bool:
     """Whether int8 products meet a CPU that adds them up in 16 bits."""
-    flags = machine.describe()["flags"]
-    if platform.machine().lower() not in ("x86_64", "amd64") or None in flags.values():
-        return False
-    if any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+    if not machine.saturates():
         return False
     import onnx  # only such a CPU needs a look into the graph
 
