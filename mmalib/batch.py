@@ -138,12 +138,15 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
         failure = "\n".join(f"{error.ename}: {error.evalue}".splitlines()[:12])
     except DeadKernelError:
         failure = "The kernel died while this cell ran; running out of memory is the usual reason."
-    os.replace(running, executed)
+    except RuntimeError as error:  # of jupyter_client: it died, or was silent, before the first cell
+        failure = f"The kernel did not start: {' '.join(str(error).split())}"
+    if running.exists():
+        os.replace(running, executed)
     seconds = time.monotonic() - begin
     print(f"{path.stem}  {'failed' if failure else 'ok'}  {seconds:.0f} s  {result}".rstrip(), flush=True)
     if failure:
-        code_cell, first_line = len(cells), cells[-1].strip().splitlines()[0]
-        print(f"  in code cell {code_cell}: {first_line}")
+        if cells:
+            print(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
         print(*(f"  {line}" for line in failure.splitlines()), sep="\n")
         print(f"  The executed notebook: {executed}", flush=True)
     return not failure

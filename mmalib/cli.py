@@ -80,6 +80,7 @@ def _figures(options: argparse.Namespace) -> int:
     from mmalib import batch, publish, reports
 
     formats = options.format.split(",") if options.format else ()
+    reports.check(formats)
     if options.profile and not options.publish:
         return batch.redraw(options.profile, options.runs, formats)
     lacking = publish.take(options.profile, options.runs) if options.publish else []
@@ -111,7 +112,7 @@ def _bench(options: argparse.Namespace) -> int:
         options.runtime.split(","),
         [_whole("--batch", number) for number in options.batch.split(",")],
         options.length,
-        threads=options.threads or machine.describe()["cores"],
+        threads=machine.describe()["cores"] if options.threads is None else options.threads,
         seconds=options.seconds,
         baseline=options.baseline,
         records=results.records_folder(options.runs, "bench"),

@@ -112,7 +112,7 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
     assert any(line.startswith("| mini | this study, sample | 8 |") for line in lines)
     assert lines[-3:] == [
         "notebooks: runs/quick/notebooks (2 files)",
-        "tables: runs/quick/tables (4 files)",
+        "tables: runs/quick/tables (6 files)",
         "figures: runs/quick/figures (2 files)",
     ]
     assert len(results.read(home / "records")) == 8

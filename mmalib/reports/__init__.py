@@ -32,9 +32,8 @@ def redraw(
     records: list[dict], tables_folder: Path, figures_folder: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
     """Write every table and figure of the study again in these formats, from the records alone."""
+    check(formats)
     of_table, of_figure = ([name for name in formats if name in known] for known in (TABLES, FIGURES))
-    if unknown := [name for name in formats if name not in (*TABLES, *FIGURES)]:
-        raise ValueError(f"There is no format '{unknown[0]}'. Choose from: {', '.join((*TABLES, *FIGURES))}.")
     written = []
     for notebook in NOTEBOOKS:
         for name, drawn in notebook.draw(records).items():
@@ -43,6 +42,12 @@ def redraw(
             else:
                 written += tables.write(drawn, tables_folder, name, of_table)
     return written
+
+
+def check(formats: Sequence[str]) -> None:
+    """Refuse a format that nothing can be written in."""
+    if unknown := [name for name in formats if name not in (*TABLES, *FIGURES)]:
+        raise ValueError(f"There is no format '{unknown[0]}'. Choose from: {', '.join((*TABLES, *FIGURES))}.")
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
