@@ -7,10 +7,9 @@ interval over sentences.
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from mmalib import figures, results
 from mmalib.reports.structured import knee, knees
+from mmalib.reports.unstructured import held
 
 LANGUAGES = tuple(figures.COLOURS)
 UNSEEN = tuple(language for language in LANGUAGES if language != "en")
@@ -51,8 +50,19 @@ def changes(seeds: list[Seed], part: str, against: str, of: str | None = None) -
 
 def kept(seeds: list[Seed], part: str, dense: str) -> dict[str, Interval]:
     """The percentage of the dense F1 that a part keeps, by language."""
-    lost = changes(seeds, part, dense, of=dense)
-    return {language: Interval(*(100 + value for value in change)) for language, change in lost.items()}
+    return {
+        name: spread([percent_of(*(f1(seed[one], name) for one in (part, dense))) for seed in seeds])
+        for name in LANGUAGES
+    }
+
+
+def kept_paired(seeds: list[Seed], graph: str, whole: str) -> dict[str, Interval]:
+    """The percentage of the float F1 that a graph keeps, by language; both are of the same drawn sentences."""
+    found: dict[str, list[Interval]] = {language: [] for language in LANGUAGES}
+    for seed in seeds:
+        for language, change in paired([seed], graph).items():
+            found[language].append(Interval(*(100 + points / f1(seed[whole], language).mean for points in change)))
+    return {language: spread(each) for language, each in found.items()}
 
 
 def paired(seeds: list[Seed], graph: str) -> dict[str, Interval]:
@@ -82,9 +92,8 @@ def falls(trajectories: list[dict]) -> dict[str, Interval]:
 
 def fall(record: dict, language: str) -> Interval:
     """The sparsity at which F1 falls while a model is pruned and trained on; 1 where it never does."""
-    points = [point for point in record["curve"] if point["stage"] == "recovered"]
-    f1 = np.array([point["scores"][language]["test"]["f1"] for point in points])
-    at = knee(np.array([point["sparsity"] for point in points]), f1)
+    points = held(results.curves([record])).query("language == @language and split == 'test'").sort_values("sparsity")
+    at = knee(points["sparsity"].to_numpy(), points["f1"].to_numpy())
     return exact(1.0 if at is None else at)
 
 
@@ -107,6 +116,13 @@ def minus(one: Interval, other: Interval) -> Interval:
     middle = one.mean - other.mean
     room = math.hypot((one.high - one.low) / 2, (other.high - other.low) / 2)
     return Interval(middle, middle - room, middle + room)
+
+
+def percent_of(one: Interval, other: Interval) -> Interval:
+    """One as a percentage of the other; both are taken as independent, as in `minus`."""
+    middle = one.mean / other.mean
+    room = math.hypot((one.high - one.low) / 2, middle * (other.high - other.low) / 2) / other.mean
+    return Interval(*(100 * value for value in (middle, middle - room, middle + room)))
 
 
 def spread(each: list[Interval]) -> Interval:

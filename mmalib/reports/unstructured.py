@@ -85,7 +85,7 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(3.4, 2.5))
         axes, ends = drawn.subplots(), []
-        for (language, split), line in rows[rows["stage"] == "recovered"].groupby(["language", "split"]):
+        for (language, split), line in held(rows).groupby(["language", "split"]):
             mean = line.sort_values("step").groupby("sparsity", sort=True)["f1"].mean()
             colour, test = figures.COLOURS[language], split == "test"
             axes.plot(mean.index, mean, color=colour, linestyle="-" if test else (0, (2, 2)))
@@ -108,6 +108,14 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         axes.set_title(f"{NAMES[criterion]}, {schedule}".capitalize(), loc="left")
     return drawn
+
+
+def held(curves: pd.DataFrame) -> pd.DataFrame:
+    """The points right before a mask update; of the first masks, where they have no such point, their beginning."""
+    recovered = curves[curves["stage"] == "recovered"]
+    first = curves[(curves["stage"] == "pruned") & (curves["step"] == 0)]
+    known = pd.MultiIndex.from_frame(recovered[["run", "sparsity"]])
+    return pd.concat([recovered, first[~pd.MultiIndex.from_frame(first[["run", "sparsity"]]).isin(known)]])
 
 
 def kept(records: list[dict]) -> Figure:

@@ -62,12 +62,12 @@ def curves(seeds: list[Seed]) -> tuple[str, str]:
     }
     better = intervals.changes(seeds, "cubic", "linear")
     first = min(point["sparsity"] for point in seeds[0]["cubic"]["curve"] if point["sparsity"] > 0)
-    text = f"cubic falls at {intervals.shares(at)} sparsity (first measured at {first:.0%})"
-    text += f" and ends {intervals.points(better)} points over linear"
+    text = f"F1 on the cubic curve falls at {intervals.shares(at)} (first measured at {first:.0%} sparsity)"
+    text += f"; cubic ends {intervals.points(better)} points over linear"
     free = all(each.mean >= FREE for each in at.values())
     if free and all(each.mean > 0 for each in better.values()) and any(each.low > 0 for each in better.values()):
         return HOLDS, text
-    early = len(seeds) > 1 and any(each.high < FREE for each in at.values())
+    early = len(seeds) > 1 and first <= FREE and any(each.high < FREE for each in at.values())
     return (CONTRADICTED if early or all(each.high < 0 for each in better.values()) else FAILS), text
 
 
@@ -85,7 +85,7 @@ def int8(seeds: list[Seed]) -> tuple[str, str]:
     """No kind costs Spanish or Dutch a point more than English; against it: one does, or QAT keeps too little."""
     whole = [graph for graph in quantization.KINDS if not intervals.collapsed(seeds, graph)]
     more = [each for graph in whole for each in intervals.more_than_english(seeds, graph)]
-    kept = intervals.kept(seeds, "qat", "float")
+    kept = intervals.kept_paired(seeds, "qat", "float")
     text = "; ".join(f"{graph} {intervals.points(intervals.paired(seeds, graph))}" for graph in quantization.KINDS)
     text += f" points; QAT keeps {intervals.percent(kept, digits=1)}"
     alike = len(whole) == len(quantization.KINDS) and all(each.mean <= POINT for each in more)
