@@ -231,8 +231,8 @@ def _backbone(record: dict) -> str:
 
 
 def _cut(record: dict) -> bool:
-    # Whether the vocabulary was cut: by the run itself, or as a part of a combination.
-    return "vocabulary" in [record["config"]["method"], *(part["what"] for part in record.get("parts", ()))]
+    # Whether the vocabulary was cut: by the run itself, or on the way to a combination.
+    return record["config"]["method"] == "vocabulary" or record["config"].get("combination") == "small-q"
 
 
 def _at_most(number: int | None) -> str:

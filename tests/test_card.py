@@ -36,7 +36,7 @@ def score(f1):
     return {"f1": f1, "f1_low": f1 - 0.0217, "f1_high": f1 + 0.0191, "sentences": round(3000 * f1), "types": {}}
 
 
-def record(run=RUN, *, scores=None, parts=None, size=None, **config):
+def record(run=RUN, *, scores=None, size=None, **config):
     """A record as the studies save it, every score another number."""
     settings = {"notebook": "05", "method": "quantization", "graph": "float", "backbone": "tiny", "weights": "0000"}
     settings |= {"corpus": "sample", "seed": 1, "train_sentences": None, "epochs": 3, "max_length": 77}
@@ -47,7 +47,6 @@ def record(run=RUN, *, scores=None, parts=None, size=None, **config):
         "config": settings | config,
         "scores": ours if scores is None else scores,
         **({"size": size} if size else {}),
-        **({"parts": parts} if parts else {}),
         "machine": MACHINE,
         "versions": {"torch": "9.1.2", "transformers": "8.3.4", "onnxruntime": "7.5.6", "numpy": "6.6.6"},
         "commit": "c0ffee-dirty",
@@ -192,9 +191,8 @@ def test_a_search_over_the_labels_of_other_languages_is_told(graph):
 
 def test_a_combination_tells_of_what_it_started_from(graph):
     start = {"method": "uniform", "removed": 0.5, "backbone": "folder/of/student", "weights": "1111"}
-    parts = [{"what": "vocabulary", "run": "02-x", "against": "01-x"}]
     more = {"method": "combination", "combination": "small-q", "start": start, "hardness": 0.5}
-    text = card.text(record(parts=parts, **more), int8(about_of(graph), format="qoperator", embeddings=True), [])
+    text = card.text(record(**more), int8(about_of(graph), format="qoperator", embeddings=True), [])
     assert line_of(text, "Backbone") == "`student`"
     assert line_of(text, "Method").startswith("combination (`small-q`), heads and neurons removed")
     assert "50.0% of the heads and neurons" in line_of(text, "Taken out") and "subwords" in line_of(text, "Taken out")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmalib import results
-from mmalib.reports import claims
+from mmalib.reports import claims, intervals
 from mmalib.reports.claims import CONTRADICTED, FAILS, HOLDS, MISSING
 from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
 from mmalib.studies.speed import run_name as speed_run
@@ -22,8 +22,8 @@ def scores(f1, room=0.005):
 def record(run, number, f1=None, *, seed=1, backbone="mini", corpus="conll", **more):
     """A run of a notebook; what is not of a record itself goes into its configuration."""
     config = {"notebook": number, "method": "", "backbone": backbone, "corpus": corpus, "seed": seed}
-    parts = {name: more.pop(name) for name in ("curve", "parts", "throughput") if name in more}
-    return {"run": run, "config": config | more, "scores": scores(f1) if f1 else {}, **parts}
+    beside = {name: more.pop(name) for name in ("curve", "throughput") if name in more}
+    return {"run": run, "config": config | more, "scores": scores(f1) if f1 else {}, **beside}
 
 
 def answer(records, number):
@@ -98,12 +98,12 @@ def test_claim_2_asks_for_a_fall_near_30_percent(steps, one_seed, two_seeds):
     assert told == MISSING and "02-uniform-mini-conll-seed1" in numbers
 
 
-def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 0.6), **more):
-    """A gradually pruned model; on the way, the share of its F1 at half and at the full sparsity."""
+def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 0.6), first=0.5, **more):
+    """A gradually pruned model; on the way, the share of its F1 at the first and at the full sparsity."""
     whole = [{"step": 0, "stage": "recovered", "sparsity": 0.0, "scores": scores(DENSE)}]
     curve = whole + [
         {"step": step, "stage": "recovered", "sparsity": at, "scores": scores([kept * one for one in DENSE])}
-        for step, (at, kept) in enumerate(zip((0.5, share), on_the_way, strict=True), start=1)
+        for step, (at, kept) in enumerate(zip((first, share), on_the_way, strict=True), start=1)
     ]
     run = unstructured.run_name(criterion, share, schedule, "mini", "conll", seed, taught="hardness" in more)
     settings = {"method": criterion, "share": share, "schedule": schedule, "seed": seed}
@@ -167,19 +167,20 @@ def test_a_base_without_f1_divides_nothing():
 
 
 @pytest.mark.parametrize(
-    ("cubic", "linear", "at_half", "one_seed", "two_seeds"),
+    ("cubic", "linear", "first", "one_seed", "two_seeds"),
     [
-        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), 1.0, HOLDS, HOLDS),
-        ((0.7, 0.5, 0.4), (0.7, 0.5, 0.4), 1.0, FAILS, FAILS),
-        ((0.7, 0.5, 0.4), (0.697, 0.497, 0.397), 1.0, FAILS, HOLDS),  # inside the interval of one seed
-        ((0.6, 0.4, 0.3), (0.7, 0.5, 0.4), 1.0, CONTRADICTED, CONTRADICTED),
-        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), 0.5, FAILS, CONTRADICTED),  # half of F1 is gone before
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.5, 1.0), HOLDS, HOLDS),
+        ((0.7, 0.5, 0.4), (0.7, 0.5, 0.4), (0.5, 1.0), FAILS, FAILS),
+        ((0.7, 0.5, 0.4), (0.697, 0.497, 0.397), (0.5, 1.0), FAILS, HOLDS),  # inside the interval of one seed
+        ((0.6, 0.4, 0.3), (0.7, 0.5, 0.4), (0.5, 1.0), CONTRADICTED, CONTRADICTED),
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.3, 0.5), FAILS, CONTRADICTED),  # half of F1 is gone before
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.5, 0.5), FAILS, FAILS),  # and when, nobody has measured
     ],
 )
-def test_claim_4_needs_a_free_beginning_and_a_better_end(cubic, linear, at_half, one_seed, two_seeds):
+def test_claim_4_needs_a_free_beginning_and_a_better_end(cubic, linear, first, one_seed, two_seeds):
     made = []
     for seed in (1, 2):
-        how = {"share": 0.9, "seed": seed, "on_the_way": (at_half, 0.4)}
+        how = {"share": 0.9, "seed": seed, "on_the_way": (first[1], 0.4), "first": first[0]}
         made += [dense(seed), pruned("obs", cubic, **how), pruned("obs", linear, schedule="linear", **how)]
     assert (verdict(made[:3], 4), verdict(made, 4)) == (one_seed, two_seeds)
 
@@ -189,7 +190,26 @@ def test_claim_4_tells_where_the_curve_falls_and_what_lacks():
     told, numbers, _ = answer(made, 4)
     assert told == MISSING and "03-obs-90-linear-mini-conll-seed1" in numbers
     _, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 4)
-    assert "en 54%, es 54%, nl 54% sparsity (first measured at 50%)" in numbers  # 0.5 + 0.4 * 0.05 / 0.5
+    assert "falls at en 54%, es 54%, nl 54% (first measured at 50% sparsity)" in numbers  # 0.5 + 0.4 * 0.05 / 0.5
+
+
+def test_the_first_mask_update_counts_though_nothing_was_trained_before_it():
+    made = pruned("obs", KEPT, share=0.9, on_the_way=(0.9, 0.8))
+    whole, *others = made["curve"]
+    first = {"step": 0, "stage": "pruned", "sparsity": 0.4, "scores": scores(DENSE)}
+    later = {"step": 1, "stage": "pruned", "sparsity": 0.45, "scores": scores(NOTHING)}  # training makes up for it
+    assert intervals.fall(made, "es").mean == pytest.approx(0.25)
+    assert intervals.fall({**made, "curve": [whole, first, *others, later]}, "es").mean == pytest.approx(0.45)
+    again = {**first, "sparsity": 0.5}  # trained at 0.5, it has a better point there
+    assert intervals.fall({**made, "curve": [whole, again, *others]}, "es").mean == pytest.approx(0.25)
+
+
+def test_what_is_kept_of_nothing_has_the_interval_of_the_part_alone():
+    dead, whole = pruned("movement", NOTHING), dense()
+    kept = intervals.kept([{"dense": whole, "dead": dead}], "dead", "dense")["en"]
+    assert kept == pytest.approx((0, -100 * 0.005 / 0.8, 100 * 0.005 / 0.8))
+    half = intervals.percent_of(intervals.Interval(0.4, 0.38, 0.42), intervals.Interval(0.8, 0.76, 0.84))
+    assert half == pytest.approx((50, 50 - 50 * 0.05 * 2**0.5, 50 + 50 * 0.05 * 2**0.5))  # 5% of each
 
 
 def student(setting, f1, seed=1, name="mini-distil"):
@@ -316,13 +336,11 @@ def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
     """80-q from a taught sparse model that loses 5 points alone and QAT that loses half a point: 5.5 in all."""
     taught = pruned("obs", first, seed=seed, hardness=0.5)
     whole, made = dense(seed), graphs(seed)
-    int8 = {name: quantization.run_name(name, "mini", "conll", seed) for name in ("qat", "float")}
-    parts = [
-        {"what": "sparse, taught", "run": taught["run"], "against": whole["run"]},
-        {"what": "int8 (QAT)", "run": int8["qat"], "against": int8["float"]},
-    ]
-    run = f"06-80-q-mini-conll-seed{seed}"
-    return [record(run, "06", f1, seed=seed, combination="80-q", parts=parts), whole, taught, *made]
+    int8 = next(record for record in made if record["run"].startswith("05-qat-"))
+    sparse = {**int8, "run": quantization.run_name("qat-qoperator", "mini", "conll", seed)}
+    about = {"combination": "80-q", "format": "qoperator"}
+    own = record(f"06-80-q-mini-conll-seed{seed}", "06", f1, seed=seed, **about)
+    return [own, whole, taught, *made, sparse]
 
 
 @pytest.mark.parametrize(
@@ -345,9 +363,9 @@ def test_claim_8_tells_both_losses_and_what_lacks():
     _, numbers, runs = answer(made, 8)
     assert "80-q loses en 7.0 for 5.5, es 7.0 for 5.5, nl 7.0 for 5.5 (en +1.5, es +1.5, nl +1.5)" in numbers
     there = {"06-80-q-mini-conll-seed1", "01-mini-conll-seed1", "03-obs-80-cubic-taught-mini-conll-seed1"}
-    assert set(runs.split(", ")) == there | {"05-float-mini-conll-seed1", "05-qat-mini-conll-seed1"}
-    told, numbers, _ = answer([one for one in made if "05-qat" not in one["run"]], 8)
-    assert told == MISSING and numbers == "lacks 05-qat-mini-conll-seed1"
+    assert set(runs.split(", ")) == there | {"05-float-mini-conll-seed1", "05-qat-qoperator-mini-conll-seed1"}
+    told, numbers, _ = answer([one for one in made if "05-qat-q" not in one["run"]], 8)
+    assert told == MISSING and numbers == "lacks 05-qat-qoperator-mini-conll-seed1"
 
 
 def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
@@ -355,11 +373,11 @@ def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
     assert told == FAILS and "06-80-q-mini-conll-seed1" in numbers and "03-obs-80-cubic-taught" in numbers
 
 
-def test_claim_8_takes_a_step_of_a_curve_against_its_beginning():
-    made = combination((0.795, 0.595, 0.495))
-    curve = trajectory("uniform", (3, 3, 3))  # recovered, nothing is lost at any share
-    made[0]["parts"][0] = {"what": "heads", "run": curve["run"], "share": 0.5, "against": curve["run"]}
-    assert verdict([*made, curve], 8) == HOLDS
+def test_claim_8_leaves_out_what_has_parts_without_a_run():
+    made = combination((0.73, 0.53, 0.43))
+    small = record("06-small-q-mini-conll-seed1", "06", NOTHING, combination="small-q", format="qdq")
+    assert answer([small, *made], 8) == answer(made, 8)
+    assert verdict([small], 8) == MISSING
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The paper's nine claims, each with a verdict that code computes from records, the numbers, and the runs they are of.
 
 F1 is that of the test sets. A mean over several seeds stands with the lowest and the highest seed; where there is one
-seed, with the 95% bootstrap interval over sentences. A claim is contradicted where such an interval lies wholly on the
-other side. What one seed has no interval for (where a curve falls, sums of losses) contradicts nothing. The rules for
-F1 are in `verdicts`.
+seed, with the 95% bootstrap interval over sentences. A speed stands with its quartiles over turns. A claim is
+contradicted where such an interval lies wholly on the other side. What one seed has no interval for (where a curve
+falls, sums of losses) contradicts nothing. The rules for F1 are in `verdicts`.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
 from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING
 from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
+from mmalib.studies import combined as combinations
 from mmalib.studies.speed import run_name as speed_run
 
 NOTHING_LEFT = "next to nothing is found in English either"
@@ -29,7 +30,7 @@ Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The table of claims, on CoNLL where any run is on it; nothing where there is no record."""
+    """The claims with their numbers and records, and the verdicts alone; on CoNLL where any run is on it."""
     corpora = {record["config"]["corpus"] for record in records}
     if not corpora:
         return {}
@@ -40,7 +41,8 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         verdict, numbers, runs = answer(judged)
         row = {"claim": f"{number}. {claim}", "corpus": corpus, "verdict": verdict, "numbers": numbers}
         rows.append(row | {"records": ", ".join(dict.fromkeys(runs))})
-    return {"claims": pd.DataFrame(rows)}
+    claims = pd.DataFrame(rows)
+    return {"claims": claims, "verdicts": claims[["claim", "verdict"]]}
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
@@ -138,7 +140,8 @@ def _claim_7(records: list[dict]) -> Answer:
 
 def _claim_8(records: list[dict]) -> Answer:
     """Each loss is about its parts' sum; against it: no combination's is, in any seed."""
-    made, there = results.of_notebook(records, "06"), {record["run"]: record for record in records}
+    made = [record for record in results.of_notebook(records, "06") if combinations.parts(record["config"])]
+    there = {record["run"]: record for record in records}
     if not made:
         return _lacking(["runs of notebook 06"])
     needed = {run["run"]: _needed(run) for run in made}
@@ -262,7 +265,7 @@ def _needed(record: dict) -> list[str]:
     """The runs that a combined model's loss and its parts' losses are computed from."""
     config = record["config"]
     float_run = quantization.run_name("float", config["backbone"], config["corpus"], config["seed"])
-    return [float_run, *(part[name] for part in record["parts"] for name in ("run", "against"))]
+    return [float_run, *(part[name] for part in combinations.parts(config) for name in ("run", "against"))]
 
 
 def _corpus(records: list[dict]) -> str:

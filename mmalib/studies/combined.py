@@ -90,7 +90,7 @@ def config(profile: Profile, name: str, corpus: str, seed: int) -> dict:
 def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path) -> dict:
     """Make a combined model and all that it starts from, score its int8 graph, keep both; done before → read.
 
-    The record names the runs of its parts, for the question whether their losses add up.
+    The runs of its parts are made as well, for the question whether their losses add up.
     """
     where = {"corpus": corpus, "runs": runs}
     run, settings = run_name(name, profile.teacher, corpus, seed), config(profile, name, corpus, seed)
@@ -98,9 +98,9 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
     record = results.finished(records, run, settings)
     if record and (folder / export.GRAPH).is_file():  # records travel with git, models do not
         return record
-    parts = _parts(profile, name, seed, corpora, **where)
-    model, tokenizer = _start(profile, name, seed, corpora, **where)
+    _make_parts(profile, name, seed, corpora, **where)
     begin = time.monotonic()
+    model, tokenizer = _start(profile, name, seed, corpora, **where)
     masks = sparsity.masks_of(model)
     some, dev = (
         fewer(corpora["en"][split], number)
@@ -137,7 +137,6 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
         size={**size, **speed.sizes(folder)},
         sparsity={"requested": share(name) if name in _sparse(profile) else 0.0, "measured": size["sparsity"]},
         parameters=sum(p.numel() for p in model.parameters()),
-        parts=parts,
         timings={"make_s": made - begin, "score_s": time.monotonic() - made},
         **found,
     )
@@ -150,32 +149,43 @@ def _sparse(profile: Profile) -> list[str]:
     return [f"{100 * share:.0f}-q" for share in profile.sparsities]
 
 
-def _parts(
+def parts(settings: dict) -> list[dict[str, str]]:
+    """The parts of the combination of this configuration: each one's run, and the run that it is compared with.
+
+    None for `small-q`: its teacher, its tuning and its int8 embedding have no runs of their own that could be added up.
+    """
+    name, teacher, corpus, seed = (settings[key] for key in ("combination", "backbone", "corpus", "seed"))
+    if name == "small-q":
+        return []
+    graph = next(one for one, form in quantization.FORMS.items() if form == ("qat", settings["format"]))
+    int8 = {
+        "what": "int8 (QAT)",
+        "run": quantization.run_name(graph, teacher, corpus, seed),
+        "against": quantization.run_name("float", teacher, corpus, seed),
+    }
+    if name in STUDENTS:
+        what, run = (
+            "smaller, taught",
+            distillation.run_name(settings["start"]["backbone"], STUDENTS[name], corpus, seed),
+        )
+    else:
+        what = "sparse, taught"
+        run = unstructured.run_name("obs", share(name), "cubic", teacher, corpus, seed, taught=True)
+    return [{"what": what, "run": run, "against": baselines.run_name(teacher, corpus, seed)}, int8]
+
+
+def _make_parts(
     profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
-) -> list[dict]:
-    """What the combination is made of: each part's run, and the run that it is compared with; both are made here."""
+) -> None:
     teacher, where = profile.teacher, {"corpus": corpus, "runs": runs}
-    for graph in ("float", "qat"):
-        quantization.make(profile, graph, teacher, seed, corpora, **where)
-    int8 = [
-        {
-            "what": "int8 (QAT)",
-            "run": quantization.run_name("qat", teacher, corpus, seed),
-            "against": quantization.run_name("float", teacher, corpus, seed),
-        }
-    ]
-    first, dense = start_run(name, profile, corpus, seed), baselines.run_name(teacher, corpus, seed)
+    quantization.make(profile, "float", teacher, seed, corpora, **where)
     if name in STUDENTS:
         distillation.teach(profile, profile.students[0], STUDENTS[name], seed, corpora, **where)
-        return [{"what": "smaller, taught", "run": first, "against": dense}, *int8]
-    if name == "small-q":
-        structured.prune(profile, "uniform", teacher, seed, corpora, **where)
-        structured.cut_vocabulary(profile, teacher, seed, corpora, **where)
-        cut = {"what": "vocabulary", "run": structured.run_name("vocabulary", teacher, corpus, seed)}
-        half = {"what": "heads and neurons", "run": first, "share": SMALL, "against": first}
-        return [half, {**cut, "against": dense}, *int8]
-    unstructured.prune(profile, "obs", share(name), "cubic", teacher, seed, corpora, taught=True, **where)
-    return [{"what": "sparse, taught", "run": first, "against": dense}, *int8]
+    elif name != "small-q":
+        unstructured.prune(profile, "obs", share(name), "cubic", teacher, seed, corpora, taught=True, **where)
+    if name != "small-q":
+        graph = "qat-qoperator" if name in _sparse(profile) else "qat"
+        quantization.make(profile, graph, teacher, seed, corpora, **where)
 
 
 def _start(

@@ -13,8 +13,9 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from mmalib import backbones, bench, export, models, quantize, ranges, realtext, results, runtimes
+from mmalib import backbones, bench, export, machine, models, quantize, ranges, realtext, results, runtimes
 from mmalib.corpus import fewer
+from mmalib.evaluate import entity_scores
 from mmalib.profiles import Profile
 from mmalib.studies import baselines, speed
 from mmalib.studies.speed_cases import ALL, SPARSE
@@ -69,7 +70,9 @@ def trained(
 ) -> list[dict]:
     """Speeds of the models that these records' runs left, one record a folder; at most `speed_models` of them.
 
-    The baseline beside each is the dense tuned baseline in ONNX Runtime, so a speed-up is over the same backbone.
+    The baseline beside each is the dense tuned baseline in ONNX Runtime, so a speed-up is over the same backbone. `f1`
+    is what the run's own record says; an int8 graph is scored again in every runtime that it is timed in, since each
+    rounds in its own way.
     """
     home = Path(runs) / profile.name
     records, found = results.records_folder(runs, profile.name), []
@@ -85,15 +88,36 @@ def trained(
             "trained_in": record["config"]["notebook"],
             "runtimes": speed.asked(profile, _fast_in(folder)),
             "batches": list(profile.speed_batches),
+            "scored_sentences": profile.int8_sentences,
         }
         old = results.finished(records, run, settings)
         if settings["runtimes"] and (old is None or speed.better_now(old)):
             ready, base = exported(profile, folder, runs), _baseline(profile, corpora, corpus, runs)
             rows = speed.measured(profile, {name: ready}, settings["runtimes"], settings["batches"], base)
-            results.save(records, run, settings, scores={}, throughput=rows, f1=f1)
+            f1_in = _scored(profile, ready, settings["runtimes"], corpora) if _int8_format(ready) else {}
+            results.save(records, run, settings, scores={}, throughput=rows, f1=f1, f1_in=f1_in)
             old = results.finished(records, run, settings)
         found += [old] if old else []
     return found
+
+
+def _scored(
+    profile: Profile, folder: Path, names: Sequence[str], corpora: dict[str, DatasetDict]
+) -> dict[str, dict[str, float]]:
+    """Test F1 by language of a graph in each of its runtimes that is here."""
+    tokenizer, found = backbones.load_tokenizer(str(folder.resolve())), {}
+    tests = {language: fewer(splits["test"], profile.int8_sentences) for language, splits in corpora.items()}
+    for runtime in dict.fromkeys(name.split(":")[0] for name in names):
+        how = {"way": "padded" if runtime in SPARSE else "sorted", "length": profile.max_length, "batch": BATCH}
+        try:
+            with runtimes.load(folder, machine.describe()["cores"], runtime) as session:
+                found[runtime] = {
+                    language: entity_scores(list(test["tags"]), realtext.tag(session, tokenizer, test["words"], **how))
+                    for language, test in tests.items()
+                }
+        except (ValueError, RuntimeError) as error:  # missing here, or crashed; its speeds say so as well
+            print(f"{folder.name} is not scored in {runtime}: {runtimes.one_line(error)}", flush=True)
+    return {runtime: {language: of["f1"] for language, of in scores.items()} for runtime, scores in found.items()}
 
 
 def left(folder: Path, records: Sequence[dict]) -> list[Left]:
@@ -167,12 +191,16 @@ def _baseline(profile: Profile, corpora: dict[str, DatasetDict], corpus: str, ru
     return exported(profile, Path(runs) / profile.name / "models" / baselines.run_name(backbone, corpus, seed), runs)
 
 
-def _fast_in(folder: Path) -> Sequence[str]:
-    """The runtimes that run a trained model's form of graph fast."""
+def _int8_format(folder: Path) -> str | None:
+    """The format of a folder's int8 graph, as its mmalib.json tells; None where it is float."""
     about = folder / export.PROVENANCE
     said = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    of_int8 = said.get("quantization", {}).get("format")
-    if of_int8 is None:
+    return said.get("quantization", {}).get("format")
+
+
+def _fast_in(folder: Path) -> Sequence[str]:
+    """The runtimes that run a trained model's form of graph fast."""
+    if (of_int8 := _int8_format(folder)) is None:
         return ALL
     return SPARSE if of_int8 == "qoperator" else [name for name in ALL if name not in SPARSE]
 
