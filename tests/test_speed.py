@@ -13,7 +13,7 @@ import torch
 from mmalib import backbones, export, models, profiles, realtext, results, runtimes, sparsity, throughput
 from mmalib.reports import speed as report
 from mmalib.reports import speed_figures
-from mmalib.studies import speed, speed_cases, speed_real
+from mmalib.studies import quantization, speed, speed_cases, speed_real
 from mmalib.studies.speed_cases import Case
 
 SMOKE = profiles.PROFILES["smoke"]
@@ -313,7 +313,10 @@ def test_everything_is_drawn_and_gaps_are_named(records):
     tables_drawn = {f"table_{number}" for number in (2, 5, 7, 9, 10, 11)}
     figures_drawn = {"figure_6_7", "figure_8_9", "speedups", "f1_against_speed"}
     assert tables_drawn | figures_drawn <= set(drawn)
-    assert drawn["table_f1_speed"].iloc[0][["runtime", "speed-up", "F1"]].tolist() == ["openvino", 1.2, 0.6]
+    shown = ["runtime", "speed-up", "F1 in", "F1"]
+    assert drawn["table_f1_speed"].iloc[0][shown].tolist() == ["openvino", 1.2, "pytorch", 0.6]
+    again = {**trained, "f1_in": {"openvino": {"en": 0.7, "es": 0.3, "nl": 0.5}}}
+    assert report.trained([again]).iloc[0][shown].tolist() == ["openvino", 1.2, "openvino", 0.5]
     assert len(speed_figures.shrinking(report.rows(records), "heads").axes) == 3
     missing = report.gaps(records[1:], profile)
     assert missing == [records[0]["run"], *(speed.run_name(f"text {name}", "sample") for name in speed_real.READERS)]
@@ -341,3 +344,8 @@ def test_the_trained_baseline_is_read_and_measured(tiny_backbone, tmp_path):
     assert again == measured
     table = report.text_table(results.read(tmp_path / "tiny" / "records"))
     assert len(table) == 16 and len(report.latency_table(results.read(tmp_path / "tiny" / "records"))) == 8
+    assert measured["f1_in"] == {}  # of float, the run's own F1 will do
+    static = quantization.make(profile, "static", str(tiny_backbone), 1, corpora, **where)
+    (timed,) = speed_real.trained(profile, [static], corpora, **where)
+    assert set(timed["f1_in"]) == {"onnxruntime", "openvino"}
+    assert timed["f1_in"]["onnxruntime"] == pytest.approx(timed["f1"])

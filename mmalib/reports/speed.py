@@ -6,6 +6,7 @@ and 9 are extracts of 11 and 10 and are drawn as such: the fastest batch of each
 """
 
 import math
+import re
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def draw(records: list[dict]) -> dict:
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The cases and texts that this profile has and the records have not, and what failed in those that are there."""
+    """The cases and texts that this profile has and the records have not."""
     there = {r["run"] for r in records}
     wanted = [case.name for case in speed.planned(settings)] + [f"text {reader}" for reader in speed_real.READERS]
     corpora = sorted({r["config"]["corpus"] for r in records})
@@ -78,7 +79,7 @@ def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
     """One of the paper's tables: samples/s and speed-up, ours and the paper's, side by side."""
     if number in EXTRACTS:
         whole = table(measured, EXTRACTS[number])
-        order = whole["speed-up"].fillna(whole["paper speed-up"]).fillna(-1.0)
+        order = whole["samples/s"].fillna(whole["paper samples/s"]).fillna(-1.0)
         best = whole.loc[order.groupby([whole["measured as"], whole["runtime"]]).idxmax()]
         return best.sort_index().reset_index(drop=True)
     paper = tables.paper(number)
@@ -108,12 +109,12 @@ def fastest(measured: pd.DataFrame, number: int = 12) -> pd.DataFrame:
     is_open = speeds["runtime"].map(lambda name: name.split(":")[0] in OPEN)
     lines = []
     for kind, some in (("this study", speeds[is_open]), ("this study, closed runtime", speeds[~is_open])):
-        best = some.sort_values("ratio", ascending=False).drop_duplicates("case")
+        best = some.sort_values("samples_per_second", ascending=False).drop_duplicates("case")
         for row in best.head(number if kind == "this study" else 1).to_dict("records"):
             lines.append(
                 {"configuration": row["case"], "source": kind, "runtime": row["runtime"], "batch": _whole(row["batch"])}
                 | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["ratio"], 2)}
-                | {"p50 ms a batch": round(row["milliseconds_p50"], 1), "note": _note(pd.DataFrame([row]))}
+                | {"p50 ms a batch": _a_batch(row), "note": _note(pd.DataFrame([row]))}
             )
     printed = _best_printed()
     lines.append(
@@ -188,17 +189,26 @@ def trained(records: list[dict]) -> pd.DataFrame:
         if not speeds:
             continue
         best = max(speeds, key=lambda row: row["ratio"])
+        scored, f1 = scored_in(record, best)
         made.append(
             {"model": record["config"]["folder"], "notebook": record["config"]["trained_in"]}
             | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
-            | {"speed-up": round(best["ratio"], 2), "F1": round(sum(record["f1"].values()) / len(record["f1"]), 4)}
-            | {f"F1 {language}": round(f1, 3) for language, f1 in record["f1"].items()}
+            | {"speed-up": round(best["ratio"], 2), "F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
+            | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
         )
     points = pd.DataFrame(made)
     if made:
         points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
         points = points.sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
     return points
+
+
+def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
+    """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
+    runtime = row["runtime"].split(":")[0]
+    if runtime in (found := record.get("f1_in", {})):
+        return runtime, found[runtime]
+    return ("onnxruntime" if record["config"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 
 def front(speeds: list[float], scores: list[float]) -> list[bool]:
@@ -235,13 +245,23 @@ def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
     return {"paper samples/s": value, "paper speed-up": _rounded(_over(value, _printed_base()), 2)}
 
 
+def _a_batch(row: dict) -> float | None:
+    # Where batches overlap, the time of one was not taken.
+    return None if "hint=throughput" in row["runtime"] else round(row["milliseconds_p50"], 1)
+
+
 def _note(own: pd.DataFrame) -> str:
     if own.empty:
         return "not measured"
     row = own.iloc[0]
     if isinstance(row.get("failed"), str):
-        return f"failed: {row['failed']}"
+        return f"failed: {_without_folder(row['failed'])}"
     return "busy machine" if row.get("busy") is True or row.get("busy") == 1.0 else ""
+
+
+def _without_folder(reason: str) -> str:
+    """The reason without where the graph lay on the machine that measured it."""
+    return re.sub(r"(?<!\w)/(?:[^\s/]+/)+", "", reason)
 
 
 def _obert_name(printed: dict) -> str:
