@@ -10,7 +10,6 @@ they were last executed, and runs nothing.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from mmalib import batch, machine, results, tables
+from mmalib import batch, corpus, machine, profiles, results, tables
 
 
 def main() -> int:
@@ -39,8 +38,8 @@ def main() -> int:
     rows.append({"notebook": "together", "seconds": f"{sum(seconds.values()):.0f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        config = {"profile": options.profile, "data": os.environ.get("MMALIB_DATA") or "sample"}
-        config["threads"] = machine.describe()["cores"]
+        config = {"profile": options.profile, "threads": machine.describe()["cores"]}
+        config["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
         results.save(options.out, f"study_{options.profile}", config, scores={}, rows=rows)
     return 0
 

@@ -17,7 +17,10 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 
 
 def table(records: list[dict]) -> pd.DataFrame:
-    """Median minutes of a run, from start to record, by notebook and kind of run; interrupted runs count their end."""
+    """Median minutes that runs took by their records, by notebook and kind; interrupted ones count their end.
+
+    What a run starts from is a run of its own. Some records tell no time, of runs within a few minutes.
+    """
     rows = [
         {
             "notebook": config["notebook"],
@@ -37,7 +40,10 @@ def table(records: list[dict]) -> pd.DataFrame:
 
 def _kind(config: dict) -> str:
     """What tells one long run from another within a notebook."""
-    return next((config[name] for name in ("setting", "graph", "combination") if name in config), config["method"])
+    kind = next((config[name] for name in ("setting", "graph", "combination") if name in config), config["method"])
+    if config["notebook"] == "03" and "share" in config:
+        kind += f" {config['share']:.0%}" + (", taught" if "hardness" in config else "")
+    return kind
 
 
 def _each(values: pd.Series) -> str:
