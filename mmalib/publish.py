@@ -2,18 +2,23 @@
 
 The README shows tables and sentences between `<!-- name -->` and `<!-- /name -->`; they are the files `name.md` in
 `figures/`, put there by `inject` and typed by nobody. What `benchmarks/` measured is a record in `benchmarks/records`,
-and becomes such a table as well.
+and becomes such a table as well; what the shipped backbones are is told by the reports beside their weights.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from mmalib import profiles, reports, results, tables
+from mmalib import figures, profiles, reports, results, tables
+from mmalib.backbones import WEIGHTS
+from mmalib.pretrain import probe
 
+REPORTS = "*/training.json"  # beside the weights
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 
@@ -25,9 +30,12 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
     written = reports.redraw(records, folder, folder, formats)
-    of_table = [name for name in formats if name in reports.TABLES]
-    for name, table in benchmarks(root).items():
-        written += tables.write(table, folder, name, of_table)
+    of_table, of_figure = ([name for name in formats if name in known] for known in (reports.TABLES, reports.FIGURES))
+    for name, drawn in {**benchmarks(root), **backbones()}.items():
+        if isinstance(drawn, Figure):
+            written += figures.save(drawn, folder, name, of_figure)
+        else:
+            written += tables.write(drawn, folder, name, of_table)
     return [*written, *inject(Path(root) / "README.md", folder)]
 
 
@@ -35,6 +43,23 @@ def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
     """The tables of what was measured by the scripts in `benchmarks/`, by the names of their files."""
     records = results.read(Path(root) / "benchmarks" / "records")
     return {f"benchmark_{record['run']}": pd.DataFrame(record["rows"]) for record in records}
+
+
+def backbones() -> dict[str, pd.DataFrame | Figure]:
+    """The shipped backbones: their size and training as a table, how they learnt and what they know as figures."""
+    about = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WEIGHTS.glob(REPORTS))}
+    rows = [
+        {"backbone": name, "million weights": f"{report['parameters'] / 1e6:.1f}"}
+        | {"pretrained, minutes": f"{report['seconds'] / 60:.0f}", "on": report["machine"]}
+        | {"million tokens seen": f"{report['tokens_seen'] / 1e6:.1f}"}
+        for name, report in about.items()
+    ]
+    lines = min(report["retrieval_lines"] for report in about.values())
+    return {
+        "table_backbones": pd.DataFrame(rows),
+        "pretraining": probe.learning_curve_figure({name: report["log"] for name, report in about.items()}),
+        "retrieval": probe.retrieval_figure({name: report["retrieval"] for name, report in about.items()}, lines),
+    }
 
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:

@@ -1,8 +1,12 @@
 """`figures/` of the repository: taken from a profile's records, drawn, and put into the README."""
 
+import math
+
 import pytest
+from safetensors import safe_open
 
 from mmalib import publish, reports, results
+from mmalib.backbones import WEIGHTS
 
 SCORE = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
 
@@ -39,7 +43,7 @@ def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):
     written = reports.redraw(
         results.read(records / "quick" / "records"), tmp_path / "t", tmp_path / "f", ("pdf", "tex")
     )
-    assert {path.name for path in written} == {"table_1.tex", "claims.tex", "baselines.pdf"}
+    assert {path.name for path in written} == {"table_1.tex", "claims.tex", "verdicts.tex", "baselines.pdf"}
     text = (tmp_path / "t" / "table_1.tex").read_text()
     assert "\\toprule" in text and "\\bottomrule" in text and "0.500 ± 0.000" in text
     assert (tmp_path / "f" / "baselines.pdf").read_bytes().startswith(b"%PDF")
@@ -57,3 +61,14 @@ def test_a_mark_without_a_file_is_an_error_and_leaves_the_readme(tmp_path):
         publish.redraw(root=tmp_path)
     with pytest.raises(ValueError, match="study --profile mini"):
         publish.take("mini", tmp_path, tmp_path)
+
+
+def test_the_shipped_backbones_are_shown_with_the_weights_that_they_have():
+    made = publish.backbones()
+    assert set(made) == {"table_backbones", "pretraining", "retrieval"}
+    table = made["table_backbones"].set_index("backbone")
+    assert list(table.index) == ["mini", "mini-distil", "mini-narrow"]
+    for name, shown in table["million weights"].items():
+        with safe_open(WEIGHTS / name / "model.safetensors", "pt") as file:
+            weights = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        assert shown == f"{weights / 1e6:.1f}"
