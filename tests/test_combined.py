@@ -181,7 +181,7 @@ def test_wishes_are_chosen_on_dev_and_shown_with_test():
 
     def trained(run, ratio, **more):
         config = {"notebook": "07", "method": "trained", "model": run, "trained_in": "05"}
-        row = {"ratio": ratio, "runtime": "openvino:hint=throughput", "batch": 1}
+        row = {"ratio": ratio, "samples_per_second": 9 * ratio, "runtime": "openvino:hint=throughput", "batch": 1}
         return {"run": f"07-{run}", "config": config, "scores": {}, "throughput": [row, {"failed": "why"}], **more}
 
     whole = record(quantization.run_name("float", "mini", "conll", 1), "05", (0.6, 0.5), 60, "float")
@@ -198,7 +198,7 @@ def test_wishes_are_chosen_on_dev_and_shown_with_test():
     ]
     best = report.wishes(records)
     assert best["run"].tolist() == ["b", "b", "a", "b"] and best["of"].tolist() == [2, 2, 3, 3]
-    assert best["unseen F1 kept"].tolist() == ["92%", "92%", "90%", "92%"]
+    assert best["unseen F1 kept"].tolist() == ["89%", "89%", "90%", "89%"]  # of the F1 in the same row
     assert best["speed-up"].tolist() == [3.0, 3.0, 2.0, 3.0]
     assert best["F1 in"].tolist() == ["openvino", "openvino", "onnxruntime", "openvino"]
     assert best["F1 es"].tolist() == [0.45, 0.45, 0.45, 0.45] and best["F1 nl"].tolist() == [0.44, 0.44, 0.45, 0.44]

@@ -104,7 +104,7 @@ def test_the_committed_tables_and_the_readme_come_from_the_committed_records():
     folder = batch.NOTEBOOKS.parent / "figures"
     records = results.read(folder / "records")
     drawn = {name: made for notebook in reports.NOTEBOOKS for name, made in notebook.draw(records).items()}
-    drawn |= publish.benchmarks()
+    drawn |= publish.benchmarks() | publish.backbones()
     tables_there = {path.stem for path in folder.glob("*.csv")}
     assert tables_there == {name for name, made in drawn.items() if isinstance(made, pd.DataFrame)}
     for name in tables_there:

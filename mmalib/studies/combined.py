@@ -181,7 +181,9 @@ def _make_parts(
     quantization.make(profile, "float", teacher, seed, corpora, **where)
     if name in STUDENTS:
         distillation.teach(profile, profile.students[0], STUDENTS[name], seed, corpora, **where)
-    elif name != "small-q":
+    elif name == "small-q":
+        structured.kept(profile, "uniform", SMALL, teacher, seed, corpora, **where)
+    else:
         unstructured.prune(profile, "obs", share(name), "cubic", teacher, seed, corpora, taught=True, **where)
     if name != "small-q":
         graph = "qat-qoperator" if name in _sparse(profile) else "qat"

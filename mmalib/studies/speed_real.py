@@ -7,6 +7,7 @@ folders the other notebooks' runs have left, beside the F1 that their records te
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -108,11 +109,15 @@ def _scored(
     tokenizer, found = backbones.load_tokenizer(str(folder.resolve())), {}
     tests = {language: fewer(splits["test"], profile.int8_sentences) for language, splits in corpora.items()}
     for runtime in dict.fromkeys(name.split(":")[0] for name in names):
-        how = {"way": "padded" if runtime in SPARSE else "sorted", "length": profile.max_length, "batch": BATCH}
         try:
             with runtimes.load(folder, machine.describe()["cores"], runtime) as session:
+                if runtime in SPARSE:
+                    how = {"way": "padded", "length": profile.max_length, "batch": BATCH}
+                    read = partial(realtext.tag, session, tokenizer, **how)
+                else:  # in the batches that the run itself was scored in: dynamic int8 has one scale for each
+                    read = partial(export.predict_tags, session, tokenizer, max_length=profile.max_length)
                 found[runtime] = {
-                    language: entity_scores(list(test["tags"]), realtext.tag(session, tokenizer, test["words"], **how))
+                    language: entity_scores(list(test["tags"]), read(sentences=test["words"]))
                     for language, test in tests.items()
                 }
         except (ValueError, RuntimeError) as error:  # missing here, or crashed; its speeds say so as well
