@@ -2,8 +2,9 @@
 
     python benchmarks/crosscheck.py FOLDER… --batch 1,8 --length 128 --threads 2 --seconds 20
 
-OpenVINO against its `benchmark_app`, DeepSparse against `deepsparse.benchmark`; each number is the median of three
-rounds in which the two take turns. Prints a Markdown table. Run it on an otherwise idle machine.
+OpenVINO against its `benchmark_app`, DeepSparse against `deepsparse.benchmark`, in five rounds in which the two take
+turns at going first; speeds and their quotient are medians over rounds. Which ids a batch holds is left to either.
+Prints a Markdown table. Run it on an otherwise idle machine.
 
 `--out benchmarks/records` also writes the record that the README's numbers come from.
 """
@@ -23,7 +24,7 @@ import pandas as pd
 
 from mmalib import bench, machine, results, runtimes, tables, throughput
 
-ROUNDS = 3
+ROUNDS = 5
 # benchmark_app without the report that `import openvino` sends, see mmalib/runtimes/ov.py.
 BENCHMARK_APP = (
     "import sys; sys.modules['openvino_telemetry'] = None; from openvino.tools.benchmark.main import main; main()"
@@ -62,19 +63,26 @@ def main() -> int:
 def _row(runtime: str, tool, model: Path, batch: int, options: argparse.Namespace) -> dict:
     seconds = max(1, options.seconds // ROUNDS)
     ours, theirs = [], []
-    for _ in range(ROUNDS):
+
+    def measure_ours() -> None:
         with runtimes.load(model.parent, options.threads, runtime) as session:
             found = throughput.compare(session, session, batch, options.length, seconds=seconds)
-            ours.append(found["samples_per_second"])
+            ours.append((found["samples_per_second"] + found["baseline_samples_per_second"]) / 2)
+
+    def measure_theirs() -> None:
         theirs.append(tool(model, batch, options.length, options.threads, seconds))
-    one, other = statistics.median(ours), statistics.median(theirs)
+
+    for number in range(ROUNDS):  # a steady drift of the machine cancels out
+        for measure in (measure_ours, measure_theirs) if number % 2 else (measure_theirs, measure_ours):
+            measure()
+    apart = statistics.median(one / other - 1 for one, other in zip(ours, theirs, strict=True))
     return {
         "runtime": runtime,
         "batch": batch,
         "its own tool": tool.__name__.strip("_"),
-        "tool samples/s": f"{other:.1f}",
-        "harness samples/s": f"{one:.1f}",
-        "difference": f"{100 * (one / other - 1):+.1f}%",
+        "tool samples/s": f"{statistics.median(theirs):.1f}",
+        "harness samples/s": f"{statistics.median(ours):.1f}",
+        "difference": f"{100 * apart:+.1f}%",
     }
 
 
