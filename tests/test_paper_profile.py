@@ -75,6 +75,7 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
     for name in paper.backbones:
         structured.prune(paper, "heads", name, 1, corpora, **where)
         quantization.make(paper, "static-qoperator", name, 1, corpora, **where)
+    structured.cut_vocabulary(paper, "xlm", 1, corpora, **where)
     for criterion in ("magnitude", "movement", "obs"):
         unstructured.prune(paper, criterion, 0.9, "cubic", "mlbert", 1, corpora, **where)
     for setting in ("plain", "teacher", "unlabelled"):
