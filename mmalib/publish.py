@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, profiles, reports, results, tables
+from mmalib import profiles, reports, results
 from mmalib.backbones import WEIGHTS
 from mmalib.pretrain import probe
 
@@ -30,12 +30,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
     written = reports.redraw(records, folder, folder, formats)
-    of_table, of_figure = ([name for name in formats if name in known] for known in (reports.TABLES, reports.FIGURES))
-    for name, drawn in {**benchmarks(root), **backbones()}.items():
-        if isinstance(drawn, Figure):
-            written += figures.save(drawn, folder, name, of_figure)
-        else:
-            written += tables.write(drawn, folder, name, of_table)
+    written += reports.write({**benchmarks(root), **backbones()}, folder, folder, formats)
     return [*written, *inject(Path(root) / "README.md", folder)]
 
 

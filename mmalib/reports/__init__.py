@@ -7,6 +7,7 @@ Every module has `draw(records)`, which gives its tables and figures by the name
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib import figures, tables
@@ -33,14 +34,21 @@ def redraw(
 ) -> list[Path]:
     """Write every table and figure of the study again in these formats, from the records alone."""
     check(formats)
+    every = [notebook.draw(records) for notebook in NOTEBOOKS]
+    return [path for drawn in every for path in write(drawn, tables_folder, figures_folder, formats)]
+
+
+def write(
+    drawn: dict[str, pd.DataFrame | Figure], tables_folder: Path, figures_folder: Path, formats: Sequence[str]
+) -> list[Path]:
+    """Write tables and figures by the names of their files, each in those of the formats that are for its kind."""
     of_table, of_figure = ([name for name in formats if name in known] for known in (TABLES, FIGURES))
     written = []
-    for notebook in NOTEBOOKS:
-        for name, drawn in notebook.draw(records).items():
-            if isinstance(drawn, Figure):
-                written += figures.save(drawn, figures_folder, name, of_figure)
-            else:
-                written += tables.write(drawn, tables_folder, name, of_table)
+    for name, each in drawn.items():
+        if isinstance(each, Figure):
+            written += figures.save(each, figures_folder, name, of_figure)
+        else:
+            written += tables.write(each, tables_folder, name, of_table)
     return written
 
 

@@ -149,9 +149,8 @@ def wishes(records: list[dict]) -> pd.DataFrame:
     first = min((record["config"]["seed"] for record in graphs), default=0)
     for record in graphs:
         whole = whole_of(record, records)
-        if whole is None or record.get("same_as") or not record["size"]["quantized"]:
-            continue
-        if record["config"]["seed"] != first:
+        int8 = record["size"]["quantized"] and not record.get("same_as")
+        if whole is None or not int8 or record["config"]["seed"] != first:
             continue
         row = {"run": record["run"], "corpus": record["config"]["corpus"], "MB": round(record["size"]["megabytes"], 1)}
         row |= {"Spanish and Dutch text": _target_text(record)} | _speed(record, records) | _scored_in(record, records)
