@@ -10,7 +10,7 @@ import re
 
 import pandas as pd
 
-from mmalib import results, tables
+from mmalib import results, tables, throughput
 from mmalib.profiles import Profile
 from mmalib.reports import speed_figures
 from mmalib.studies import speed, speed_real
@@ -246,8 +246,7 @@ def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
 
 
 def _a_batch(row: dict) -> float | None:
-    # Where batches overlap, the time of one was not taken.
-    return None if "hint=throughput" in row["runtime"] else round(row["milliseconds_p50"], 1)
+    return None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
 
 
 def _note(own: pd.DataFrame) -> str:

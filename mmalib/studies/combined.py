@@ -98,7 +98,7 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
     record = results.finished(records, run, settings)
     if record and (folder / export.GRAPH).is_file():  # records travel with git, models do not
         return record
-    _make_parts(profile, name, seed, corpora, **where)
+    _make_parts(profile, name, settings["format"], seed, corpora, **where)
     begin = time.monotonic()
     model, tokenizer = _start(profile, name, seed, corpora, **where)
     masks = sparsity.masks_of(model)
@@ -157,10 +157,9 @@ def parts(settings: dict) -> list[dict[str, str]]:
     name, teacher, corpus, seed = (settings[key] for key in ("combination", "backbone", "corpus", "seed"))
     if name == "small-q":
         return []
-    graph = next(one for one, form in quantization.FORMS.items() if form == ("qat", settings["format"]))
     int8 = {
         "what": "int8 (QAT)",
-        "run": quantization.run_name(graph, teacher, corpus, seed),
+        "run": quantization.run_name(_qat(settings["format"]), teacher, corpus, seed),
         "against": quantization.run_name("float", teacher, corpus, seed),
     }
     if name in STUDENTS:
@@ -174,20 +173,24 @@ def parts(settings: dict) -> list[dict[str, str]]:
     return [{"what": what, "run": run, "against": baselines.run_name(teacher, corpus, seed)}, int8]
 
 
+def _qat(form: str) -> str:
+    """The graph of notebook 05 that learnt its int8 in this format."""
+    return next(graph for graph, kind_and_form in quantization.FORMS.items() if kind_and_form == ("qat", form))
+
+
 def _make_parts(
-    profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
+    profile: Profile, name: str, form: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
 ) -> None:
     teacher, where = profile.teacher, {"corpus": corpus, "runs": runs}
     quantization.make(profile, "float", teacher, seed, corpora, **where)
+    if name == "small-q":
+        structured.kept(profile, "uniform", SMALL, teacher, seed, corpora, **where)
+        return
     if name in STUDENTS:
         distillation.teach(profile, profile.students[0], STUDENTS[name], seed, corpora, **where)
-    elif name == "small-q":
-        structured.kept(profile, "uniform", SMALL, teacher, seed, corpora, **where)
     else:
         unstructured.prune(profile, "obs", share(name), "cubic", teacher, seed, corpora, taught=True, **where)
-    if name != "small-q":
-        graph = "qat-qoperator" if name in _sparse(profile) else "qat"
-        quantization.make(profile, graph, teacher, seed, corpora, **where)
+    quantization.make(profile, _qat(form), teacher, seed, corpora, **where)
 
 
 def _start(
