@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args(arguments)
     config = {name: value for name, value in vars(options).items() if name != "out"} | {"block": BLOCK}
+    if options.out:  # refuses another configuration's record, before anything is measured
+        results.finished(options.out, "inverse_fisher", config)
     found = []
     for size in options.sizes.split(","):
         for measure in (recursion, reference, mask_update):

@@ -27,6 +27,10 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder of a study that is finished")
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args()
+    name, config = f"study_{options.profile}", {"profile": options.profile, "threads": machine.describe()["cores"]}
+    config["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
+    if options.out:  # refuses another configuration's record, before anything is measured
+        results.finished(options.out, name, config)
     if options.runs:
         seconds = took(options.runs / options.profile)
     else:
@@ -38,9 +42,7 @@ def main() -> int:
     rows.append({"notebook": "together", "seconds": f"{sum(seconds.values()):.0f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        config = {"profile": options.profile, "threads": machine.describe()["cores"]}
-        config["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
-        results.save(options.out, f"study_{options.profile}", config, scores={}, rows=rows)
+        results.save(options.out, name, config, scores={}, rows=rows)
     return 0
 
 
