@@ -1,12 +1,6 @@
-"""Short name → model and tokenizer; words → windows of subwords; logits → one tag for every word.
-
-The first subword of a word carries its label, the others -100. A sentence that is longer than the window is cut into
-overlapping windows in which every word is labelled, and scored, exactly once: where it has the most context.
-"""
+"""Short name → model and tokenizer; and what the three architectures call their layers and linear maps."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,16 +26,6 @@ HUB = {
 }
 # Multilingual-MiniLM ships without a fast tokenizer; its vocabulary is XLM-R's (its model card says so).
 TOKENIZERS = {"minilm": HUB["xlm"]}
-IGNORED = -100  # the label of what is not scored, as torch's cross-entropy has it
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of one sentence that fits the model: its subwords, and the words that are scored in it."""
-
-    sentence: int
-    ids: list[int]  # with the special tokens at both ends
-    scored: list[tuple[int, int]]  # (position in ids, number of the word in its sentence)
 
 
 class Parts(NamedTuple):
@@ -135,121 +119,3 @@ def freeze_(model: PreTrainedModel, lower: int | None) -> None:
         return
     for module in [model.base_model.embeddings, *layers(model)[:lower]]:
         module.requires_grad_(False)
-
-
-def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:
-    """Sentences (lists of words) cut into windows of at most `max_length` subwords, special tokens included."""
-    room = max_length - 2
-    if room < 1:
-        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    found: list[Window] = []
-    encoded = backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
-    for number, (words, encoding) in enumerate(zip(sentences, encoded, strict=True)):
-        pieces: list[list[int]] = [[] for _ in words]
-        for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
-            pieces[word].append(token)
-        # A word of nothing the tokenizer knows (a lone soft hyphen, say) still gets a tag. One word that is longer
-        # than the whole window keeps its beginning, which is what is scored.
-        pieces = [word[:room] or [tokenizer.unk_token_id] for word in pieces]
-        for start, end, first, last in _cuts([len(word) for word in pieces], room):
-            ids, scored = [tokenizer.cls_token_id], []
-            for word in range(start, end):
-                if first <= word < last:
-                    scored.append((len(ids), word))
-                ids += pieces[word]
-            found.append(Window(number, [*ids, tokenizer.sep_token_id], scored))
-    return found
-
-
-def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
-    """Windows over words of these lengths, as (start, end, first scored, after the last scored)."""
-    start, first = 0, 0
-    while first < len(lengths):
-        end, used = start, 0
-        while end < len(lengths) and used + lengths[end] <= room:
-            used += lengths[end]
-            end += 1
-        if end == len(lengths):
-            yield start, end, first, end
-            return
-        # The next window begins a quarter of the room before this one ends (less where the next word needs the
-        # room, or the window would not get past it); the two share the scoring of the overlap half-way.
-        following, shared, most = end, 0, min(room // 4, room - lengths[end])
-        while following - 1 > start and shared + lengths[following - 1] <= most:
-            following -= 1
-            shared += lengths[following]
-        last = max((following + end + 1) // 2, first + 1)
-        yield start, end, first, last
-        start, first = following, last
-
-
-def training_rows(
-    sentences: Sequence[list[str]],
-    tags: Sequence[list[str]],
-    tokenizer: PreTrainedTokenizerFast,
-    label2id: dict[str, int],
-    max_length: int,
-) -> list[dict[str, list[int]]]:
-    """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer."""
-    rows = []
-    for window in windows(sentences, tokenizer, max_length):
-        labels = [IGNORED] * len(window.ids)
-        for position, word in window.scored:
-            labels[position] = label2id[tags[window.sentence][word]]
-        rows.append({"input_ids": window.ids, "attention_mask": [1] * len(window.ids), "labels": labels})
-    return rows
-
-
-def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, torch.Tensor]]:
-    """Training rows in their order, `size` at once, padded to the longest of each batch."""
-    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
-    found = []
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        width = max(len(row["input_ids"]) for row in some)
-        found.append(
-            {
-                name: torch.tensor([row[name] + [blank] * (width - len(row[name])) for row in some])
-                for name, blank in fill.items()
-            }
-        )
-    return found
-
-
-@torch.inference_mode()
-def predict_tags(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sentences: Sequence[list[str]],
-    *,
-    max_length: int,
-    batch_tokens: int = 4096,
-) -> list[list[str]]:
-    """One tag for every word of every sentence; windows of about one length are run together."""
-    model.eval()
-    tags = [[""] * len(words) for words in sentences]
-    for batch in by_length(windows(sentences, tokenizer, max_length), batch_tokens):
-        width = len(batch[0].ids)
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, window in enumerate(batch):
-            ids[row, : len(window.ids)] = torch.tensor(window.ids)
-            mask[row, : len(window.ids)] = 1
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        best = logits.argmax(-1).tolist()  # [windows, subwords]
-        for row, window in zip(best, batch, strict=True):
-            for position, word in window.scored:
-                tags[window.sentence][word] = model.config.id2label[row[position]]
-    return tags
-
-
-def by_length(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
-    ordered = sorted(found, key=lambda window: -len(window.ids))
-    while ordered:
-        number = max(1, batch_tokens // len(ordered[0].ids))
-        yield ordered[:number]
-        ordered = ordered[number:]

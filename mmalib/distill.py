@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.backbones import IGNORED, batches, training_rows, windows
+from mmalib import subwords
 from mmalib.corpus import LABELS
+from mmalib.subwords import IGNORED, run_of, training_rows, windows
 
 Ask = Callable[[Sequence[list[str]]], list[np.ndarray]]  # sentences -> what the teacher says of each: [words, labels]
 
@@ -46,26 +47,11 @@ class Lesson(NamedTuple):
 
 
 def word_logits(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sentences: Sequence[list[str]],
-    *,
-    max_length: int,
-    batch_size: int = 32,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[list[str]], *, max_length: int
 ) -> list[np.ndarray]:
     """The logits of every word of every sentence, one array [words, labels] each, labels in the order of `LABELS`."""
     columns = _columns(model)
-    found = sorted(windows(sentences, tokenizer, max_length), key=lambda window: -len(window.ids))
-    rows = [{"input_ids": w.ids, "attention_mask": [1] * len(w.ids), "labels": [IGNORED] * len(w.ids)} for w in found]
-    said = [np.full((len(words), len(LABELS)), np.nan, dtype=np.float32) for words in sentences]
-    model.eval()
-    for start, batch in enumerate(batches(rows, tokenizer, batch_size)):
-        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        with torch.inference_mode():
-            logits = model(**inputs).logits[..., columns].float().cpu().numpy()  # [windows, positions, labels]
-        for of_window, window in zip(logits, found[start * batch_size :], strict=False):
-            places, words = _scored(window.scored)
-            said[window.sentence][words] = of_window[places]
+    said = [rows[:, columns] for rows in subwords.word_logits(run_of(model), tokenizer, sentences, max_length)]
     if not all(np.isfinite(of_sentence).all() for of_sentence in said):
         raise ValueError("The teacher's logits are not all finite numbers. Its training has diverged: tune it anew.")
     return said
@@ -142,7 +128,7 @@ def lesson(
         some = [found[number] for number in batch["window"].tolist()]
         targets = torch.full(logits.shape, torch.nan)  # [windows, positions, labels]
         for row, window, said in zip(targets, some, ask([sentences[w.sentence] for w in some]), strict=True):
-            places, words = _scored(window.scored)
+            places, words = np.array(window.scored).T
             row[places] = torch.from_numpy(said[words][:, order])
         return loss(logits, targets.to(logits.device), batch["labels"], hardness=hardness, temperature=temperature)
 
@@ -172,12 +158,6 @@ def _columns(model: PreTrainedModel) -> list[int]:
     return [numbers[label] for label in LABELS]
 
 
-def _scored(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """(position, word) pairs as a list of positions and a list of words."""
-    places, words = zip(*pairs, strict=True)
-    return list(places), list(words)
-
-
 def _key(
     teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[list[str]], max_length: int
 ) -> str:
@@ -203,5 +183,5 @@ def _stored(path: Path) -> np.ndarray | None:
 def _store(path: Path, said: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({"logits": said}, temporary)
+    save_file({"logits": np.ascontiguousarray(said)}, temporary)  # it writes the bytes as they lie in memory
     os.replace(temporary, path)

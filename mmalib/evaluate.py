@@ -13,8 +13,8 @@ from datasets import DatasetDict
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.backbones import predict_tags
 from mmalib.corpus import LABELS
+from mmalib.subwords import predict_tags
 
 TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
 RIGHT, PREDICTED, GOLD = range(3)  # the columns of every array of counts below

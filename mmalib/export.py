@@ -10,10 +10,9 @@ padding, and the zeros in the encoder's weights against the model's. How the gra
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from datasets import DatasetDict
@@ -21,18 +20,16 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import machine, runtimes
-from mmalib.backbones import by_length, windows
 from mmalib.corpus import LABELS
 from mmalib.evaluate import scored
 from mmalib.models import complete_folder
+from mmalib.subwords import BATCH_TOKENS, Run, tags, word_logits
 from mmalib.trace import OPSET, linears, trace
 
 GRAPH = "model.onnx"
 PROVENANCE = "mmalib.json"
 CARD = "README.md"  # written by `card`, once the model is scored
 TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
-
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (input_ids, attention_mask) → logits
 
 
 def export(
@@ -81,28 +78,6 @@ def size_mb(folder: Path) -> float:
     return (Path(folder) / GRAPH).stat().st_size / 1e6
 
 
-def word_logits(
-    run: Run,
-    tokenizer: PreTrainedTokenizerFast,
-    sentences: Sequence[list[str]],
-    max_length: int,
-    *,
-    batch_tokens: int = 4096,
-) -> list[np.ndarray]:
-    """The logits of every word's first subword, [words, labels] a sentence."""
-    found: list[list] = [[None] * len(words) for words in sentences]
-    for batch in by_length(windows(sentences, tokenizer, max_length), batch_tokens):
-        ids = np.full((len(batch), len(batch[0].ids)), tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, window in enumerate(batch):
-            ids[row, : len(window.ids)] = window.ids
-            mask[row, : len(window.ids)] = 1
-        for row, window in zip(run(ids, mask), batch, strict=True):  # row: [length, labels]
-            for position, word in window.scored:
-                found[window.sentence][word] = row[position]
-    return [np.array(rows) for rows in found]
-
-
 def predict_tags(
     run: Run,
     tokenizer: PreTrainedTokenizerFast,
@@ -110,10 +85,10 @@ def predict_tags(
     max_length: int,
     *,
     names: Sequence[str] = LABELS,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[str]]:
     """One tag for every word of every sentence, from any runtime; `names` are the labels in the order of the logits."""
-    found = word_logits(run, tokenizer, sentences, max_length)
-    return [[names[best] for best in logits.argmax(-1)] if len(logits) else [] for logits in found]
+    return tags(word_logits(run, tokenizer, sentences, max_length, batch_tokens=batch_tokens), names)
 
 
 def score(

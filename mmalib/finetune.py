@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from mmalib import machine
-from mmalib.backbones import freeze_, predict_tags, training_rows
+from mmalib.backbones import freeze_
 from mmalib.evaluate import entity_scores
+from mmalib.subwords import predict_tags, training_rows
 
 
 def finetune(

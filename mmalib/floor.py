@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from mmalib import export
+from mmalib import export, subwords
 from mmalib.evaluate import entity_scores
 
 Measure = Callable[[frozenset[str]], tuple[dict[str, float], float]]  # maps in float → (F1 by language, drift)
@@ -111,13 +111,11 @@ def measure_with(
 
     def logits(folder: Path) -> dict[str, list[np.ndarray]]:
         run = export.session(folder)
-        return {name: export.word_logits(run, tokenizer, some, max_length) for name, some in texts.items()}
+        return {name: subwords.word_logits(run, tokenizer, some, max_length) for name, some in texts.items()}
 
     def f1(found: dict[str, list[np.ndarray]]) -> dict[str, float]:
         return {
-            name: entity_scores(
-                list(dev[name][1]), [[labels[i] for i in rows.argmax(-1)] for rows in some], resamples=1
-            )["f1"]
+            name: entity_scores(list(dev[name][1]), subwords.tags(some, labels), resamples=1)["f1"]
             for name, some in found.items()
         }
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from mmalib.backbones import IGNORED, layers, parts
+from mmalib.backbones import layers, parts
 from mmalib.models import heads_left, keep_inputs_, keep_outputs_, record_pruning_
+from mmalib.subwords import IGNORED
 
 
 def head_size(model: PreTrainedModel) -> int:

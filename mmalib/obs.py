@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import sparsity
-from mmalib.backbones import IGNORED, batches
 from mmalib.fisher import WAITING, BlockInverseFisher, saliency, update
 from mmalib.sparsity import Criterion, Masks, Scores, group_size, weights
+from mmalib.subwords import IGNORED, batches
 
 
 def gradients(
@@ -103,7 +103,7 @@ def criterion(
     max_gib: float = 6.0,
     seed: int = 0,
 ) -> Criterion:
-    """Second-order pruning, with gradients over `rows` (as `backbones.training_rows` makes them).
+    """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them).
 
     Weights whose inverses do not fit into `max_gib` are done in portions with the same gradients, once for the scores
     and once for the update, except the last portion, which waits for its update: slower, and the same result. Besides

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from seqeval.metrics.sequence_labeling import get_entities
-from transformers import PreTrainedModel
 
 from mmalib import export, models
 from mmalib.backbones import load_tokenizer
+from mmalib.subwords import run_of, word_logits
 
 WINDOW = 128  # subwords, as the models were tuned; a longer text is read in windows that overlap
 AT_ONCE = 64  # lines of a file
@@ -39,7 +38,7 @@ def load(folder: Path) -> Find:
         run, tokenizer, names = export.session(folder), load_tokenizer(str(folder.resolve())), export.labels(folder)
     elif (folder / models.WEIGHTS).is_file():
         model, tokenizer = models.load(folder)
-        run, names = _as_run(model), [model.config.id2label[number] for number in range(model.config.num_labels)]
+        run, names = run_of(model), [model.config.id2label[number] for number in range(model.config.num_labels)]
     else:
         raise ValueError(
             f"{folder} holds neither {export.GRAPH} nor {models.WEIGHTS}. "
@@ -49,7 +48,7 @@ def load(folder: Path) -> Find:
     def find(texts: Sequence[str]) -> list[list[dict]]:
         cut = [list(WORD.finditer(text)) for text in texts]
         sentences = [[unicodedata.normalize("NFC", word.group()) for word in words] for words in cut]
-        said = export.word_logits(run, tokenizer, sentences, WINDOW)
+        said = word_logits(run, tokenizer, sentences, WINDOW)
         return [_entities(*one, names) for one in zip(texts, cut, said, strict=True)]
 
     return find
@@ -101,11 +100,3 @@ def _entities(text: str, words: list[re.Match], logits: np.ndarray, names: Seque
         score = round(float(sure[first : last + 1].mean()), 4)
         found.append({"type": kind, "text": text[start:end], "start": start, "end": end, "score": score})
     return found
-
-
-def _as_run(model: PreTrainedModel) -> export.Run:
-    @torch.inference_mode()
-    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()
-
-    return run

@@ -19,8 +19,8 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 from transformers import PreTrainedTokenizerFast
 
-from mmalib.backbones import windows
 from mmalib.export import GRAPH
+from mmalib.subwords import windows
 from mmalib.trace import INPUTS, matmuls
 
 METHODS = {

@@ -4,7 +4,7 @@ The paper pads every sentence to 128 subwords. Real sentences have about 20 to 4
 Four ways, all with the same tags:
 
     padded             batches in the text's order, every row padded to `length`
-    sorted             windows from long to short, each batch as wide as its longest (`export.word_logits`)
+    sorted             windows from long to short, each batch as wide as its longest (`subwords.word_logits`)
     padded, single     one sentence at a time, padded to `length`
     single             one sentence at a time, as long as it is
 
@@ -19,8 +19,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from mmalib import export, runtimes, throughput
-from mmalib.backbones import windows
 from mmalib.corpus import LABELS
+from mmalib.subwords import padded, windows
 
 WAYS = ("padded", "sorted", "padded, single", "single")
 FIXED = ("padded", "padded, single")  # of one shape each, as DeepSparse needs it
@@ -86,8 +86,7 @@ def tag(
     if way == "single":
         return [export.predict_tags(session, tokenizer, [one], length, names=names)[0] for one in sentences]
     # As many subwords at once as the padded batches have, padding included.
-    logits = export.word_logits(session, tokenizer, sentences, length, batch_tokens=batch * length)
-    return [[names[best] for best in of_words.argmax(-1)] if len(of_words) else [] for of_words in logits]
+    return export.predict_tags(session, tokenizer, sentences, length, names=names, batch_tokens=batch * length)
 
 
 def _padded(session, tokenizer, sentences, length: int, batch: int, names: Sequence[str]) -> list[list[str]]:
@@ -96,12 +95,8 @@ def _padded(session, tokenizer, sentences, length: int, batch: int, names: Seque
     found = windows(sentences, tokenizer, length)
     for start in range(0, len(found), batch):
         some = found[start : start + batch]
-        ids = np.full((batch, length), tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
+        ids, mask = padded(some, tokenizer, (batch, length))
         mask[len(some) :, 0] = 1  # rows that only fill the batch up
-        for row, window in enumerate(some):
-            ids[row, : len(window.ids)] = window.ids
-            mask[row, : len(window.ids)] = 1
         best = session(ids, mask).argmax(-1)  # [batch, length]
         for row, window in enumerate(some):
             for position, word in window.scored:

@@ -26,8 +26,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mmalib import models
-from mmalib.backbones import IGNORED, layers, parts
+from mmalib.backbones import layers, parts
 from mmalib.heads import head_size, remove_heads_
+from mmalib.subwords import IGNORED
 
 
 def plan(heads: int, width: int, share: float = 1 / 12) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib import backbones, corpus, distill
+from mmalib import backbones, corpus, distill, subwords
 from mmalib.corpus import LABELS
 from mmalib.finetune import finetune
 from mmalib.profiles import load_profile
@@ -164,7 +164,7 @@ def test_the_loss_of_half_precision_logits_is_computed_in_full():
 
 def test_the_teacher_is_heard_at_the_first_subword(teacher, teacher_tokenizer, english):
     sentences = [*english["train"]["words"][:20], ["Internationale", "José", "x"]]
-    said = distill.word_logits(teacher, teacher_tokenizer, sentences, max_length=512, batch_size=4)
+    said = distill.word_logits(teacher, teacher_tokenizer, sentences, max_length=512)
     for words, of_sentence in zip(sentences, said, strict=True):
         encoded = teacher_tokenizer(words, is_split_into_words=True)
         ids = [teacher_tokenizer.cls_token_id, *encoded["input_ids"], teacher_tokenizer.sep_token_id]
@@ -178,7 +178,7 @@ def test_the_teacher_is_heard_at_the_first_subword(teacher, teacher_tokenizer, e
 def test_words_of_long_sentences_are_all_heard(teacher, teacher_tokenizer, max_length):
     sentences = long_sentences(30, seed=max_length)
     said = distill.word_logits(teacher, teacher_tokenizer, sentences, max_length=max_length)
-    predicted = backbones.predict_tags(teacher, teacher_tokenizer, sentences, max_length=max_length)
+    predicted = subwords.predict_tags(teacher, teacher_tokenizer, sentences, max_length=max_length)
     assert [[LABELS[i] for i in of_sentence.argmax(-1)] for of_sentence in said] == predicted
 
 
@@ -203,7 +203,7 @@ def test_labels_are_matched_by_name(teacher, teacher_tokenizer, student, student
 def batch_loss(lesson, model, tokenizer, numbers):
     """The lesson's loss over the rows with these numbers, as one batch."""
     rows = [lesson.rows[number] for number in numbers]
-    (batch,) = backbones.batches(rows, tokenizer, len(rows))
+    (batch,) = subwords.batches(rows, tokenizer, len(rows))
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return lesson.loss(logits, {**batch, "window": torch.tensor([row["window"] for row in rows])})
 
@@ -241,7 +241,7 @@ def test_the_student_hears_of_each_word_at_its_own_first_subword(which, request,
 
 def test_the_two_tokenizers_do_split_differently(student_tokenizer, teacher_tokenizer, english):
     cuts = [
-        [len(window.ids) for window in backbones.windows(english["train"]["words"], tokenizer, 512)]
+        [len(window.ids) for window in subwords.windows(english["train"]["words"], tokenizer, 512)]
         for tokenizer in (student_tokenizer, teacher_tokenizer)
     ]
     assert cuts[0] != cuts[1]

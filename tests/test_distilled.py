@@ -7,10 +7,10 @@ import torch
 from datasets import DatasetDict
 
 from mmalib import corpus, distill, models, profiles, results, tables
-from mmalib.backbones import IGNORED
 from mmalib.evaluate import score
 from mmalib.reports import distillation as report
 from mmalib.studies import baselines, distillation, finish
+from mmalib.subwords import IGNORED
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mmalib import backbones, export, models, sample, trace
+from mmalib import backbones, export, models, sample, subwords, trace
 from mmalib.heads import remove_heads_
 
 ARCHITECTURES = ("bert", "xlm-r", "distilbert")
@@ -113,7 +113,7 @@ def test_tags_are_those_of_pytorch(random_model, tokenizer, tmp_path):
     sentences = [words for words, _ in sample.generate()["en"]["dev"][:40]] + [[], ["x"] * 70]
     run = export.session(tmp_path / "out")
     assert export.labels(tmp_path / "out") == list(model.config.id2label.values())
-    assert export.predict_tags(run, tokenizer, sentences, 32) == backbones.predict_tags(
+    assert export.predict_tags(run, tokenizer, sentences, 32) == subwords.predict_tags(
         model, tokenizer, sentences, max_length=32
     )
 

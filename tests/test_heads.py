@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from mmalib import heads, models
-from mmalib.backbones import IGNORED, layers, parts
+from mmalib.backbones import layers, parts
+from mmalib.subwords import IGNORED
 
 LAYERS, HEADS, SIZE, LABELS, WORDS = 3, 4, 8, 5, 50
 COMMON = {"vocab_size": WORDS, "num_labels": LABELS, "initializer_range": 0.4}  # wide: every head makes a difference

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalib import backbones, fisher, magnitude, obs, sample, sparsity
+from mmalib import backbones, fisher, magnitude, obs, sample, sparsity, subwords
 from mmalib.corpus import LABELS
 
 DOUBLE = torch.float64
@@ -168,7 +168,7 @@ def tokenizer(tiny_backbone):
 def rows(tokenizer):
     pairs = sample.generate()["en"]["train"][:40]
     labels = {label: number for number, label in enumerate(LABELS)}
-    return backbones.training_rows([words for words, _ in pairs], [tags for _, tags in pairs], tokenizer, labels, 64)
+    return subwords.training_rows([words for words, _ in pairs], [tags for _, tags in pairs], tokenizer, labels, 64)
 
 
 def whole(model):
@@ -186,9 +186,9 @@ def test_gradients_are_those_of_autograd(model, rows, tokenizer):
     assert all(parameter.grad is None for parameter in model.parameters())
     model.eval()
     frozen.requires_grad_(True)
-    (batch,) = backbones.batches(rows[:5], tokenizer, 5)
+    (batch,) = subwords.batches(rows[:5], tokenizer, 5)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    scored = batch["labels"] != backbones.IGNORED
+    scored = batch["labels"] != subwords.IGNORED
     torch.nn.functional.cross_entropy(logits[scored], batch["labels"][scored]).backward()
     for name, weight in sparsity.weights(model).items():
         for gradient in found:  # every batch holds all five rows
@@ -297,7 +297,7 @@ def test_pruned_stays_pruned_and_sparsity_is_met(model, rows, tokenizer):
 
 
 def test_errors_come_before_the_work(model, rows, tokenizer):
-    unlabelled = [{**row, "labels": [backbones.IGNORED] * len(row["labels"])} for row in rows]
+    unlabelled = [{**row, "labels": [subwords.IGNORED] * len(row["labels"])} for row in rows]
     with pytest.raises(ValueError, match="no gradient"):
         obs.criterion(unlabelled, tokenizer)
     for wrong in ({"damp": 0.0}, {"block_size": 0}, {"num_grads": 0}, {"batch_size": 0}):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mmalib import cli, export, models, predict
-from mmalib.backbones import load_model, load_tokenizer, predict_tags
+from mmalib.backbones import load_model, load_tokenizer
+from mmalib.subwords import predict_tags
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from test_export import PRUNED, sparse_
 
-from mmalib import backbones, export, floor, machine, quantize, ranges, sample, trace
+from mmalib import export, floor, machine, quantize, ranges, sample, subwords, trace
 
 WORDS = [words for words, _ in sample.generate()["en"]["train"][:48]]
 
@@ -39,7 +39,7 @@ def stored(folder):
 
 
 def logits(folder, tokenizer):
-    return np.concatenate(export.word_logits(export.session(folder, 1), tokenizer, WORDS, 64))
+    return np.concatenate(subwords.word_logits(export.session(folder, 1), tokenizer, WORDS, 64))
 
 
 def test_minmax_is_what_pytorch_sees(random_model, tokenizer, rows, tmp_path):
@@ -316,4 +316,4 @@ def test_the_model_of_the_tests_is_tagged_as_pytorch_does(random_model, tokenize
     model = random_model("xlm-r")
     sparse_(model, 0.5)
     ours = export.predict_tags(export.session(source), tokenizer, WORDS, 64)
-    assert ours == backbones.predict_tags(model, tokenizer, WORDS, max_length=64)
+    assert ours == subwords.predict_tags(model, tokenizer, WORDS, max_length=64)

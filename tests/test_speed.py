@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mmalib import backbones, export, models, profiles, realtext, results, runtimes, sparsity, throughput
+from mmalib import backbones, export, models, profiles, realtext, results, runtimes, sparsity, subwords, throughput
 from mmalib.reports import speed as report
 from mmalib.reports import speed_figures
 from mmalib.studies import quantization, speed, speed_cases, speed_real
@@ -104,7 +104,7 @@ def test_all_ways_give_the_tags_that_pytorch_gives(tiny_backbone, tmp_path):
     tokenizer, model = backbones.load_tokenizer(str(tiny_backbone)), backbones.load_model(str(tiny_backbone), seed=1)
     model.classifier.weight.data.normal_()  # so that the tags differ
     export.export(model, tokenizer, tmp_path / "model")
-    expected = backbones.predict_tags(model, tokenizer, SENTENCES, max_length=24)
+    expected = subwords.predict_tags(model, tokenizer, SENTENCES, max_length=24)
     assert len({tag for tags in expected for tag in tags}) > 2
     shapes = {way: [] for way in realtext.WAYS}
     with runtimes.load(tmp_path / "model", 1) as session:

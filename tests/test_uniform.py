@@ -14,8 +14,9 @@ from transformers import (
 )
 
 from mmalib import models, uniform
-from mmalib.backbones import IGNORED, layers, load_tokenizer, parts
+from mmalib.backbones import layers, load_tokenizer, parts
 from mmalib.heads import gated, remove_heads_
+from mmalib.subwords import IGNORED
 
 HEADS, SIZE, WIDTH, LABELS = 3, 4, 10, 9
 SHAPE = dict(vocab_size=50, num_hidden_layers=2, num_attention_heads=HEADS, hidden_size=HEADS * SIZE)

@@ -19,7 +19,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from mmalib import backbones, vocabulary
+from mmalib import backbones, subwords, vocabulary
 from mmalib import models as folders
 from mmalib.corpus import LABELS
 
@@ -53,9 +53,9 @@ def sentences(sample_lines) -> list[list[str]]:
 def logits(model, tokenizer, sentences):
     """Of all sentences in padded batches, windows and all: what the study computes."""
     label2id = {label: i for i, label in enumerate(LABELS)}
-    rows = backbones.training_rows(sentences, [["O"] * len(words) for words in sentences], tokenizer, label2id, 128)
+    rows = subwords.training_rows(sentences, [["O"] * len(words) for words in sentences], tokenizer, label2id, 128)
     with torch.no_grad():
-        return [model(**batch).logits for batch in backbones.batches(rows, tokenizer, 8)]
+        return [model(**batch).logits for batch in subwords.batches(rows, tokenizer, 8)]
 
 
 def pieces(tokenizer, words):

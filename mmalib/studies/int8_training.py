@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from mmalib import export, qat, quantize
-from mmalib.backbones import predict_tags
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.subwords import predict_tags
 
 QAT_RATE = 0.25  # of the profile's learning rate: the baseline is tuned already
 

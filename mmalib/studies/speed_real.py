@@ -14,7 +14,7 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from mmalib import backbones, bench, export, machine, models, quantize, ranges, realtext, results, runtimes
+from mmalib import backbones, bench, export, machine, models, quantize, ranges, realtext, results, runtimes, subwords
 from mmalib.corpus import fewer
 from mmalib.evaluate import entity_scores
 from mmalib.profiles import Profile
@@ -60,7 +60,7 @@ def text(profile: Profile, what: str, corpora: dict[str, DatasetDict], *, corpus
     for row in rows:
         said = row.get("failed") or f"{row['sentences_per_second']:.1f} sentences/s"
         print(f"{what} in {row['runtime']}, {row['way']}: {said}", flush=True)
-    lengths = [len(window.ids) for window in backbones.windows(sentences, tokenizer, speed.LENGTH)]
+    lengths = [len(window.ids) for window in subwords.windows(sentences, tokenizer, speed.LENGTH)]
     about = {"sentences": len(sentences), "mean_subwords": sum(lengths) / len(lengths), "longest": max(lengths)}
     results.save(records, run, settings, scores={}, text=rows, about=about)
     return results.finished(records, run, settings)

@@ -16,12 +16,12 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import heads, models, results, uniform, vocabulary
-from mmalib.backbones import batches, training_rows
 from mmalib.corpus import fewer, fewer_to_score
 from mmalib.evaluate import score
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies import baselines
+from mmalib.subwords import batches, training_rows
 
 METHODS = ("heads", "uniform")
 KEPT_SHARES = (0.25, 0.5, 0.75)  # of the heads removed: these models are kept, recovered

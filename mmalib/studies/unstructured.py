@@ -15,7 +15,6 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import distill, gradual, magnitude, movement, obs, results, sparsity
-from mmalib.backbones import training_rows
 from mmalib.corpus import fewer_to_score
 from mmalib.evaluate import score
 from mmalib.finetune import finetune
@@ -23,6 +22,7 @@ from mmalib.profiles import Profile
 from mmalib.studies import baselines
 from mmalib.studies.distillation import TEACHER
 from mmalib.studies.finish import done, finish, folders
+from mmalib.subwords import training_rows
 
 CRITERIA = ("magnitude", "movement", "obs")
 MEASURED = 5  # at most as many of the mask updates are measured on the way, however many there are

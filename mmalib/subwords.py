@@ -1,0 +1,174 @@
+"""Words → windows of subwords → a row of logits, or one tag, for every word.
+
+The first subword of a word carries its label, the others -100. A sentence that is longer than the window is cut into
+overlapping windows in which every word is labelled, and scored, exactly once: where it has the most context.
+Whatever computes logits from subwords is a `Run`: a model in PyTorch (`run_of`), an exported graph in any runtime.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+BATCH_TOKENS = 4096  # padding included, in one call of a model
+IGNORED = -100  # the label of what is not scored, as torch's cross-entropy has it
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (input_ids, attention_mask) → logits
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one sentence that fits the model: its subwords, and the words that are scored in it."""
+
+    sentence: int
+    ids: list[int]  # with the special tokens at both ends
+    scored: list[tuple[int, int]]  # (position in ids, number of the word in its sentence)
+
+
+def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:
+    """Sentences (lists of words) cut into windows of at most `max_length` subwords, special tokens included."""
+    room = max_length - 2
+    if room < 1:
+        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    found: list[Window] = []
+    encoded = backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
+    for number, (words, encoding) in enumerate(zip(sentences, encoded, strict=True)):
+        pieces: list[list[int]] = [[] for _ in words]
+        for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
+            pieces[word].append(token)
+        # A word of nothing the tokenizer knows (a lone soft hyphen, say) still gets a tag. One word that is longer
+        # than the whole window keeps its beginning, which is what is scored.
+        pieces = [word[:room] or [tokenizer.unk_token_id] for word in pieces]
+        for start, end, first, last in _cuts([len(word) for word in pieces], room):
+            ids, scored = [tokenizer.cls_token_id], []
+            for word in range(start, end):
+                if first <= word < last:
+                    scored.append((len(ids), word))
+                ids += pieces[word]
+            found.append(Window(number, [*ids, tokenizer.sep_token_id], scored))
+    return found
+
+
+def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
+    """Windows over words of these lengths, as (start, end, first scored, after the last scored)."""
+    start, first = 0, 0
+    while first < len(lengths):
+        end, used = start, 0
+        while end < len(lengths) and used + lengths[end] <= room:
+            used += lengths[end]
+            end += 1
+        if end == len(lengths):
+            yield start, end, first, end
+            return
+        # The next window begins a quarter of the room before this one ends (less where the next word needs the
+        # room, or the window would not get past it); the two share the scoring of the overlap half-way.
+        following, shared, most = end, 0, min(room // 4, room - lengths[end])
+        while following - 1 > start and shared + lengths[following - 1] <= most:
+            following -= 1
+            shared += lengths[following]
+        last = max((following + end + 1) // 2, first + 1)
+        yield start, end, first, last
+        start, first = following, last
+
+
+def training_rows(
+    sentences: Sequence[list[str]],
+    tags: Sequence[list[str]],
+    tokenizer: PreTrainedTokenizerFast,
+    label2id: dict[str, int],
+    max_length: int,
+) -> list[dict[str, list[int]]]:
+    """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer."""
+    rows = []
+    for window in windows(sentences, tokenizer, max_length):
+        labels = [IGNORED] * len(window.ids)
+        for position, word in window.scored:
+            labels[position] = label2id[tags[window.sentence][word]]
+        rows.append({"input_ids": window.ids, "attention_mask": [1] * len(window.ids), "labels": labels})
+    return rows
+
+
+def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, torch.Tensor]]:
+    """Training rows in their order, `size` at once, padded to the longest of each batch."""
+    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+    found = []
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        width = max(len(row["input_ids"]) for row in some)
+        found.append(
+            {
+                name: torch.tensor([row[name] + [blank] * (width - len(row[name])) for row in some])
+                for name, blank in fill.items()
+            }
+        )
+    return found
+
+
+def run_of(model: PreTrainedModel) -> Run:
+    """A model in PyTorch, on its own device and without dropout, as what maps ids and mask to logits."""
+    model.eval()
+
+    @torch.inference_mode()
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        inputs = (torch.from_numpy(array).to(model.device) for array in (ids, mask))
+        return model(**dict(zip(("input_ids", "attention_mask"), inputs, strict=True))).logits.float().cpu().numpy()
+
+    return run
+
+
+def word_logits(
+    run: Run,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[list[str]],
+    max_length: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[np.ndarray]:
+    """The logits of every word's first subword, [words, labels] a sentence; windows of like length run together."""
+    said: list[np.ndarray | None] = [None] * len(sentences)
+    for batch in by_length(windows(sentences, tokenizer, max_length), batch_tokens):
+        found = run(*padded(batch, tokenizer, (len(batch), len(batch[0].ids))))  # [windows, subwords, labels]
+        for of_window, window in zip(found, batch, strict=True):
+            places, words = np.array(window.scored).T
+            if said[window.sentence] is None:
+                said[window.sentence] = np.full((len(sentences[window.sentence]), found.shape[-1]), np.nan, np.float32)
+            said[window.sentence][words] = of_window[places]
+    width = max((rows.shape[1] for rows in said if rows is not None), default=1)
+    return [np.zeros((0, width), np.float32) if rows is None else rows for rows in said]  # a sentence without a word
+
+
+def tags(logits: Sequence[np.ndarray], names: Sequence[str]) -> list[list[str]]:
+    """The likeliest label of every word, by name, from what `word_logits` gives."""
+    return [[names[best] for best in rows.argmax(-1)] for rows in logits]
+
+
+def predict_tags(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[list[str]], *, max_length: int
+) -> list[list[str]]:
+    """One tag for every word of every sentence."""
+    return tags(word_logits(run_of(model), tokenizer, sentences, max_length), model.config.id2label)
+
+
+def padded(
+    some: Sequence[Window], tokenizer: PreTrainedTokenizerFast, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Windows as ids and mask of a shape [rows, subwords] that has room for them."""
+    ids = np.full(shape, tokenizer.pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, window in enumerate(some):
+        ids[row, : len(window.ids)] = window.ids
+        mask[row, : len(window.ids)] = 1
+    return ids, mask
+
+
+def by_length(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
+    ordered = sorted(found, key=lambda window: -len(window.ids))
+    while ordered:
+        number = max(1, batch_tokens // len(ordered[0].ids))
+        yield ordered[:number]
+        ordered = ordered[number:]
