@@ -92,6 +92,8 @@ def _heat_(drawn: Figure, axes: Axes, seen: pd.DataFrame) -> None:
     axes.set_xticks(range(len(mean.columns)), mean.columns)
     axes.set_yticks(range(len(mean.index)), mean.index)
     axes.set_ylabel("layer")
+    if chosen.to_numpy().any():
+        axes.set_xlabel("linear map (framed: back in float)")
     bar = drawn.colorbar(shades, ax=axes, pad=0.02, label="drift, of that of all")
     bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
 
