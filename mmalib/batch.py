@@ -140,7 +140,8 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
         failure = "The kernel died while this cell ran; running out of memory is the usual reason."
     except RuntimeError as error:  # of jupyter_client: it died, or was silent, before the first cell
         failure = f"The kernel did not start: {' '.join(str(error).split())}"
-    if running.exists():
+    left = running.exists()
+    if left:
         os.replace(running, executed)
     seconds = time.monotonic() - begin
     print(f"{path.stem}  {'failed' if failure else 'ok'}  {seconds:.0f} s  {result}".rstrip(), flush=True)
@@ -148,7 +149,8 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
         if cells:
             print(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
         print(*(f"  {line}" for line in failure.splitlines()), sep="\n")
-        print(f"  The executed notebook: {executed}", flush=True)
+        if left:
+            print(f"  The executed notebook: {executed}", flush=True)
     return not failure
 
 

@@ -144,6 +144,8 @@ def test_a_kernel_that_dies_is_a_failing_cell(write, tmp_path, capfd):
     assert batch.run("quick", runs=tmp_path, folder=folder) == 1
     out = capfd.readouterr().out
     assert "in code cell 3: import os" in out and "The kernel died while this cell ran" in out
+    told = [line.rpartition(": ")[2] for line in out.splitlines() if "The executed notebook" in line]
+    assert told == [str(path) for path in (tmp_path / "quick" / "notebooks").iterdir()]  # none where none is left
 
 
 def test_only_takes_numbers_that_are_there(write, tmp_path):
