@@ -79,6 +79,8 @@ def test_everything_is_drawn_and_what_lacks_is_named(setting, study):
     assert report.gaps(study, profile) == []
     fewer = [record for record in study if "movement-90" not in record["run"]]
     assert len(report.gaps(fewer, profile)) == 1
+    trying = dataclasses.replace(profile, trials=True)
+    assert len(report.gaps(study, trying)) == sum(map(len, trials.TRIALS.values()))
 
 
 def test_a_taught_model_learns_from_the_dense_one(setting):

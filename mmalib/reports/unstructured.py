@@ -9,7 +9,7 @@ from mmalib import figures, results, tables
 from mmalib.evaluate import multilingual_score, retention
 from mmalib.profiles import Profile
 from mmalib.reports.structured import knee
-from mmalib.studies import baselines, unstructured
+from mmalib.studies import baselines, trials, unstructured
 
 CURVES = {  # file → what the paper drew there
     "figure_3": ("obs", "cubic"),
@@ -39,7 +39,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The pruned models that this profile has and the records have not."""
+    """The pruned models and the trials that this profile has and the records have not."""
     there = {record["run"] for record in records}
     expected = []
     for corpus in sorted({record["config"]["corpus"] for record in records}):
@@ -48,6 +48,9 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
                 where = (backbone, corpus, seed)
                 expected += [unstructured.run_name(*plan, *where) for plan in unstructured.planned(settings)]
                 expected += [unstructured.one_shot_name(criterion, *where) for criterion in unstructured.AT_ONCE]
+        for criterion in unstructured.CRITERIA if settings.trials else ():
+            tried = range(len(trials.TRIALS[criterion]))
+            expected += [trials.trial_name(criterion, number, settings.backbones[0], corpus) for number in tried]
     return [run for run in expected if run not in there]
 
 
