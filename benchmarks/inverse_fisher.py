@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from mmalib import fisher, obs, results, sparsity, tables
+from mmalib import fisher, machine, obs, results, sparsity, tables
 
 # layers, hidden, feed-forward; rows a gradient in the whole mask update
 SIZES = {"smoke": (2, 32, 64, 4), "mini": (6, 384, 1536, 16), "base": (12, 768, 3072, 4)}
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-gib", type=float, default=6.0)
     parser.add_argument("--sizes", default="mini,base")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=machine.device())
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args(arguments)
     config = {name: value for name, value in vars(options).items() if name != "out"} | {"block": BLOCK}

@@ -79,8 +79,8 @@ def finetune(
         lr_scheduler_kwargs={} if cycles == 1 else {"num_cycles": cycles},
         train_sampling_strategy="group_by_length",
         bf16=_has_bf16(),
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=machine.device() == "cpu",
+        dataloader_pin_memory=machine.device() == "cuda",
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,  # the best and the last
@@ -207,7 +207,7 @@ def _check(
 
 def _has_bf16() -> bool:
     """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
-    if torch.cuda.is_available():
+    if machine.device() == "cuda":
         return torch.cuda.is_bf16_supported()
     flags = machine.describe()["flags"]
     return bool(flags["avx512_bf16"] or flags["amx_bf16"])

@@ -58,6 +58,13 @@ def describe() -> dict:
     }
 
 
+def device() -> str:
+    """Where models are trained, pruned and scored; graphs run on the CPU."""
+    import torch  # as in doctor
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def versions() -> dict[str, str]:
     """The installed version of every package the study depends on; one that is not installed is left out."""
     return {name: version for name in PACKAGES if (version := _version(name))}

@@ -7,7 +7,7 @@ import json
 import pytest
 from datasets import DatasetDict
 
-from mmalib import corpus, export, profiles, quantize, ranges, results, tables
+from mmalib import corpus, export, machine, profiles, quantize, ranges, results, tables
 from mmalib.corpus import fewer
 from mmalib.evaluate import score
 from mmalib.reports import quantization as report
@@ -71,6 +71,13 @@ def test_the_graph_itself_is_scored_and_float_is_what_pytorch_says(setting, stud
     for graph in ("dynamic", "qat-qoperator"):
         run = export.session(folder(setting, graph), 1)
         assert study[graph]["scores"] == export.score(run, tokenizer, some, max_length=profile.max_length)
+
+
+def test_a_baseline_comes_back_on_the_machines_device(setting, study, monkeypatch):
+    profile, tiny, corpora, where = setting
+    monkeypatch.setattr(machine, "device", lambda: "meta")  # stands in for a GPU, where there is none
+    model, _ = baselines.load(profile, tiny, 1, corpora, **where)
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
 def test_every_folder_has_the_form_that_its_record_says(setting, study):

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import models
+from mmalib import machine, models
 from mmalib.backbones import fingerprint, load_model, load_tokenizer
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
@@ -70,9 +70,10 @@ def tune(
 def load(
     profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The tuned model of a baseline and its tokenizer, from disk; tuned first where it is not there yet."""
+    """The tuned model of a baseline, on the machine's device, and its tokenizer; tuned first if it is not there yet."""
     tune(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
-    return models.load(Path(runs) / profile.name / "models" / run_name(backbone, corpus, seed))
+    model, tokenizer = models.load(Path(runs) / profile.name / "models" / run_name(backbone, corpus, seed))
+    return model.to(machine.device()), tokenizer
 
 
 def _training(profile: Profile) -> dict:

@@ -15,7 +15,6 @@ Hardness and temperature are fixed and the same for all (`TEACHER`). Nothing is 
 import random
 from pathlib import Path
 
-import torch
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -86,9 +85,7 @@ def teach(
     english, (*_, checkpoints) = corpora["en"], folders(profile, run, runs)
     train, loss = english["train"], None
     if setting != "plain":
-        teacher, its_tokenizer = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
-        teacher.to("cuda" if torch.cuda.is_available() else "cpu")  # where the Trainer will put the student
-        asked = (teacher, its_tokenizer)
+        asked = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
         train, loss = _lesson(profile, model, tokenizer, asked, setting, seed, corpora, checkpoints.parent)
     model, history = finetune(
         model,
