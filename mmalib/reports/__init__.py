@@ -1,4 +1,4 @@
-"""Records → the tables and figures of the study: one module a notebook, the verdicts on the paper's claims, the costs.
+"""Records → the tables and figures of the study: a module a notebook (two for 07), the claims' verdicts, the costs.
 
 Every module has `draw(records)`, which gives its tables and figures by the names of their files, and
 `gaps(records, settings)`, which lists what a complete study has and these records have not.
@@ -20,13 +20,25 @@ from mmalib.reports import (
     distillation,
     quantization,
     speed,
+    speed_real,
     structured,
     unstructured,
 )
 
 TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
-NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, combined, speed, claims, costs)
+NOTEBOOKS = (
+    baselines,
+    structured,
+    unstructured,
+    distillation,
+    quantization,
+    combined,
+    speed,
+    speed_real,
+    claims,
+    costs,
+)
 
 
 def redraw(

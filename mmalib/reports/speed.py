@@ -1,4 +1,4 @@
-"""Notebook 07, from records: speeds beside the paper's, sizes, real text, F1 against speed.
+"""Notebook 07, from records: speeds of random weights beside the paper's, and sizes; `speed_real` has the rest.
 
 A speed-up is over dense float32 XLM-R base in ONNX Runtime, ours at the same batch and in turns. The paper prints that
 baseline once, without a batch size (table 2: 18.7 samples/s); all its speed-ups here are over that number. Tables 7
@@ -13,7 +13,7 @@ import pandas as pd
 from mmalib import results, tables, throughput
 from mmalib.profiles import Profile
 from mmalib.reports import speed_figures
-from mmalib.studies import speed, speed_real
+from mmalib.studies import speed
 
 # printed name → the cases that are it here; the paper does not say in which pattern its models are sparse
 PRINTED = {
@@ -45,19 +45,17 @@ def draw(records: list[dict]) -> dict:
                 drawn[name] = speed_figures.shrinking(measured, way)
     if not (sized := table_17(records)).empty:
         drawn["table_17_obert"] = sized
-    if not (text := text_table(records)).empty:
-        drawn["table_real_text"], drawn["table_latency"] = text, latency_table(records)
-    if not (points := trained(records)).empty:
-        drawn["table_f1_speed"] = points
-        drawn["f1_against_speed"] = speed_figures.pareto(points)
     return drawn
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The cases and texts that this profile has and the records have not."""
-    there = {r["run"] for r in records}
-    wanted = [case.name for case in speed.planned(settings)] + [f"text {reader}" for reader in speed_real.READERS]
-    corpora = sorted({r["config"]["corpus"] for r in records})
+    """The cases that this profile has and the records have not."""
+    return lacking(records, [case.name for case in speed.planned(settings)])
+
+
+def lacking(records: list[dict], wanted: list[str]) -> list[str]:
+    """The runs of this notebook that are wanted for every corpus and that the records have not."""
+    there, corpora = {r["run"] for r in records}, sorted({r["config"]["corpus"] for r in records})
     return [run for corpus in corpora for what in wanted if (run := speed.run_name(what, corpus)) not in there]
 
 
@@ -98,7 +96,7 @@ def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
                     {"model": printed, "measured as": name, "runtime": runtime, "batch": _whole(batch)}
                     | _own(own)
                     | _theirs(theirs, runtime, batch)
-                    | {"note": _note(own)}
+                    | {"note": note(own)}
                 )
     return pd.DataFrame(made)
 
@@ -114,7 +112,7 @@ def fastest(measured: pd.DataFrame, number: int = 12) -> pd.DataFrame:
             lines.append(
                 {"configuration": row["case"], "source": kind, "runtime": row["runtime"], "batch": _whole(row["batch"])}
                 | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["ratio"], 2)}
-                | {"p50 ms a batch": _a_batch(row), "note": _note(pd.DataFrame([row]))}
+                | {"p50 ms a batch": _a_batch(row), "note": note(pd.DataFrame([row]))}
             )
     printed = _best_printed()
     lines.append(
@@ -146,75 +144,13 @@ def table_17(records: list[dict]) -> pd.DataFrame:
         size = _gzip(sized[name])
         made.append(
             {"layers": printed["layers"], "zeros": f"{printed['sparsity']}%", "method": printed["method"]}
-            | {"batch": _whole(batch), "samples/s": _rounded(speed_found, 1)}
-            | {"speed-up": _rounded(_over(speed_found, dense), 2), "paper speed-up": printed["speedup"]}
-            | {"MB by gzip": _rounded(size, 1), "paper MB": printed["gzip_mb"]}
-            | {"smaller by": _rounded(_over(dense_size, size), 2), "paper smaller by": printed["compression"]}
-            | {"note": _note(own)}
+            | {"batch": _whole(batch), "samples/s": rounded(speed_found, 1)}
+            | {"speed-up": rounded(_over(speed_found, dense), 2), "paper speed-up": printed["speedup"]}
+            | {"MB by gzip": rounded(size, 1), "paper MB": printed["gzip_mb"]}
+            | {"smaller by": rounded(_over(dense_size, size), 2), "paper smaller by": printed["compression"]}
+            | {"note": note(own)}
         )
     return pd.DataFrame(made)
-
-
-def text_table(records: list[dict]) -> pd.DataFrame:
-    """Real text: sentences and words a second, and the speed-up over ONNX Runtime with all padded to 128."""
-    made = []
-    for record in of_method(records, "text"):
-        for row in record["text"]:
-            made.append(
-                {"model": record["config"]["model"], "runtime": row["runtime"], "way": row["way"]}
-                | {"sentences/s": _rounded(row.get("sentences_per_second"), 1)}
-                | {"words/s": _rounded(row.get("words_per_second"), 0)}
-                | {"speed-up": _rounded(row.get("ratio"), 2), "note": _note(pd.DataFrame([{"failed": None, **row}]))}
-            )
-    return pd.DataFrame(made)
-
-
-def latency_table(records: list[dict]) -> pd.DataFrame:
-    """Real text, one sentence at a time: milliseconds from words to tags."""
-    made = [
-        {"model": record["config"]["model"], "runtime": row["runtime"], "way": row["way"]}
-        | {"p50 ms": _rounded(row["milliseconds_p50"], 1), "p95 ms": _rounded(row["milliseconds_p95"], 1)}
-        for record in of_method(records, "text")
-        for row in record["text"]
-        if "milliseconds_p50" in row
-    ]
-    return pd.DataFrame(made, columns=["model", "runtime", "way", "p50 ms", "p95 ms"])
-
-
-def trained(records: list[dict]) -> pd.DataFrame:
-    """F1 (mean of the languages' test sets) and speed of every trained model in its fastest runtime; `front` or not."""
-    made = []
-    for record in of_method(records, "trained"):
-        speeds = [row for row in record["throughput"] if "failed" not in row]
-        if not speeds:
-            continue
-        best = max(speeds, key=lambda row: row["samples_per_second"])
-        scored, f1 = scored_in(record, best)
-        made.append(
-            {"model": record["config"]["folder"], "notebook": record["config"]["trained_in"]}
-            | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
-            | {"speed-up": round(best["ratio"], 2), "F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
-            | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
-        )
-    points = pd.DataFrame(made)
-    if made:
-        points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
-        points = points.sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
-    return points
-
-
-def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
-    """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
-    runtime = row["runtime"].split(":")[0]
-    if runtime in (found := record.get("f1_in", {})):
-        return runtime, found[runtime]
-    return ("onnxruntime" if record["config"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
-
-
-def front(speeds: list[float], scores: list[float]) -> list[bool]:
-    """Which points no other beats: none is at least as fast and as good, and one of the two more so."""
-    pairs = list(zip(speeds, scores, strict=True))
-    return [not any(a >= s and b >= f and (a, b) != (s, f) for a, b in pairs) for s, f in pairs]
 
 
 def of_method(records: list[dict], method: str) -> list[dict]:
@@ -234,7 +170,7 @@ def _printed_base() -> float:
 
 def _own(own: pd.DataFrame) -> dict:
     speed_found, ratio = (own[name].iloc[0] if len(own) else None for name in ("samples_per_second", "ratio"))
-    return {"samples/s": _rounded(speed_found, 1), "speed-up": _rounded(ratio, 2)}
+    return {"samples/s": rounded(speed_found, 1), "speed-up": rounded(ratio, 2)}
 
 
 def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
@@ -242,14 +178,15 @@ def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
     if "batch_size" in same:  # table 2 does not say at which batch
         same = same[same["batch_size"] == batch]
     value = float(same["throughput"].iloc[0]) if len(same) else None
-    return {"paper samples/s": value, "paper speed-up": _rounded(_over(value, _printed_base()), 2)}
+    return {"paper samples/s": value, "paper speed-up": rounded(_over(value, _printed_base()), 2)}
 
 
 def _a_batch(row: dict) -> float | None:
     return None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
 
 
-def _note(own: pd.DataFrame) -> str:
+def note(own: pd.DataFrame) -> str:
+    """Why there is no speed, or why it is not to be trusted; usually nothing."""
     if own.empty:
         return "not measured"
     row = own.iloc[0]
@@ -287,7 +224,8 @@ def _over(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None or pd.isna(one) or pd.isna(other) else one / other
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def rounded(value: float | None, digits: int) -> float | None:
+    """A number of a table; none stays none."""
     return None if value is None or pd.isna(value) else round(float(value), digits)
 
 

@@ -1,0 +1,86 @@
+"""Notebook 07's real things, from records: sentences of a corpus at their own lengths, F1 against speed."""
+
+import pandas as pd
+
+from mmalib.profiles import Profile
+from mmalib.reports import speed, speed_figures
+from mmalib.studies.speed_real import READERS
+
+
+def draw(records: list[dict]) -> dict:
+    """Every table and figure of text and of trained models by its file's name, from the records alone."""
+    drawn: dict = {}
+    if not (text := text_table(records)).empty:
+        drawn["table_real_text"], drawn["table_latency"] = text, latency_table(records)
+    if not (points := trained(records)).empty:
+        drawn["table_f1_speed"] = points
+        drawn["f1_against_speed"] = speed_figures.pareto(points)
+    return drawn
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """The readers of text that the records have not; of trained models, whatever was timed is shown."""
+    return speed.lacking(records, [f"text {reader}" for reader in READERS])
+
+
+def text_table(records: list[dict]) -> pd.DataFrame:
+    """Real text: sentences and words a second, and the speed-up over ONNX Runtime with all padded to 128."""
+    made = []
+    for record in speed.of_method(records, "text"):
+        for row in record["text"]:
+            made.append(
+                {"model": record["config"]["model"], "runtime": row["runtime"], "way": row["way"]}
+                | {"sentences/s": speed.rounded(row.get("sentences_per_second"), 1)}
+                | {"words/s": speed.rounded(row.get("words_per_second"), 0)}
+                | {"speed-up": speed.rounded(row.get("ratio"), 2)}
+                | {"note": speed.note(pd.DataFrame([{"failed": None, **row}]))}
+            )
+    return pd.DataFrame(made)
+
+
+def latency_table(records: list[dict]) -> pd.DataFrame:
+    """Real text, one sentence at a time: milliseconds from words to tags."""
+    made = [
+        {"model": record["config"]["model"], "runtime": row["runtime"], "way": row["way"]}
+        | {"p50 ms": speed.rounded(row["milliseconds_p50"], 1), "p95 ms": speed.rounded(row["milliseconds_p95"], 1)}
+        for record in speed.of_method(records, "text")
+        for row in record["text"]
+        if "milliseconds_p50" in row
+    ]
+    return pd.DataFrame(made, columns=["model", "runtime", "way", "p50 ms", "p95 ms"])
+
+
+def trained(records: list[dict]) -> pd.DataFrame:
+    """F1 (mean of the languages' test sets) and speed of every trained model in its fastest runtime; `front` or not."""
+    made = []
+    for record in speed.of_method(records, "trained"):
+        speeds = [row for row in record["throughput"] if "failed" not in row]
+        if not speeds:
+            continue
+        best = max(speeds, key=lambda row: row["samples_per_second"])
+        scored, f1 = scored_in(record, best)
+        made.append(
+            {"model": record["config"]["folder"], "notebook": record["config"]["trained_in"]}
+            | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
+            | {"speed-up": round(best["ratio"], 2), "F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
+            | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
+        )
+    points = pd.DataFrame(made)
+    if made:
+        points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
+        points = points.sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
+    return points
+
+
+def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
+    """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
+    runtime = row["runtime"].split(":")[0]
+    if runtime in (found := record.get("f1_in", {})):
+        return runtime, found[runtime]
+    return ("onnxruntime" if record["config"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
+
+
+def front(speeds: list[float], scores: list[float]) -> list[bool]:
+    """Which points no other beats: none is at least as fast and as good, and one of the two more so."""
+    pairs = list(zip(speeds, scores, strict=True))
+    return [not any(a >= s and b >= f and (a, b) != (s, f) for a, b in pairs) for s, f in pairs]
