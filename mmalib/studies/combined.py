@@ -243,5 +243,6 @@ def _taught(
 ) -> distill.Lesson:
     """Sentences with the dense baseline's answers, beside their labels where they have any."""
     teacher = baselines.load(profile, profile.teacher, seed, corpora, corpus=corpus, runs=runs)
-    ask = distill.cached(*teacher, words, max_length=profile.max_length)
+    answers = Path(runs) / profile.name / "checkpoints"  # kept: pruning with a teacher asks the same
+    ask = distill.cached(*teacher, words, max_length=profile.max_length, folder=answers)
     return distill.lesson(model, tokenizer, words, tags, ask, max_length=profile.max_length, **TEACHER)

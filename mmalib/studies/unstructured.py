@@ -189,7 +189,7 @@ def gradually(
     train, loss = english["train"], None
     if "hardness" in settings:
         sentences = list(train["words"])
-        told = distill.cached(model, tokenizer, sentences, max_length=profile.max_length)
+        told = distill.cached(model, tokenizer, sentences, max_length=profile.max_length, folder=folder.parent)
         how = {"max_length": profile.max_length, **{name: settings[name] for name in TEACHER}}
         train, loss = distill.lesson(model, tokenizer, sentences, list(train["tags"]), told, **how)
     model, history = finetune(
