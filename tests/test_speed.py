@@ -321,6 +321,7 @@ def test_everything_is_drawn_and_gaps_are_named(records):
     assert len(speed_figures.shrinking(report.rows(records), "heads").axes) == 3
     assert report.gaps(records[1:], profile) == [records[0]["run"]]
     assert real.gaps(records, profile) == [speed.run_name(f"text {name}", "sample") for name in speed_real.READERS]
+    assert len(real.gaps(records, SMOKE)) == len(speed_real.READERS) - 1  # without the full-size shape
     assert report.draw([]) == real.draw([]) == {}
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from mmalib.profiles import Profile
 from mmalib.reports import speed, speed_figures
-from mmalib.studies.speed_real import READERS
+from mmalib.studies.speed_real import readers
 
 
 def draw(records: list[dict]) -> dict:
@@ -20,7 +20,7 @@ def draw(records: list[dict]) -> dict:
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
     """The readers of text that the records have not; of trained models, whatever was timed is shown."""
-    return speed.lacking(records, [f"text {reader}" for reader in READERS])
+    return speed.lacking(records, [f"text {reader}" for reader in readers(settings)])
 
 
 def text_table(records: list[dict]) -> pd.DataFrame:

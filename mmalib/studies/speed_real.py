@@ -27,6 +27,11 @@ CALIBRATION_SENTENCES = 64
 Left = tuple[dict, Path, dict[str, float]]  # a record, a folder that its run has left, test F1 by language
 
 
+def readers(profile: Profile) -> tuple[str, ...]:
+    """Who reads text in a study: the full-size shape, which takes minutes, only where no configuration is left out."""
+    return READERS if profile.speed_cases is None else READERS[1:]
+
+
 def text(profile: Profile, what: str, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path) -> dict:
     """Read real sentences with one of `READERS`; its record has a row for every runtime and way of `realtext`."""
     if what not in READERS:
