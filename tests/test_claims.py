@@ -74,6 +74,8 @@ def test_claim_1_tells_where_f1_falls_in_the_mean_over_seeds_with_the_extremes()
     told, numbers, runs = answer(made, 1)
     assert numbers.startswith("F1 falls at en 59% (50 to 67), es 50%, nl never of the heads") and "2 seeds" in numbers
     assert told == CONTRADICTED  # Dutch never falls, Spanish at half in both seeds
+    made[1] = trajectory("heads", (8, 6, 8), 2)
+    assert "es 50%, nl 67% to never of the heads" in answer(made, 1)[1]  # of these two there is no mean
     assert runs == "02-heads-mini-conll-seed1, 02-heads-mini-conll-seed2"
 
 

@@ -11,6 +11,12 @@ from mmalib.reports import structured as report
 from mmalib.studies import baselines, structured
 
 
+def test_where_f1_falls_over_seeds_has_a_mean_only_if_it_falls_in_all():
+    assert report.over_seeds([0.5, 0.7]) == ("60%", pytest.approx(0.6))
+    assert report.over_seeds([0.7, None]) == report.over_seeds([0.7, float("nan")]) == ("≥70%", None)
+    assert report.over_seeds([None, None]) == ("never", None)
+
+
 @pytest.mark.parametrize(
     ("f1", "at"),
     [

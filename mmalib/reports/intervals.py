@@ -149,5 +149,12 @@ def percent(by_language: dict[str, Interval], digits: int = 0) -> str:
 
 def shares(at: dict[str, Interval]) -> str:
     """Shares of every language as text."""
-    percent = {name: Interval(*(100 * value for value in each)) for name, each in at.items()}
-    return ", ".join(f"{name} {show(percent[name], '%') if at[name].mean < 1 else 'never'}" for name in LANGUAGES)
+    return ", ".join(f"{name} {_share(at[name])}" for name in LANGUAGES)
+
+
+def _share(at: Interval) -> str:
+    if at.low >= 1:
+        return "never"
+    if at.high >= 1:  # a mean of a share and of never says nothing
+        return f"{at.low:.0%} to never"
+    return show(Interval(*(100 * value for value in at)), "%")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from mmalib import figures, results, tables
 from mmalib.evaluate import multilingual_score, retention
 from mmalib.profiles import Profile
-from mmalib.reports.structured import knee
+from mmalib.reports.structured import knee, over_seeds
 from mmalib.studies import baselines, trials, unstructured
 
 CURVES = {  # file → what the paper drew there
@@ -97,8 +97,8 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
             hurt = rows[(rows["stage"] == "pruned") & (rows["language"] == language) & (rows["split"] == split)]
             hurt = hurt.groupby("sparsity")["f1"].mean()
             axes.plot(hurt.index, hurt, "v", color=colour, markersize=3, alpha=0.5)
-            at = knee(mean.index.to_numpy(), mean.to_numpy())
-            fell = "never" if at is None else f"{at:.0%}"
+            of_runs = [one.sort_values("sparsity") for _, one in line.groupby("run")]
+            fell, at = over_seeds([knee(one["sparsity"].to_numpy(), one["f1"].to_numpy()) for one in of_runs])
             ends.append((mean.iloc[-1], f"{figures.LANGUAGE_NAMES[language]} {fell}", colour))
             if at is not None:
                 height = np.interp(at, mean.index, mean)
@@ -109,7 +109,9 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
         axes.set_xlabel("sparsity during pruning (▾ right after a mask update;\ncircle, number: F1 falls under 95%)")
         axes.xaxis.set_major_formatter("{x:.0%}")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
-        axes.set_title(f"{NAMES[criterion]}, {schedule}".capitalize(), loc="left")
+        seeds = rows["run"].nunique()
+        several = f" (mean of {seeds} seeds)" if seeds > 1 else ""
+        axes.set_title(f"{NAMES[criterion]}, {schedule}".capitalize() + several, loc="left")
     return drawn
 
 
