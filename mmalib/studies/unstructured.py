@@ -98,7 +98,8 @@ def prune(
 ) -> dict:
     """Prune a baseline gradually, score it on the way and in the end, keep model and record; done before → read.
 
-    A `taught` model also learns from the dense one's label distribution while it is pruned and after.
+    A `taught` model also learns from the dense one's label distribution while it is pruned and after. Notebook 06 goes
+    on from its end alone, so it is not scored on the way.
     """
     run = run_name(criterion, share, schedule, backbone, corpus, seed, taught=taught)
     settings = config(profile, criterion, share, schedule, backbone, corpus, seed, taught=taught)
@@ -106,6 +107,7 @@ def prune(
         return record
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
     on_the_way = fewer_to_score(corpora, settings["curve_sentences"])
+    measure = partial(score, tokenizer=tokenizer, corpora=on_the_way, max_length=profile.max_length)
     english, (*_, checkpoints) = corpora["en"], folders(profile, run, runs)
     model, history, curve = gradually(
         profile,
@@ -114,7 +116,7 @@ def prune(
         english,
         settings,
         folder=checkpoints,
-        measure=partial(score, tokenizer=tokenizer, corpora=on_the_way, max_length=profile.max_length),
+        measure=None if taught else measure,
     )
     found = sparsity.measured(model)
     return finish(
