@@ -158,7 +158,7 @@ PROFILES = {
         speed_batches=(1,),
         speed_seconds=0.3,
         speed_turns=3,
-        speed_sentences=3,
+        speed_sentences=48,
         speed_models=1,
         int8_graphs=(
             "longer",
