@@ -5,7 +5,7 @@ overlapping windows in which every word is labelled, and scored, exactly once: w
 Whatever computes logits from subwords is a `Run`: a model in PyTorch (`run_of`), an exported graph in any runtime.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +141,7 @@ def word_logits(
     return [np.zeros((0, width), np.float32) if rows is None else rows for rows in said]  # a sentence without a word
 
 
-def tags(logits: Sequence[np.ndarray], names: Sequence[str]) -> list[list[str]]:
+def tags(logits: Sequence[np.ndarray], names: Sequence[str] | Mapping[int, str]) -> list[list[str]]:
     """The likeliest label of every word, by name, from what `word_logits` gives."""
     return [[names[best] for best in rows.argmax(-1)] for rows in logits]
 
