@@ -114,8 +114,8 @@ def run_of(model: PreTrainedModel) -> Run:
 
     @torch.inference_mode()
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        inputs = (torch.from_numpy(array).to(model.device) for array in (ids, mask))
-        return model(**dict(zip(("input_ids", "attention_mask"), inputs, strict=True))).logits.float().cpu().numpy()
+        ids, mask = (torch.from_numpy(array).to(model.device) for array in (ids, mask))
+        return model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
 
     return run
 
