@@ -5,24 +5,25 @@ continues nothing starts an entity, and a change of type ends one. A predicted e
 and both its ends are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.corpus import LABELS
+from mmalib.counts import GOLD, PREDICTED, RIGHT, packed
 from mmalib.subwords import predict_tags
 
 TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
-RIGHT, PREDICTED, GOLD = range(3)  # the columns of every array of counts below
 
 
 def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resamples: int = 1000, seed: int = 0) -> dict:
     """F1, precision and recall over all entities and per type, with a 95% interval of F1 over sentences.
 
+    `counts` holds, in short, what was right, predicted and gold in every sentence (`mmalib.counts`).
     All scores lie between 0 and 1. A quotient of nothing by nothing is 0: without entities F1 is 0.
     """
     _check(gold, predicted)
@@ -40,6 +41,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
             name: {**_scores(of_type), "entities": int(of_type[GOLD])}
             for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
         },
+        "counts": packed(counts),
     }
 
 
@@ -86,6 +88,16 @@ def scored(
             for split in ("dev", "test")
         }
         for language, splits in corpora.items()
+    }
+
+
+def further_scores(
+    predict: Callable[[Sequence[list[str]]], list[list[str]]], further: Mapping[str, Dataset]
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on the test sets of further languages, in the form of `scored`."""
+    return {
+        language: {"test": entity_scores(list(test["tags"]), predict(test["words"]))}
+        for language, test in further.items()
     }
 
 

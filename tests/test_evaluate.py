@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from seqeval.metrics import classification_report, f1_score
 
+from mmalib import counts
 from mmalib.corpus import LABELS
 from mmalib.evaluate import TYPES, entity_scores, multilingual_score, retention
 
@@ -36,7 +37,7 @@ def start_of_chunk(before, tag):
 
 def conlleval(gold, predicted):
     """(right, predicted, gold) by type, counted word by word, with a boundary after each sentence."""
-    counts = {name: [0, 0, 0] for name in TYPES}
+    found = {name: [0, 0, 0] for name in TYPES}
     last_gold = last_guess = "O"
     inside = None  # the type of a chunk that is right so far
     pairs = []
@@ -46,7 +47,7 @@ def conlleval(gold, predicted):
         if inside:
             ends = end_of_chunk(last_gold, tag), end_of_chunk(last_guess, guess)
             if all(ends):
-                counts[inside][0] += 1
+                found[inside][0] += 1
                 inside = None
             elif any(ends) or split_tag(tag)[1] != split_tag(guess)[1]:
                 inside = None
@@ -54,11 +55,11 @@ def conlleval(gold, predicted):
         if all(starts) and split_tag(tag)[1] == split_tag(guess)[1]:
             inside = split_tag(tag)[1]
         if starts[1]:
-            counts[split_tag(guess)[1]][1] += 1
+            found[split_tag(guess)[1]][1] += 1
         if starts[0]:
-            counts[split_tag(tag)[1]][2] += 1
+            found[split_tag(tag)[1]][2] += 1
         last_gold, last_guess = tag, guess
-    return counts
+    return found
 
 
 def ratio(part, whole):
@@ -73,11 +74,11 @@ def expected_scores(count):
 
 def assert_as_conlleval(gold, predicted):
     scores = entity_scores(gold, predicted, resamples=10)
-    counts = conlleval(gold, predicted)
-    total = [sum(column) for column in zip(*counts.values(), strict=True)]
+    by_type = conlleval(gold, predicted)
+    total = [sum(column) for column in zip(*by_type.values(), strict=True)]
     assert {key: scores[key] for key in ("f1", "precision", "recall")} == pytest.approx(expected_scores(total))
     assert scores["entities"] == total[2]
-    for name, count in counts.items():
+    for name, count in by_type.items():
         expected = {**expected_scores(count), "entities": count[2]}
         assert scores["types"][name] == pytest.approx(expected), name
 
@@ -145,7 +146,7 @@ def test_agrees_with_seqeval_as_a_whole():
 def test_what_the_record_holds():
     scores = entity_scores(tags("B-PER I-PER O", "B-LOC O"), tags("B-PER I-PER O", "O B-LOC"))
     assert list(scores) == [
-        "f1", "precision", "recall", "f1_low", "f1_high", "sentences", "words", "entities", "types",
+        "f1", "precision", "recall", "f1_low", "f1_high", "sentences", "words", "entities", "types", "counts",
     ]  # fmt: skip
     assert (scores["sentences"], scores["words"], scores["entities"]) == (2, 5, 2)
     assert scores["f1"] == scores["precision"] == scores["recall"] == 0.5
@@ -154,6 +155,23 @@ def test_what_the_record_holds():
     assert scores["types"]["PER"] == {"f1": 1.0, "precision": 1.0, "recall": 1.0, "entities": 1}
     assert scores["types"]["ORG"] == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "entities": 0}
     assert json.loads(json.dumps(scores)) == scores
+
+
+def test_a_score_keeps_what_was_right_predicted_and_gold_in_every_sentence():
+    gold, predicted = random_corpus(7)
+    scores = entity_scores(gold, predicted)
+    by_sentence = counts.unpacked(scores["counts"])
+    assert by_sentence.shape == (len(gold), len(TYPES), 3)
+    for number in (0, 3, 199):  # one sentence alone is scored the same
+        alone = conlleval([gold[number]], [predicted[number]])
+        assert {name: by_sentence[number, TYPES.index(name)].tolist() for name in TYPES} == alone
+    right, found, there = by_sentence.sum(axis=(0, 1))
+    assert scores["f1"] == pytest.approx(2 * right / (found + there))
+    assert len(scores["counts"]) < 6 * len(gold)  # bytes
+    with pytest.raises(ValueError, match="shape .3, 2.. it should be .sentences, 4, 3."):
+        counts.packed(np.zeros((3, 2), int))
+    with pytest.raises(ValueError, match="more than 255"):
+        counts.packed(np.full((1, 4, 3), 256))
 
 
 def test_no_entities_is_zero_without_a_warning():
