@@ -2,6 +2,9 @@
 
 The checkpoint is chosen by English dev F1 and nothing else: no other language is looked at. What comes on top later
 (pruning, quantization-aware training) comes in as Trainer callbacks. A loss that is not a number ends training at once.
+
+Four settings are there for the languages that are not trained on: a higher rate for the new head, smoothed labels,
+words hidden behind `<mask>`, and the mean of many checkpoints in place of the best one.
 """
 
 import json
@@ -23,9 +26,12 @@ from transformers import (
 )
 
 from mmalib import machine
+from mmalib.averaging import Averaging
 from mmalib.backbones import freeze_
 from mmalib.evaluate import entity_scores
-from mmalib.subwords import predict_tags, training_rows
+from mmalib.subwords import IGNORED, predict_tags, training_rows
+
+HEAD = "classifier."  # what the names of a head's parameters begin with
 
 
 def finetune(
@@ -47,6 +53,10 @@ def finetune(
     end_rate: float = 0.0,
     choose_after: float = 0.0,
     frozen_layers: int | None = None,
+    head_rate: float = 1.0,
+    label_smoothing: float = 0.0,
+    masked_words: float = 0.0,
+    average_from: float | None = None,
     loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, dict]:
@@ -55,13 +65,15 @@ def finetune(
     The learning rate warms up and falls linearly to `end_rate`, anew at each of the epochs `rewinds`; or to 0 as
     `cycles` cosines with restarts. Only epochs that end after `choose_after` epochs compete: before that, a model that
     is being pruned is not as sparse as it should be.
+    The head learns at `head_rate` times the rate. A share of `masked_words` is hidden at every step. With
+    `average_from` the result is the mean of ten checkpoints of each epoch after that one, whatever English dev says.
     `train` has words and tags, or is a list of rows as `training_rows` makes them. A `loss` in place of the model's own
     takes logits [rows, positions, labels] and the batch, with every further column of the rows (one number a row).
     Checkpoints go to `folder`; a run that was killed goes on from there with the same result. Whoever has put the
-    result away removes the folder. The history has the dev F1 of every epoch, the best epoch, and the seconds since
-    the last start.
+    result away removes the folder. The history has the dev F1
+    of every epoch and of the mean where there is one, the best epoch, and the seconds since the last start.
     """
-    _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after)
+    _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after, average_from)
     freeze_(model, frozen_layers)
     rows = train
     if not isinstance(train, list):
@@ -73,6 +85,7 @@ def finetune(
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        label_smoothing_factor=label_smoothing,
         max_grad_norm=1.0,
         warmup_steps=warm_up,  # below 1, a share of all steps
         lr_scheduler_type="linear" if cycles == 1 else "cosine_with_restarts",
@@ -91,16 +104,18 @@ def finetune(
         report_to="none",
         remove_unused_columns=False,  # a loss may read columns that the model does not
     )
+    averaging = [] if average_from is None else [Averaging(average_from)]
     trainer = _EntityTrainer(
         model,
         settings,
         train_dataset=rows,
-        data_collator=DataCollatorForTokenClassification(tokenizer),
+        data_collator=_Collator(tokenizer, masked_words=masked_words),
         processing_class=tokenizer,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *averaging],
         dev=dev,
         max_length=max_length,
         loss=loss,
+        head_rate=head_rate,
         rewinds=rewinds,
         end_rate=end_rate,
         choose_after=choose_after,
@@ -114,8 +129,32 @@ def finetune(
         "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "seconds": done.metrics["train_runtime"],
     }
+    for average in averaging:
+        average.apply_(trainer.accelerator.unwrap_model(trainer.model))
+        history["average_dev_f1"], history["averaged"] = trainer.dev_f1(), average.taken
     # Without the mixed precision of training: what is scored and pruned next is what will be saved.
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), history
+
+
+class _Collator(DataCollatorForTokenClassification):
+    """Pads a batch, and hides some of its words behind the mask; a word begins where a label stands."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, masked_words: float) -> None:
+        super().__init__(tokenizer)
+        if masked_words and tokenizer.mask_token_id is None:
+            raise ValueError("masked_words needs a tokenizer with a mask. Set it to 0 for this backbone.")
+        self.masked_words = masked_words
+
+    def torch_call(self, features: list[dict]) -> dict[str, torch.Tensor]:
+        """The batch."""
+        batch = super().torch_call(features)
+        if self.masked_words:
+            word = (batch["labels"] != IGNORED).cumsum(dim=1)  # 0 before the first one
+            hidden = torch.rand(len(word), int(word.max()) + 1) < self.masked_words  # [rows, words]
+            hidden[:, 0] = False
+            special = torch.isin(batch["input_ids"], torch.tensor(self.tokenizer.all_special_ids))
+            batch["input_ids"][hidden.gather(1, word) & ~special] = self.tokenizer.mask_token_id
+        return batch
 
 
 class _EntityTrainer(Trainer):
@@ -127,6 +166,7 @@ class _EntityTrainer(Trainer):
         dev: Dataset,
         max_length: int,
         loss: Callable | None,
+        head_rate: float,
         rewinds: Sequence[float],
         end_rate: float,
         choose_after: float,
@@ -134,8 +174,19 @@ class _EntityTrainer(Trainer):
     ) -> None:
         # The Trainer wants to know that there is something to evaluate on, and asks for nothing else of it.
         super().__init__(*positional, eval_dataset=dev, **named)
-        self.loss = loss
+        self.loss, self.head_rate = loss, head_rate
         self.max_length, self.rewinds, self.end_rate, self.choose_after = max_length, rewinds, end_rate, choose_after
+
+    def create_optimizer(self, *positional, **named) -> torch.optim.Optimizer:
+        """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
+        fresh, optimizer = self.optimizer is None, super().create_optimizer(*positional, **named)
+        if fresh and self.head_rate != 1:
+            head = {id(p) for name, p in self.model.named_parameters() if name.startswith(HEAD)}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in head]
+                group["params"] = [p for p in group["params"] if id(p) not in head]
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.head_rate})
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None) -> LRScheduler:
         """The linear rate with rewinds in place of the Trainer's, with which it agrees where there are none."""
@@ -171,13 +222,17 @@ class _EntityTrainer(Trainer):
         return loss
 
     def evaluate(self, *_, **__) -> dict[str, float]:
-        """F1 on English dev."""
-        dev = self.eval_dataset
-        predicted = predict_tags(self.model, self.processing_class, dev["words"], max_length=self.max_length)
-        metrics = {"eval_f1": entity_scores(list(dev["tags"]), predicted, resamples=1)["f1"]}
+        """F1 on English dev, as the Trainer wants it."""
+        metrics = {"eval_f1": self.dev_f1()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def dev_f1(self) -> float:
+        """F1 on English dev of the model as it is now."""
+        dev = self.eval_dataset
+        predicted = predict_tags(self.model, self.processing_class, dev["words"], max_length=self.max_length)
+        return entity_scores(list(dev["tags"]), predicted, resamples=1)["f1"]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         return self.state.epoch > self.choose_after and super()._determine_best_metric(metrics, trial)
@@ -193,7 +248,13 @@ def _rate(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: flo
 
 
 def _check(
-    epochs: float, learning_rate: float, cycles: int, rewinds: Sequence[float], end_rate: float, choose_after: float
+    epochs: float,
+    learning_rate: float,
+    cycles: int,
+    rewinds: Sequence[float],
+    end_rate: float,
+    choose_after: float,
+    average_from: float | None,
 ) -> None:
     if not 0 <= end_rate <= learning_rate:
         raise ValueError(f"end_rate is {end_rate}: it must lie between 0 and the learning rate, {learning_rate}.")
@@ -203,6 +264,8 @@ def _check(
         raise ValueError(f"rewinds are {list(rewinds)}: all must lie within the {epochs} epochs of training.")
     if not 0 <= choose_after < epochs:
         raise ValueError(f"choose_after is {choose_after}: no epoch of {epochs} would be left to choose from.")
+    if average_from is not None and not 0 <= average_from < epochs:
+        raise ValueError(f"average_from is {average_from}: none of the {epochs} epochs would be left to average.")
 
 
 def _has_bf16() -> bool:

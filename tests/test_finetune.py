@@ -1,10 +1,12 @@
 """Fine-tuning: reproducible to the bit, resumable to the bit, chosen by English dev alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
-from mmalib import backbones, corpus, finetune
+from mmalib import backbones, corpus, finetune, subwords
 from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
@@ -99,6 +101,75 @@ def test_frozen_layers_do_not_move(tiny_backbone, english, tmp_path):
     assert moved and not any(".embeddings." in key or ".layer.0." in key for key in moved)
 
 
+def test_the_average_is_that_of_the_checkpoints(tiny_backbone, english, tmp_path):
+    taken = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, *_, model, **__):
+            if state.epoch > 1:
+                taken.append({key: value.clone() for key, value in model.state_dict().items()})
+
+    model, history = tune(tiny_backbone, english, tmp_path / "run", average_from=1, callbacks=[Watch()])
+    assert history["averaged"] == len(taken) == 8 and 0 <= history["average_dev_f1"] <= 1  # two epochs of four steps
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, torch.stack([one[key].float() for one in taken]).mean(dim=0))
+
+
+def test_an_average_goes_on_where_it_was_killed(tiny_backbone, english, tmp_path):
+    whole, history = tune(tiny_backbone, english, tmp_path / "whole", average_from=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tiny_backbone, english, tmp_path / "run", average_from=0.5, callbacks=[StopAfterCheckpoint(2)])
+    model, again = tune(tiny_backbone, english, tmp_path / "run", average_from=0.5)
+    assert equal(model, whole)
+    assert {**history, "seconds": 0} == {**again, "seconds": 0}
+
+
+def test_frozen_weights_take_no_part_in_the_average(tiny_backbone, english, tmp_path):
+    before = backbones.load_model(str(tiny_backbone), seed=1).state_dict()
+    after = tune(tiny_backbone, english, tmp_path / "run", frozen_layers=1, average_from=1)[0].state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved and not any(".embeddings." in key or ".layer.0." in key for key in moved)
+
+
+def test_the_head_learns_at_a_rate_of_its_own(tiny_backbone, english, tmp_path):
+    rates = {}
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, *_, model, optimizer, **__):
+            names = {id(p): name for name, p in model.named_parameters()}
+            for group in optimizer.param_groups:
+                rates.update({names[id(p)]: (group["lr"], group["weight_decay"]) for p in group["params"]})
+
+    tune(tiny_backbone, english, tmp_path / "run", epochs=1, head_rate=5.0, callbacks=[Watch()])
+    body, decay = rates["bert.encoder.layer.0.output.dense.weight"]
+    assert rates["classifier.weight"] == (pytest.approx(5 * body), decay)
+    assert rates["classifier.bias"] == (pytest.approx(5 * body), 0.0) and decay > 0
+    assert len(rates) == len(list(backbones.load_model(str(tiny_backbone)).parameters()))
+
+
+def test_masked_words_are_whole_words_and_as_many_as_asked_for(tokenizer):
+    sentences = [["Barcelona", "Leeuwarden", "x"] * 9] * 40
+    rows = subwords.training_rows(sentences, [["O"] * 27] * 40, tokenizer, {"O": 0}, 128)
+    plain = finetune._Collator(tokenizer, masked_words=0.0)(rows)
+    torch.manual_seed(0)
+    batch = finetune._Collator(tokenizer, masked_words=0.3)(rows)
+    hidden = batch["input_ids"] != plain["input_ids"]
+    assert (batch["input_ids"][hidden] == tokenizer.mask_token_id).all()
+    assert torch.equal(batch["labels"], plain["labels"])
+    starts = plain["labels"] != -100
+    assert (hidden & starts).sum() / starts.sum() == pytest.approx(0.3, abs=0.04)
+    inside = ~starts & ~torch.isin(plain["input_ids"], torch.tensor(tokenizer.all_special_ids))
+    before = torch.roll(hidden, 1, dims=1)
+    assert inside.any() and torch.equal(hidden[inside], before[inside])  # a word goes as a whole
+    with pytest.raises(ValueError, match="needs a tokenizer with a mask"):
+        finetune._Collator(SimpleNamespace(mask_token_id=None), masked_words=0.1)
+
+
+def test_smoothed_labels_are_the_loss_of_transformers(tiny_backbone, english, tmp_path):
+    plain, smooth = (tune(tiny_backbone, english, tmp_path / str(s), label_smoothing=s)[1] for s in (0.0, 0.2))
+    assert smooth["train_loss"][-1] > plain["train_loss"][-1]
+
+
 def test_cycles_rewind_the_learning_rate(tiny_backbone, english, tmp_path):
     rates = []
 
@@ -174,6 +245,8 @@ def test_a_diverged_run_stops_at_once(tiny_backbone, english, tmp_path, bad):
         {"rewinds": (0,)},
         {"choose_after": 3},
         {"choose_after": -1},
+        {"average_from": 3},
+        {"average_from": -1},
     ],
 )
 def test_settings_that_cannot_be(tiny_backbone, english, tmp_path, changes):
