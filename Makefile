@@ -30,7 +30,7 @@ choose = for p in $(1); do if $(call works,$$p,$(2),$(3)); then echo "$$p"; brea
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  PROFILE=quick|mini|paper  ONLY=01,03  FRESH=1   for study, for example: make study PROFILE=mini ONLY=01"
+	@echo "  PROFILE=quick|small|paper  ONLY=01,03  FRESH=1   for study, for example: make study PROFILE=small ONLY=01"
 	@echo "  PYTHON=python3.12                               the Python to make the environment with"
 	@echo "  ARGS='-k corpus'                                handed on to pytest or to JupyterLab"
 	@echo "  MMALIB_DATA=folder                              the original CoNLL files instead of the sample"

@@ -14,10 +14,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mmalib import packed
 from mmalib.corpus import LABELS
-from mmalib.machine import WEIGHTS
 
-SHIPPED = ("mini", "mini-distil", "mini-narrow")
+SHIPPED = ("e5", "e5-half", "e5-narrow")
 HUB = {
     "xlm": "FacebookAI/xlm-roberta-base",
     "mlbert": "google-bert/bert-base-multilingual-cased",
@@ -40,12 +40,9 @@ class Parts(NamedTuple):
 
 
 def locate(name: str) -> str:
-    """Where a backbone comes from: a shipped folder, a model id of the hub, or a local folder."""
+    """Where a backbone comes from: the folder of a shipped one, a model id of the hub, or a local folder."""
     if name in SHIPPED:
-        folder = WEIGHTS / name
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"The backbone '{name}' should be in {folder} and is not. Reinstall the package.")
-        return str(folder)
+        return str(packed.unpacked(name))
     if name in HUB:
         return HUB[name]
     if (Path(name) / "config.json").is_file():
@@ -56,6 +53,8 @@ def locate(name: str) -> str:
 
 def fingerprint(name: str) -> str | None:
     """Tells one set of weights from another under the same name; None for the hub's, which are named by their id."""
+    if name in SHIPPED:
+        return packed.fingerprint(name)
     weights = Path(locate(name)) / "model.safetensors"
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else None
 

@@ -2,6 +2,9 @@
 
 CoNLL comes as the original files (Tjong Kim Sang 2002; Tjong Kim Sang and De Meulder 2003) or as the parquet
 that the hub converted from them; both end in the same sentences. `dev` is testa, `test` is testb.
+
+A folder may hold test sets of further languages beside them: `wikineural/xx.test` (WikiNEuRal, Tedeschi et al. 2021),
+a word and its tag a line. They are scored and nothing else, and take no part in the paper's numbers.
 """
 
 import codecs
@@ -9,6 +12,7 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +45,7 @@ PARQUET = {
 # The hub's own loading scripts no longer run (datasets 4 and later); this branch holds their output.
 HUB_REVISION = "refs/convert/parquet"
 HUB_REPOSITORIES = {"en": "eriktks/conll2003", "es": "eriktks/conll2002", "nl": "eriktks/conll2002"}
+FURTHER = "wikineural/??.test"  # a language each, by its two letters
 _UNREACHED = (
     "CoNLL could not be fetched from the hub ({}). Set MMALIB_DATA to a folder that holds it, "
     "or to 'sample' for the generated corpus."
@@ -56,6 +61,14 @@ class Sentence(NamedTuple):
     tags: list[str]
 
 
+class Corpora(dict[str, DatasetDict]):
+    """Train, dev and test of the study's languages; test sets of further languages in `further`."""
+
+    def __init__(self, corpora: Mapping[str, DatasetDict], further: Mapping[str, Dataset] | None = None) -> None:
+        super().__init__(corpora)
+        self.further = dict(further or {})
+
+
 def fewer(sentences: Dataset, cap: int | None) -> Dataset:
     """At most `cap` sentences, in their order; a smaller cap keeps a subset of what a larger one keeps."""
     return sentences.select(_chosen(len(sentences), cap))
@@ -69,8 +82,8 @@ def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str
     }
 
 
-def read_conll(path: str | Path) -> list[Sentence]:
-    """The sentences of an original CoNLL-2002 (three columns) or 2003 (four) file, tags in IOB2."""
+def read_conll(path: str | Path, columns: tuple[int, ...] = (3, 4)) -> list[Sentence]:
+    """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four."""
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
@@ -78,25 +91,26 @@ def read_conll(path: str | Path) -> list[Sentence]:
     lines = _lines(path)
     for number, line in enumerate([*lines, ""], start=1):
         # Only blanks and tabs separate: a word may hold U+00A0, U+0085 or U+2028, where str.split would cut.
-        columns = [column for column in line.rstrip("\r").replace("\t", " ").split(" ") if column]
-        if not columns or columns[0] == "-DOCSTART-":
+        parts = [part for part in line.rstrip("\r").replace("\t", " ").split(" ") if part]
+        if not parts or parts[0] == "-DOCSTART-":
             if words:
                 sentences.append(Sentence(words, to_iob2(tags)))
                 words, tags = [], []
             continue
-        if len(columns) not in (3, 4) or len(columns) != (expected or len(columns)):
-            wanted = f"{expected} as on the lines before" if expected else "3 or 4, word first and entity last"
+        if len(parts) not in columns or len(parts) != (expected or len(parts)):
+            any_of = " or ".join(map(str, columns))
+            wanted = f"{expected} as on the lines before" if expected else f"{any_of}, word first and entity last"
             raise ValueError(
-                f"{path}, line {number}: found columns: {len(columns)}, expected: {wanted}. Repair the line."
+                f"{path}, line {number}: found columns: {len(parts)}, expected: {wanted}. Repair the line."
             )
-        if columns[-1] not in LABELS:
+        if parts[-1] not in LABELS:
             raise ValueError(
-                f"{path}, line {number}: unknown tag {columns[-1]!r}. "
+                f"{path}, line {number}: unknown tag {parts[-1]!r}. "
                 "The last column must be O, or B- or I- followed by PER, ORG, LOC or MISC."
             )
-        expected = len(columns)
-        words.append(columns[0])
-        tags.append(columns[-1])
+        expected = len(parts)
+        words.append(parts[0])
+        tags.append(parts[-1])
     if not sentences:
         raise ValueError(f"{path}, line {len(lines)}: the file ends without any sentence. Copy it again.")
     return sentences
@@ -114,12 +128,12 @@ def to_iob2(tags: list[str]) -> list[str]:
     ]
 
 
-def load(profile: Profile, data: str | None = None) -> dict[str, DatasetDict]:
+def load(profile: Profile, data: str | None = None) -> Corpora:
     """The corpora of a profile by language, as train, dev and test of `words` and `tags` (lists of strings).
 
     `data` is "sample", "hub" or a folder; None takes the environment's MMALIB_DATA, then the profile's own.
     """
-    source = _source(profile, data)
+    source, further = _source(profile, data), {}
     if source == "sample":
         corpora = {
             language: {split: [Sentence(*pair) for pair in pairs] for split, pairs in splits.items()}
@@ -129,7 +143,8 @@ def load(profile: Profile, data: str | None = None) -> dict[str, DatasetDict]:
         corpora = _read(PARQUET, _download())
     else:
         corpora = _read_folder(Path(source).expanduser())
-    return {language: _datasets(language, corpora[language], profile) for language in LANGUAGES}
+        further = _further(Path(source).expanduser(), profile.eval_sentences)
+    return Corpora({language: _datasets(language, corpora[language], profile) for language in LANGUAGES}, further)
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:
@@ -137,10 +152,20 @@ def corpus_name(profile: Profile, data: str | None = None) -> str:
     return "sample" if _source(profile, data) == "sample" else "conll"
 
 
-def describe(corpora: dict[str, DatasetDict]) -> pd.DataFrame:
+def evaluation_sentences(folder: Path) -> list[list[str]]:
+    """The words of every dev and test sentence in a folder of original files, for whoever must not train on them."""
+    files = [Path(folder) / of[split] for of in ORIGINAL.values() for split in ("dev", "test")]
+    sentences = [sentence for file in files for sentence in read_conll(file)]
+    sentences += [
+        sentence for file in sorted(Path(folder).glob(FURTHER)) for sentence in read_conll(file, columns=(2,))
+    ]
+    return [sentence.words for sentence in sentences]
+
+
+def describe(corpora: Corpora) -> pd.DataFrame:
     """Sentences, words and entities by type of every language and split."""
     rows = []
-    for language, splits in corpora.items():
+    for language, splits in [*corpora.items(), *((name, {"test": test}) for name, test in corpora.further.items())]:
         for split, rows_of_split in splits.items():
             tags = [tag for sentence in rows_of_split["tags"] for tag in sentence]
             begun = Counter(tag[2:] for tag in tags if tag.startswith("B-"))
@@ -184,6 +209,12 @@ def _read_folder(folder: Path) -> dict[str, dict[str, list[Sentence]]]:
             "or set MMALIB_DATA to 'sample' for the generated corpus."
         )
     return _read(layout, roots)
+
+
+def _further(folder: Path, cap: int | None) -> dict[str, Dataset]:
+    """The test sets of the languages that are not among the study's."""
+    paths = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
+    return {path.stem: _dataset(_capped(read_conll(path, columns=(2,)), cap)) for path in paths}
 
 
 def _missing(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+from babel import Locale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,6 +15,11 @@ LANGUAGE_NAMES = {"en": "English", "es": "Spanish", "nl": "Dutch"}
 FORMATS = ("svg", "png")  # what every figure is written as; pdf on demand
 UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 COLOURS = {"en": "#4477AA", "es": "#EE6677", "nl": "#228833"}  # Paul Tol's bright scheme, safe for the colour-blind
+
+
+def language_name(code: str) -> str:
+    """The English name of a language, by its two letters."""
+    return LANGUAGE_NAMES.get(code) or Locale("en").languages.get(code, code)
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.075) -> None:

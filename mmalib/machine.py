@@ -4,6 +4,7 @@ Every record carries the first three: an int8 throughput means nothing without t
 means little without the versions. What a system does not tell (macOS has no /proc) is None, never a guess.
 """
 
+import json
 import os
 import platform
 import shutil
@@ -238,13 +239,15 @@ def _present(folder: Path, layout: dict[str, dict[str, str]]) -> dict[str, list[
 
 
 def _backbones(weights: Path) -> str:
-    shipped = sorted(config.parent for config in weights.glob("*/config.json"))
-    if not shipped:
+    """What the reports beside the weights tell of them, and how large the folder is."""
+    reports = {path.parent.name: json.loads(path.read_text()) for path in sorted(weights.glob("*/training.json"))}
+    if not reports:
         return "none shipped"
-    sizes = {path.name: _megabytes(path) for path in shipped}
-    each = ", ".join(f"{name} {size:.1f} MB" for name, size in sizes.items())
-    return f"{each}; together {sum(sizes.values()):.1f} MB"
-
-
-def _megabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    each = [
+        f"{name} {report['parameters'] / 1e6:.1f}M weights ("
+        + ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
+        + ")"
+        for name, report in reports.items()
+    ]
+    size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6
+    return f"{', '.join(each)}; {size:.1f} MB; in brackets how often a translation is found"

@@ -1,8 +1,8 @@
 """The three sizes of the study, as plain data.
 
 A profile says which backbones, seeds and corpora a study uses and how long it trains; it holds no behaviour.
-`quick` is what a newcomer runs, `mini` is the real study at small scale, `paper` is the paper's own scale; `smoke`
-runs every line of the notebooks in seconds for the tests, and its numbers mean nothing.
+`quick` is what a newcomer runs, `small` is the real study on the shipped backbones, `paper` is the paper's own scale;
+`smoke` runs every line of the notebooks in seconds for the tests, and its numbers mean nothing.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,10 @@ class Profile:
     learning_rate: float
     max_length: int  # window, in subwords
     frozen_layers: int | None  # keep embeddings and this many layers as they came, None tunes everything
+    head_rate: float  # the new head's learning rate, in learning rates of the model
+    label_smoothing: float
+    masked_words: float  # share of the words that a step hides
+    average_from: float | None  # the result is the mean of the checkpoints after so many epochs, None takes the best
     curve_sentences: int | None  # cap on every dev and test set along a curve (F1 against what was removed)
     pruning_seeds: tuple[int, ...]  # the seeds of everything that is made from the baselines
     # structured pruning, notebook 02
@@ -66,7 +70,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         name="smoke",
-        backbones=("mini",),
+        backbones=("e5",),
         seeds=(1,),
         data="sample",
         train_sentences=64,
@@ -76,6 +80,10 @@ PROFILES = {
         learning_rate=1e-4,
         max_length=128,
         frozen_layers=None,
+        head_rate=1.0,
+        label_smoothing=0.0,
+        masked_words=0.0,
+        average_from=None,
         curve_sentences=16,
         head_share=0.25,
         importance_sentences=16,
@@ -88,9 +96,9 @@ PROFILES = {
         fisher_batch=4,
         fisher_block=16,
         trials=False,
-        teacher="mini",
-        students=("mini-distil", "mini-narrow"),
-        unlabelled_students=("mini-distil",),
+        teacher="e5",
+        students=("e5-half", "e5-narrow"),
+        unlabelled_students=("e5-half",),
         unlabelled_sentences=16,
         distil_epochs=1,
         speed_cases=(
@@ -118,7 +126,7 @@ PROFILES = {
     ),
     "quick": Profile(
         name="quick",
-        backbones=("mini",),
+        backbones=("e5",),
         seeds=(1, 2),
         data="sample",
         train_sentences=2000,
@@ -128,6 +136,10 @@ PROFILES = {
         learning_rate=2e-4,
         max_length=128,
         frozen_layers=0,
+        head_rate=1.0,
+        label_smoothing=0.0,
+        masked_words=0.0,
+        average_from=None,
         curve_sentences=80,
         head_share=0.25,
         importance_sentences=128,
@@ -140,9 +152,9 @@ PROFILES = {
         fisher_batch=8,
         fisher_block=32,
         trials=False,
-        teacher="mini",
-        students=("mini-distil",),
-        unlabelled_students=("mini-distil",),
+        teacher="e5",
+        students=("e5-half",),
+        unlabelled_students=("e5-half",),
         unlabelled_sentences=150,
         distil_epochs=1,
         speed_cases=(
@@ -178,9 +190,9 @@ PROFILES = {
         floor_sentences=50,
         floor_layers=2,
     ),
-    "mini": Profile(
-        name="mini",
-        backbones=("mini",),
+    "small": Profile(
+        name="small",
+        backbones=("e5",),
         seeds=(1, 2, 3),
         data="hub",
         train_sentences=None,
@@ -190,6 +202,10 @@ PROFILES = {
         learning_rate=2e-4,
         max_length=128,
         frozen_layers=0,
+        head_rate=1.0,
+        label_smoothing=0.0,
+        masked_words=0.0,
+        average_from=None,
         curve_sentences=1000,
         head_share=1 / 12,
         importance_sentences=1000,
@@ -202,9 +218,9 @@ PROFILES = {
         fisher_batch=8,
         fisher_block=32,
         trials=True,
-        teacher="mini",
-        students=("mini-distil", "mini-narrow"),
-        unlabelled_students=("mini-distil",),
+        teacher="e5",
+        students=("e5-half", "e5-narrow"),
+        unlabelled_students=("e5-half",),
         unlabelled_sentences=3500,
         distil_epochs=3,
         speed_cases=None,
@@ -236,6 +252,10 @@ PROFILES = {
         learning_rate=3e-5,
         max_length=256,
         frozen_layers=None,
+        head_rate=1.0,
+        label_smoothing=0.0,
+        masked_words=0.0,
+        average_from=None,
         curve_sentences=None,
         head_share=1 / 12,
         importance_sentences=2000,

@@ -5,20 +5,15 @@ The README shows tables and sentences between `<!-- name -->` and `<!-- /name --
 and becomes such a table as well; what the shipped backbones are is told by the reports beside their weights.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mmalib import profiles, reports, results
-from mmalib.backbones import WEIGHTS
-from mmalib.pretrain import probe
 
-REPORTS = "*/training.json"  # beside the weights
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 
@@ -30,7 +25,9 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
     written = reports.redraw(records, folder, folder, formats)
-    written += reports.write({**benchmarks(root), **backbones()}, folder, folder, formats)
+    written += reports.write(
+        {**benchmarks(root), **reports.backbones.draw(reports.backbones.read())}, folder, folder, formats
+    )
     return [*written, *inject(Path(root) / "README.md", folder)]
 
 
@@ -38,23 +35,6 @@ def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
     """The tables of what was measured by the scripts in `benchmarks/`, by the names of their files."""
     records = results.read(Path(root) / "benchmarks" / "records")
     return {f"benchmark_{record['run']}": pd.DataFrame(record["rows"]) for record in records}
-
-
-def backbones() -> dict[str, pd.DataFrame | Figure]:
-    """The shipped backbones: their size and training as a table, how they learnt and what they know as figures."""
-    about = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WEIGHTS.glob(REPORTS))}
-    rows = [
-        {"backbone": name, "million weights": f"{report['parameters'] / 1e6:.1f}"}
-        | {"pretrained, minutes": f"{report['seconds'] / 60:.0f}", "on": report["machine"]}
-        | {"million tokens seen": f"{report['tokens_seen'] / 1e6:.1f}"}
-        for name, report in about.items()
-    ]
-    lines = min(report["retrieval_lines"] for report in about.values())
-    return {
-        "table_backbones": pd.DataFrame(rows),
-        "pretraining": probe.learning_curve_figure({name: report["log"] for name, report in about.items()}),
-        "retrieval": probe.retrieval_figure({name: report["retrieval"] for name, report in about.items()}, lines),
-    }
 
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:

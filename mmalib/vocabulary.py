@@ -75,12 +75,17 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
     if strange := [number for number in kept if number not in known]:
         raise ValueError(f"The tokenizer has no id {strange[0]}. Give ids that `keep` found with the same tokenizer.")
     new = {old: number for number, old in enumerate(kept)}
-    smaller = _rebuilt(tokenizer, description, new)
+    smaller = smaller_tokenizer(tokenizer, kept)
     _shrink_(model, kept)
     for name in SPECIAL_IDS:
         if (old := getattr(model.config, name, None)) in new:
             setattr(model.config, name, new[old])
     return smaller
+
+
+def smaller_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: list[int]) -> PreTrainedTokenizerFast:
+    """The tokenizer with these ids alone, numbered anew in their order; they must hold what every text needs."""
+    return _rebuilt(tokenizer, _describe(tokenizer), {old: number for number, old in enumerate(kept)})
 
 
 def _describe(tokenizer: PreTrainedTokenizerFast) -> dict:

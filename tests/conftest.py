@@ -19,11 +19,12 @@ import torch  # noqa: E402
 torch.set_num_threads(2)
 
 import pytest  # noqa: E402
-from tokenizers import Tokenizer, models, trainers  # noqa: E402
+from tokenizers import Tokenizer, models, normalizers, processors, trainers  # noqa: E402
 from tokenizers import pre_tokenizers as before  # noqa: E402
 from transformers import (  # noqa: E402
     BertConfig,
     BertModel,
+    BertTokenizer,
     DistilBertConfig,
     DistilBertForTokenClassification,
     XLMRobertaConfig,
@@ -31,7 +32,8 @@ from transformers import (  # noqa: E402
 )
 
 from mmalib import backbones, sample  # noqa: E402
-from mmalib.pretrain import text  # noqa: E402
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +45,20 @@ def sample_lines() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="session")
 def tiny_vocabulary(sample_lines) -> Tokenizer:
-    """A vocabulary of 1,000 subwords of the sample."""
-    return text.train_vocabulary(sample_lines, size=1000)
+    """A cased vocabulary of 1,000 WordPieces of the sample, accents kept."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
+    tokenizer.pre_tokenizer = before.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=1000, special_tokens=SPECIAL, limit_alphabet=250, min_frequency=5, show_progress=False
+    )
+    tokenizer.train_from_iterator(
+        [line for language in sorted(sample_lines) for line in sample_lines[language]], trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +75,9 @@ def tiny_backbone(tmp_path_factory, tiny_vocabulary):
         max_position_embeddings=1024,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    text.as_bert(tiny_vocabulary, 1024).save_pretrained(folder)
+    BertTokenizer(
+        tokenizer_object=tiny_vocabulary, do_lower_case=False, strip_accents=False, model_max_length=1024
+    ).save_pretrained(folder)
     return folder
 
 

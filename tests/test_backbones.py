@@ -23,7 +23,7 @@ def test_freezing_keeps_embeddings_and_lower_layers(tiny_backbone):
 
 
 def test_unknown_names_and_incomplete_weights_are_one_clear_line(tmp_path, tiny_backbone):
-    with pytest.raises(ValueError, match="'bert-huge' is neither a backbone .*mini.* nor a folder"):
+    with pytest.raises(ValueError, match="'bert-huge' is neither a backbone .*e5.* nor a folder"):
         backbones.locate("bert-huge")
     whole = AutoModel.from_pretrained(tiny_backbone)
     state = {k: v for k, v in whole.state_dict().items() if "layer.1.attention" not in k}

@@ -23,14 +23,14 @@ from mmalib import results
 folder = results.records_folder(Path(runs), profile)
 made = 0
 for seed in range(1, 9):
-    config = {"method": "baseline", "backbone": "mini", "corpus": "sample", "seed": seed}
-    if results.finished(folder, f"mini-{seed}", config) is None:
+    config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
+    if results.finished(folder, f"e5-{seed}", config) is None:
         time.sleep(0.2)
         one = {"f1": seed / 10, "precision": 0.5, "recall": 0.5, "f1_low": 0.1, "f1_high": 0.9}
         scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
         # Long enough that a kill can fall into the middle of a write.
         ballast = list(range(100_000))
-        results.save(folder, f"mini-{seed}", config, scores=scores, pid=os.getpid(), ballast=ballast)
+        results.save(folder, f"e5-{seed}", config, scores=scores, pid=os.getpid(), ballast=ballast)
         made += 1
 print(f"RESULT: {made} new")"""
 DRAW = """\
@@ -109,7 +109,7 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
         ["02_second", "ok"],
     ]
     assert lines[1].endswith("  two") and lines[3].endswith("  8 new")
-    assert any(line.startswith("| mini | this study, sample | 8 |") for line in lines)
+    assert any(line.startswith("| e5 | this study, sample | 8 |") for line in lines)
     assert lines[-3:] == [
         "notebooks: runs/quick/notebooks (2 files)",
         "tables: runs/quick/tables (6 files)",
@@ -167,7 +167,7 @@ def test_only_takes_numbers_that_are_there(write, tmp_path):
 
 def test_fresh_deletes_what_the_profile_made_and_nothing_else(write, tmp_path, capfd):
     folder = write("01_a")
-    home, other = tmp_path / "runs" / "quick", tmp_path / "runs" / "mini" / "records" / "a.json"
+    home, other = tmp_path / "runs" / "quick", tmp_path / "runs" / "small" / "records" / "a.json"
     for path in (home / "records" / "a.json", home / "models" / "a" / "x", home / "notes.txt", other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -214,7 +214,7 @@ def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, se
     assert out.splitlines()[1].endswith(f"  {8 - len(kept)} new")
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
     assert [record["config"]["seed"] for record in results.read(records)] == list(range(1, 9))
-    assert sorted(os.listdir(records)) == [f"mini-{number}.json" for number in range(1, 9)]
+    assert sorted(os.listdir(records)) == [f"e5-{number}.json" for number in range(1, 9)]
     assert os.listdir(home / "notebooks") == ["01_records.ipynb"]
     assert all(ended(pid) for pid in orphans)
 
@@ -276,11 +276,11 @@ def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, 
     one = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
     scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
     for seed, code in ((1, 1), (2, 0)):
-        config = {"method": "baseline", "backbone": "mini", "corpus": "sample", "seed": seed}
-        results.save(tmp_path / "quick" / "records", f"mini-{seed}", config, scores=scores)
+        config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
+        results.save(tmp_path / "quick" / "records", f"e5-{seed}", config, scores=scores)
         assert batch.redraw("quick", tmp_path) == code
         out = capsys.readouterr().out
-        assert ("Not measured yet" in out and "mini on sample, seed 2" in out) == bool(code)
+        assert ("Not measured yet" in out and "e5 on sample, seed 2" in out) == bool(code)
         for made in (
             "tables/table_1.csv",
             "tables/table_1.md",
@@ -292,9 +292,9 @@ def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, 
 
 def test_a_corrupted_record_ends_the_study_and_names_the_file(write, tmp_path, capfd):
     folder = write("01_records", RECORDS)
-    broken = tmp_path / "quick" / "records" / "mini-3.json"
+    broken = tmp_path / "quick" / "records" / "e5-3.json"
     broken.parent.mkdir(parents=True)
-    broken.write_text(json.dumps({"run": "mini-3"})[:-4])
+    broken.write_text(json.dumps({"run": "e5-3"})[:-4])
     assert batch.run("quick", runs=tmp_path, folder=folder) == 1
     assert f"ValueError: The record {broken} cannot be used (" in capfd.readouterr().out
     broken.unlink()

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
-from mmalib import backbones, card, cli, export, predict
+from mmalib import backbones, card, cli, export, predict, reports
 from mmalib.backbones import load_model, load_tokenizer
 
 RUN = "05-float-tiny-sample-seed1"
@@ -157,11 +157,11 @@ def test_no_number_is_typed(graph):
         ({"corpus": "sample", "train_sentences": 1200}, "generated sample", "none", "none"),
         ({"corpus": "conll", "train_sentences": 1200}, "CoNLL-2003, at most 1,200", "none", "none"),
         (
-            {"corpus": "conll", "sees_target_text": True, "unlabelled_sentences": 500, "teacher": "mini"}
+            {"corpus": "conll", "sees_target_text": True, "unlabelled_sentences": 500, "teacher": "e5"}
             | {"hardness": 0.5},
             "CoNLL-2003",
             "Spanish and Dutch training sentences of CoNLL-2002 with the teacher's answers, at most 500",
-            "`mini`",
+            "`e5`",
         ),
         (
             {"corpus": "sample", "sees_target_text": True, "unlabelled_sentences": None, "hardness": 0.5},
@@ -170,7 +170,7 @@ def test_no_number_is_typed(graph):
             "`tiny`",
         ),
         # a student tuned without its teacher names it all the same, as what it is compared with
-        ({"sees_target_text": False, "teacher": "mini", "hardness": 0.0}, "generated sample", "none", "none"),
+        ({"sees_target_text": False, "teacher": "e5", "hardness": 0.0}, "generated sample", "none", "none"),
     ],
 )
 def test_what_it_was_trained_on(graph, config, labelled, unlabelled, teacher):
@@ -225,12 +225,12 @@ def test_the_limits_have_the_languages_in_numbers(graph):
     assert "Weaker than in English: Dutch.\n" in card.text(mine, about_of(graph), [])
 
 
-@pytest.mark.parametrize("name", ["mini", "mini-distil"])
-def test_a_shipped_backbone_is_as_small_as_its_report_says(graph, name):
-    made = json.loads((backbones.WEIGHTS / name / card.REPORT).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["e5", "e5-half"])
+def test_a_shipped_backbone_is_told_of_as_its_report_has_it(graph, name):
+    made = reports.backbones.read()[name]
     text = card.text(record(backbone=name, weights=backbones.fingerprint(name)), about_of(graph), [])
-    assert f"{made['parameters'] / 1e6:.1f} million weights, {made['seconds'] / 60:.0f} minutes" in text
-    assert ("distilled from" in text) == (name != "mini")
+    assert f"{made['parameters'] / 1e6:.1f} million weights" in text and "multilingual-e5-small" in text
+    assert ("distilled from" in text) == (name != "e5")
     assert "million weights" not in card.text(record(backbone=name), about_of(graph), [])  # others under its name
 
 

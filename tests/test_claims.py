@@ -19,7 +19,7 @@ def scores(f1, room=0.005):
     return {name: {"dev": one, "test": one} for name, one in zip(("en", "es", "nl"), of, strict=True)}
 
 
-def record(run, number, f1=None, *, seed=1, backbone="mini", corpus="conll", **more):
+def record(run, number, f1=None, *, seed=1, backbone="e5", corpus="conll", **more):
     """A run of a notebook; what is not of a record itself goes into its configuration."""
     config = {"notebook": number, "method": "", "backbone": backbone, "corpus": corpus, "seed": seed}
     beside = {name: more.pop(name) for name in ("curve", "throughput") if name in more}
@@ -37,7 +37,7 @@ def verdict(records, number):
 
 
 def dense(seed=1, f1=DENSE):
-    return record(baselines.run_name("mini", "conll", seed), "01", f1, seed=seed, method="baseline")
+    return record(baselines.run_name("e5", "conll", seed), "01", f1, seed=seed, method="baseline")
 
 
 def trajectory(method, steps, seed=1, f1=DENSE):
@@ -48,7 +48,7 @@ def trajectory(method, steps, seed=1, f1=DENSE):
         for step in range(12)
         for recovered in (False, True)
     ]
-    run = structured.run_name(method, "mini", "conll", seed)
+    run = structured.run_name(method, "e5", "conll", seed)
     return record(run, "02", seed=seed, method=method, curve=curve)
 
 
@@ -76,7 +76,7 @@ def test_claim_1_tells_where_f1_falls_in_the_mean_over_seeds_with_the_extremes()
     assert told == CONTRADICTED  # Dutch never falls, Spanish at half in both seeds
     made[1] = trajectory("heads", (8, 6, 8), 2)
     assert "es 50%, nl 67% to never of the heads" in answer(made, 1)[1]  # of these two there is no mean
-    assert runs == "02-heads-mini-conll-seed1, 02-heads-mini-conll-seed2"
+    assert runs == "02-heads-e5-conll-seed1, 02-heads-e5-conll-seed2"
 
 
 def test_a_model_that_found_nothing_before_anything_went_cannot_fall():
@@ -97,7 +97,7 @@ def test_claim_2_asks_for_a_fall_near_30_percent(steps, one_seed, two_seeds):
     made = [trajectory("uniform", steps, seed) for seed in (1, 2)]
     assert (verdict(made[:1], 2), verdict(made, 2)) == (one_seed, two_seeds)
     told, numbers, _ = answer([trajectory("heads", (6, 6, 6))], 2)
-    assert told == MISSING and "02-uniform-mini-conll-seed1" in numbers
+    assert told == MISSING and "02-uniform-e5-conll-seed1" in numbers
 
 
 def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 0.6), first=0.5, **more):
@@ -107,7 +107,7 @@ def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 
         {"step": step, "stage": "recovered", "sparsity": at, "scores": scores([kept * one for one in DENSE])}
         for step, (at, kept) in enumerate(zip((first, share), on_the_way, strict=True), start=1)
     ]
-    run = unstructured.run_name(criterion, share, schedule, "mini", "conll", seed, taught="hardness" in more)
+    run = unstructured.run_name(criterion, share, schedule, "e5", "conll", seed, taught="hardness" in more)
     settings = {"method": criterion, "share": share, "schedule": schedule, "seed": seed}
     return record(run, "03", f1, curve=curve, **settings, **more)
 
@@ -137,7 +137,7 @@ def test_claim_3_compares_second_order_with_whatever_has_learnt_at_all(of_criter
     found, numbers, _ = answer(made, 3)
     assert found == told
     for criterion, f1 in zip(("magnitude", "movement", "obs"), of_criteria, strict=True):
-        run = unstructured.run_name(criterion, 0.8, "cubic", "mini", "conll", 1)
+        run = unstructured.run_name(criterion, 0.8, "cubic", "e5", "conll", 1)
         assert (run in numbers) == (f1 == NOTHING)  # what has collapsed is named
 
 
@@ -152,15 +152,15 @@ def test_what_is_measured_in_part_is_not_measured():
     made = [dense(), *criteria(LOST, LOST, KEPT)]
     assert verdict([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 3) == HOLDS  # no part of claim 3
     told, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9)], 3)
-    assert told == MISSING and "03-movement-90-cubic-mini-conll-seed1" in numbers and "80% sparse: magnitude" in numbers
+    assert told == MISSING and "03-movement-90-cubic-e5-conll-seed1" in numbers and "80% sparse: magnitude" in numbers
 
 
 def test_a_seed_that_lacks_a_run_is_left_out_and_the_run_named():
     made = [dense(1), dense(2), *criteria(LOST, LOST, KEPT), *criteria(KEPT, KEPT, LOST, seed=2)[:2]]
     told, numbers, runs = answer(made, 3)
-    assert told == HOLDS and "1 seed; lacks 03-obs-80-cubic-mini-conll-seed2" in numbers and "seed2" not in runs
+    assert told == HOLDS and "1 seed; lacks 03-obs-80-cubic-e5-conll-seed2" in numbers and "seed2" not in runs
     told, numbers, runs = answer(made[2:], 3)
-    assert told == MISSING and baselines.run_name("mini", "conll", 1) in numbers and runs == ""
+    assert told == MISSING and baselines.run_name("e5", "conll", 1) in numbers and runs == ""
 
 
 def test_a_base_without_f1_divides_nothing():
@@ -190,7 +190,7 @@ def test_claim_4_needs_a_free_beginning_and_a_better_end(cubic, linear, first, o
 def test_claim_4_tells_where_the_curve_falls_and_what_lacks():
     made = [dense(), pruned("obs", KEPT, share=0.9, on_the_way=(1.0, 0.5))]
     told, numbers, _ = answer(made, 4)
-    assert told == MISSING and "03-obs-90-linear-mini-conll-seed1" in numbers
+    assert told == MISSING and "03-obs-90-linear-e5-conll-seed1" in numbers
     _, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 4)
     assert "falls at en 54%, es 54%, nl 54% (first measured at 50% sparsity)" in numbers  # 0.5 + 0.4 * 0.05 / 0.5
 
@@ -214,7 +214,7 @@ def test_what_is_kept_of_nothing_has_the_interval_of_the_part_alone():
     assert half == pytest.approx((50, 50 - 50 * 0.05 * 2**0.5, 50 + 50 * 0.05 * 2**0.5))  # 5% of each
 
 
-def student(setting, f1, seed=1, name="mini-distil"):
+def student(setting, f1, seed=1, name="e5-half"):
     return record(distillation.run_name(name, setting, "conll", seed), "04", f1, seed=seed, backbone=name)
 
 
@@ -238,9 +238,9 @@ def test_claim_5_wants_unseen_languages_helped_and_english_left_alone(taught, to
 
 def test_claim_5_takes_every_student_and_calls_them_by_name():
     good = [student("plain", DENSE), student("teacher", (0.8, 0.65, 0.55))]
-    bad = [student("plain", DENSE, name="mini-narrow"), student("teacher", (0.8, 0.55, 0.45), name="mini-narrow")]
+    bad = [student("plain", DENSE, name="e5-narrow"), student("teacher", (0.8, 0.55, 0.45), name="e5-narrow")]
     told, numbers, runs = answer([*good, *bad], 5)
-    assert told == FAILS and "mini-distil: the teacher adds en +0.0" in numbers and "mini-narrow: " in numbers
+    assert told == FAILS and "e5-half: the teacher adds en +0.0" in numbers and "e5-narrow: " in numbers
     assert runs.count(",") == 3
 
 
@@ -251,7 +251,7 @@ def graphs(seed=1, **f1):
     """The float graph and the paper's four, which lose half a point unless told otherwise."""
     f1 = {"float": DENSE} | dict.fromkeys(quantization.KINDS, (0.795, 0.595, 0.495)) | f1
     made = [
-        record(quantization.run_name(graph, "mini", "conll", seed), "05", one, seed=seed, graph=graph)
+        record(quantization.run_name(graph, "e5", "conll", seed), "05", one, seed=seed, graph=graph)
         for graph, one in f1.items()
     ]
     lost = {
@@ -261,7 +261,7 @@ def graphs(seed=1, **f1):
         }
         for graph in quantization.KINDS
     }
-    words = record(tipped.run_name("mini", "conll", seed), "05", DENSE, seed=seed, graph="")
+    words = record(tipped.run_name("e5", "conll", seed), "05", DENSE, seed=seed, graph="")
     return [*made, {**words, "scores": {}, "tipped": lost}]
 
 
@@ -288,7 +288,7 @@ def test_claim_6_names_the_graph_that_lacks():
     _, numbers, _ = answer(graphs(qat=(0.78, 0.585, 0.487)), 6)
     assert "qat en -2.0 (-2.7 to -1.3), es -1.5" in numbers and "QAT keeps en 97.5% (96.6 to 98.4)" in numbers
     told, numbers, _ = answer([made for made in graphs() if made["config"]["graph"] != "qat"], 6)
-    assert told == MISSING and numbers == "lacks 05-qat-mini-conll-seed1"
+    assert told == MISSING and numbers == "lacks 05-qat-e5-conll-seed1"
 
 
 def speeds(case, of_runtimes, room=0.05):
@@ -339,9 +339,9 @@ def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
     taught = pruned("obs", first, seed=seed, hardness=0.5)
     whole, made = dense(seed), graphs(seed)
     int8 = next(record for record in made if record["run"].startswith("05-qat-"))
-    sparse = {**int8, "run": quantization.run_name("qat-qoperator", "mini", "conll", seed)}
+    sparse = {**int8, "run": quantization.run_name("qat-qoperator", "e5", "conll", seed)}
     about = {"combination": "80-q", "format": "qoperator"}
-    own = record(f"06-80-q-mini-conll-seed{seed}", "06", f1, seed=seed, **about)
+    own = record(f"06-80-q-e5-conll-seed{seed}", "06", f1, seed=seed, **about)
     return [own, whole, taught, *made, sparse]
 
 
@@ -364,20 +364,20 @@ def test_claim_8_tells_both_losses_and_what_lacks():
     made = combination((0.73, 0.53, 0.43))
     _, numbers, runs = answer(made, 8)
     assert "80-q loses en 7.0 for 5.5, es 7.0 for 5.5, nl 7.0 for 5.5 (en +1.5, es +1.5, nl +1.5)" in numbers
-    there = {"06-80-q-mini-conll-seed1", "01-mini-conll-seed1", "03-obs-80-cubic-taught-mini-conll-seed1"}
-    assert set(runs.split(", ")) == there | {"05-float-mini-conll-seed1", "05-qat-qoperator-mini-conll-seed1"}
+    there = {"06-80-q-e5-conll-seed1", "01-e5-conll-seed1", "03-obs-80-cubic-taught-e5-conll-seed1"}
+    assert set(runs.split(", ")) == there | {"05-float-e5-conll-seed1", "05-qat-qoperator-e5-conll-seed1"}
     told, numbers, _ = answer([one for one in made if "05-qat-q" not in one["run"]], 8)
-    assert told == MISSING and numbers == "lacks 05-qat-qoperator-mini-conll-seed1"
+    assert told == MISSING and numbers == "lacks 05-qat-qoperator-e5-conll-seed1"
 
 
 def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
     told, numbers, _ = answer(combination(NOTHING, first=NOTHING), 8)
-    assert told == FAILS and "06-80-q-mini-conll-seed1" in numbers and "03-obs-80-cubic-taught" in numbers
+    assert told == FAILS and "06-80-q-e5-conll-seed1" in numbers and "03-obs-80-cubic-taught" in numbers
 
 
 def test_claim_8_leaves_out_what_has_parts_without_a_run():
     made = combination((0.73, 0.53, 0.43))
-    small = record("06-small-q-mini-conll-seed1", "06", NOTHING, combination="small-q", format="qdq")
+    small = record("06-small-q-e5-conll-seed1", "06", NOTHING, combination="small-q", format="qdq")
     assert answer([small, *made], 8) == answer(made, 8)
     assert verdict([small], 8) == MISSING
 
@@ -411,7 +411,7 @@ def test_claim_9_tells_the_best_open_runtime_too():
 
 def test_one_corpus_is_judged_and_named():
     other = trajectory("heads", (2, 2, 2))
-    other["run"], other["config"]["corpus"] = "02-heads-mini-sample-seed1", "sample"
+    other["run"], other["config"]["corpus"] = "02-heads-e5-sample-seed1", "sample"
     both = claims.draw([other, trajectory("heads", (6, 6, 6))])["claims"]
     assert set(both["corpus"]) == {"conll"} and both.loc[0, "verdict"] == HOLDS
     alone = claims.draw([other])["claims"]
@@ -427,6 +427,6 @@ def test_the_committed_records_are_judged():
     table = claims.draw(records)["claims"]
     assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, MISSING} and (table["numbers"] != "").all()
-    assert table.loc[0, "verdict"] != MISSING and "02-heads-mini-conll-seed1" in table.loc[0, "records"]
+    assert table.loc[0, "verdict"] != MISSING and "02-heads-e5-conll-seed1" in table.loc[0, "records"]
     named = {run for cell in table["records"] for run in cell.split(", ") if run}
     assert named <= {record["run"] for record in records}

@@ -50,7 +50,7 @@ def made(setting, study):
 
 
 def test_a_study_has_the_papers_combinations_and_one_for_the_open_runtimes():
-    assert combined.planned(profiles.PROFILES["mini"]) == ["80-q", "90-q", "distil-q", "distil-text-q", "small-q"]
+    assert combined.planned(profiles.PROFILES["small"]) == ["80-q", "90-q", "distil-q", "distil-text-q", "small-q"]
     assert set(report.PRINTED) < set(combined.planned(profiles.PROFILES["paper"]))
 
 
@@ -176,7 +176,7 @@ def test_wishes_are_chosen_on_dev_and_shown_with_test():
             for name in COLUMNS
         }
         config = {"notebook": notebook, "method": "quantization", "graph": graph}
-        config |= {"backbone": "mini", "corpus": "conll", "seed": 1}
+        config |= {"backbone": "e5", "corpus": "conll", "seed": 1}
         return {"run": run, "config": config, "scores": scores, "size": {"megabytes": megabytes, "quantized": 1}}
 
     def trained(run, ratio, **more):
@@ -184,7 +184,7 @@ def test_wishes_are_chosen_on_dev_and_shown_with_test():
         row = {"ratio": ratio, "samples_per_second": 9 * ratio, "runtime": "openvino:hint=throughput", "batch": 1}
         return {"run": f"07-{run}", "config": config, "scores": {}, "throughput": [row, {"failed": "why"}], **more}
 
-    whole = record(quantization.run_name("float", "mini", "conll", 1), "05", (0.6, 0.5), 60, "float")
+    whole = record(quantization.run_name("float", "e5", "conll", 1), "05", (0.6, 0.5), 60, "float")
     whole["size"]["quantized"] = 0
     in_openvino = {"openvino": {"en": 0.79, "es": 0.45, "nl": 0.44}}
     records = [

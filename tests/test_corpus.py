@@ -19,7 +19,7 @@ from mmalib.corpus import LABELS, LANGUAGES, Sentence, corpus_name, load, read_c
 from mmalib.profiles import load_profile
 
 QUICK = load_profile("quick")
-FULL = load_profile("mini")  # no caps
+FULL = load_profile("small")  # no caps
 SPLITS = ("train", "dev", "test")
 
 
@@ -28,8 +28,8 @@ def _no_data_in_the_environment(monkeypatch):
     monkeypatch.delenv("MMALIB_DATA", raising=False)
 
 
-def written(folder: Path, content: str | bytes) -> Path:
-    path = folder / "some.train"
+def written(folder: Path, content: str | bytes, name: str = "some.train") -> Path:
+    path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -212,6 +212,28 @@ def test_english_training_and_every_evaluation_set_are_capped(tmp_path):
     larger = as_sentences(load(replace(FULL, train_sentences=12, eval_sentences=500), folder))
     assert all(sentence in larger["en"]["train"] for sentence in small["en"]["train"])
     assert larger["nl"]["dev"] == INVENTED["nl"]["dev"]
+
+
+def test_further_languages_are_test_sets_beside_the_others(tmp_path):
+    original_folder(tmp_path)
+    further = tmp_path / "wikineural"
+    further.mkdir()
+    written(further, "La\tO\nFrance\tB-LOC\n.\tO\n\nPaul B-PER\nDoumer I-PER\n", "fr.test")
+    written(further, "Madrid B-LOC\n", "es.test")  # one of the study's own
+    corpora = load(FULL, str(tmp_path))
+    assert list(corpora) == ["en", "es", "nl"] and list(corpora.further) == ["fr"]
+    assert corpora.further["fr"]["words"][1] == ["Paul", "Doumer"]
+    assert corpora.further["fr"]["tags"][0] == ["O", "B-LOC", "O"]
+    capped = replace(FULL, eval_sentences=1)
+    assert len(load(capped, str(tmp_path)).further["fr"]) == 1
+    described = corpus.describe(corpora).set_index(["language", "split"])
+    assert described.loc[("fr", "test"), ["sentences", "words", "LOC", "PER"]].tolist() == [2, 5, 1, 1]
+    assert load(FULL, "sample").further == {}
+    kept_apart = corpus.evaluation_sentences(tmp_path)
+    assert ["Paul", "Doumer"] in kept_apart and ["Madrid"] in kept_apart
+    written(further, "O Brasil B-LOC\n", "pt.test")
+    with pytest.raises(ValueError, match=r"pt\.test, line 1: found columns: 3, expected: 2, word first"):
+        load(FULL, str(tmp_path))
 
 
 def test_an_incomplete_folder_names_what_is_missing(tmp_path):

@@ -141,8 +141,11 @@ def test_doctor_names_the_data_it_found(tmp_path, monkeypatch):
 def test_doctor_adds_up_the_backbones(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "WEIGHTS", tmp_path)
     assert line("Backbones") == "none shipped"
-    for name, size in (("mini", 1_500_000), ("mini-distil", 700_000)):
+    for name, parameters in (("e5", 40_670_000), ("e5-half", 30_020_000)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").touch()
-        (tmp_path / name / "model.safetensors").write_bytes(bytes(size))
-    assert line("Backbones") == "mini 1.5 MB, mini-distil 0.7 MB; together 2.2 MB"
+        (tmp_path / name / "layers.safetensors").write_bytes(bytes(1_500_000))
+        report = {"parameters": parameters, "retrieval": {"en to es": 0.988, "en to nl": 0.98}}
+        (tmp_path / name / "training.json").write_text(json.dumps(report))
+    assert line("Backbones").startswith(
+        "e5 40.7M weights (en to es 0.99, en to nl 0.98), e5-half 30.0M weights (en to es 0.99, en to nl 0.98); 3.0 MB"
+    )

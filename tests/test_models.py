@@ -178,8 +178,8 @@ def test_a_damaged_folder_is_one_clear_line(folder, damage, message):
 
 def test_a_folder_named_like_a_backbone_is_the_folder(random_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    models.save(random_model("bert"), tokenizer, tmp_path / "mini")
-    model, its_tokenizer = models.load("mini")
+    models.save(random_model("bert"), tokenizer, tmp_path / "e5")
+    model, its_tokenizer = models.load("e5")
     assert model.config.hidden_size == 32 and its_tokenizer.get_vocab() == tokenizer.get_vocab()
 
 

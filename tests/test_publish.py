@@ -1,12 +1,12 @@
 """`figures/` of the repository: taken from a profile's records, drawn, and put into the README."""
 
 import math
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from mmalib import publish, reports, results
-from mmalib.backbones import WEIGHTS
+from mmalib import backbones, publish, reports, results
 
 SCORE = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
 
@@ -15,8 +15,8 @@ SCORE = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0
 def records(tmp_path):
     scores = {language: {"dev": SCORE, "test": SCORE} for language in ("en", "es", "nl")}
     for seed in (1, 2):
-        config = {"method": "baseline", "backbone": "mini", "corpus": "sample", "seed": seed}
-        results.save(tmp_path / "runs" / "quick" / "records", f"mini-{seed}", config, scores=scores)
+        config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
+        results.save(tmp_path / "runs" / "quick" / "records", f"e5-{seed}", config, scores=scores)
     return tmp_path / "runs"
 
 
@@ -28,7 +28,7 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     old.parent.mkdir(parents=True)
     old.write_text("{}")
     lacking = publish.take("quick", records, tmp_path)
-    assert not old.exists() and "03-obs-90-cubic-mini-sample-seed1" in lacking
+    assert not old.exists() and "03-obs-90-cubic-e5-sample-seed1" in lacking
     publish.redraw(root=tmp_path)
     files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}
     assert {path.name for path in files} >= {"table_1.csv", "table_1.md", "baselines.svg", "baselines.png"}
@@ -59,16 +59,17 @@ def test_a_mark_without_a_file_is_an_error_and_leaves_the_readme(tmp_path):
     assert readme.read_text() == "<!-- table_9 -->\n<!-- /table_9 -->\n"
     with pytest.raises(ValueError, match="There are no records"):
         publish.redraw(root=tmp_path)
-    with pytest.raises(ValueError, match="study --profile mini"):
-        publish.take("mini", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="study --profile small"):
+        publish.take("small", tmp_path, tmp_path)
 
 
 def test_the_shipped_backbones_are_shown_with_the_weights_that_they_have():
-    made = publish.backbones()
-    assert set(made) == {"table_backbones", "pretraining", "retrieval"}
+    made = reports.backbones.draw(reports.backbones.read())
+    assert set(made) == {"table_backbones", "table_subwords", "pretraining", "retrieval"}
     table = made["table_backbones"].set_index("backbone")
-    assert list(table.index) == ["mini", "mini-distil", "mini-narrow"]
+    assert list(table.index) == ["e5", "e5-half", "e5-narrow"]
     for name, shown in table["million weights"].items():
-        with safe_open(WEIGHTS / name / "model.safetensors", "pt") as file:
+        with safe_open(Path(backbones.locate(name)) / "model.safetensors", "pt") as file:
             weights = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
         assert shown == f"{weights / 1e6:.1f}"
+    assert table["retrieval en to es"].astype(float).is_monotonic_decreasing

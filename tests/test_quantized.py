@@ -233,14 +233,14 @@ def record(graph, seed, f1, size=(10.0, 40.0), **found):
     """A run with these F1 of English, Spanish and Dutch, the same on both splits."""
     kind, form = quantization.FORMS[graph]
     config = {"notebook": "05", "method": "quantization", "graph": graph, "kind": kind, "format": form}
-    config |= {"backbone": "mini", "corpus": "sample", "seed": seed}
+    config |= {"backbone": "e5", "corpus": "sample", "seed": seed}
     scores = {
         name: {split: {"f1": one} for split in ("dev", "test")}
         for name, one in zip(("en", "es", "nl"), f1, strict=True)
     }
     zeros = {"sparsity": 0.5, "sparsity_int8": None if kind == "float" else 0.52}
     about = {"megabytes": size[0], "megabytes_float": size[1], "quantized": 36, **zeros}
-    run = quantization.run_name(graph, "mini", "sample", seed)
+    run = quantization.run_name(graph, "e5", "sample", seed)
     return {"run": run, "config": config, "scores": scores, "size": about, **found}
 
 
@@ -268,7 +268,7 @@ def by_hand():
 
 def test_table_6_by_hand(by_hand):
     made = report.table_6(by_hand)
-    ours = ["mini, float", "mini, Static", "mini, QAT", "mini, Static with a floor, English dev"]
+    ours = ["e5, float", "e5, Static", "e5, QAT", "e5, Static with a floor, English dev"]
     assert made["model"].tolist() == [*ours, *tables.paper(6)["model"]]
     static = made.iloc[1]
     assert static["es test mean"] == pytest.approx(0.555) and static["es test std"] == pytest.approx(0.03 / 2**0.5)
@@ -290,8 +290,8 @@ def test_the_paper_takes_dev_of_its_base_for_test_too():
 
 def test_sizes_calibration_and_floor_by_hand(by_hand):
     made = report.sizes(by_hand).set_index("model")
-    assert made.loc["mini, Static", ["MB", "of float", "zeros in int8"]].tolist() == [10.0, "25%", "52.0%"]
-    assert made.loc["mini, float", ["MB", "of float", "zeros in int8"]].tolist() == [40.0, "100%", ""]
+    assert made.loc["e5, Static", ["MB", "of float", "zeros in int8"]].tolist() == [10.0, "25%", "52.0%"]
+    assert made.loc["e5, float", ["MB", "of float", "zeros in int8"]].tolist() == [40.0, "100%", ""]
     tried = report.calibration(by_hand)
     assert tried["chosen"].tolist() == ["yes", ""] * 2 and tried["drift"].tolist()[:2] == [0.01, 0.123]
     held = report.floors(by_hand).iloc[0]
@@ -328,11 +328,11 @@ def test_everything_is_drawn_and_what_lacks_is_named(setting, study, compared, b
     assert report.gaps(records[:-1], profile) == [compared["run"]]
     lacking = [study["qat"]["run"], study["floor"]["run"]]
     assert report.gaps([r for r in records if r["run"] not in lacking], profile) == lacking
-    mini = dataclasses.replace(profile, backbones=("mini",), int8_graphs=("static", "qat", "floor"))
-    words = {"run": "05-tipped-mini-sample-seed1", "config": {"notebook": "05", "method": "", "corpus": "sample"}}
-    assert report.gaps([*by_hand[:4], words], mini) == ["05-floor-all-mini-sample-seed1"]  # Spanish loses 3 points
+    e5 = dataclasses.replace(profile, backbones=("e5",), int8_graphs=("static", "qat", "floor"))
+    words = {"run": "05-tipped-e5-sample-seed1", "config": {"notebook": "05", "method": "", "corpus": "sample"}}
+    assert report.gaps([*by_hand[:4], words], e5) == ["05-floor-all-e5-sample-seed1"]  # Spanish loses 3 points
     mended = [*by_hand[:1], record("static", 1, (0.8, 0.595, 0.5)), *by_hand[2:4], words]
-    assert report.gaps(mended, mini) == []
+    assert report.gaps(mended, e5) == []
     assert set(report.draw(by_hand[:1])) == {"table_6", "table_int8_sizes"}
 
 

@@ -269,8 +269,8 @@ def test_a_python_outside_the_range_is_refused(make):
 def test_study_passes_its_variables_on(make):
     make("study")
     assert make("study") == ["-m mmalib study --profile quick"]
-    assert make("study", "PROFILE=mini", "ONLY=01,03", "FRESH=1") == [
-        "-m mmalib study --profile mini --only 01,03 --fresh"
+    assert make("study", "PROFILE=small", "ONLY=01,03", "FRESH=1") == [
+        "-m mmalib study --profile small --only 01,03 --fresh"
     ]
 
 

@@ -39,7 +39,7 @@ def curves(losses):
             for recovered in (False, True):
                 for language, split in tables.CELLS:
                     rows.append(
-                        {"run": f"heads-{seed}", "backbone": "mini", "corpus": "sample", "method": "heads"}
+                        {"run": f"heads-{seed}", "backbone": "e5", "corpus": "sample", "method": "heads"}
                         | {"seed": seed, "step": step, "share": share, "recovered": recovered}
                         | {"language": language, "split": split, "parameters": 4e6 * (1 - share), "megabytes": 16.0}
                         | {"f1": 0.8 - loss * seed * (0.5 if recovered else 1)}

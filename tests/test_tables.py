@@ -15,7 +15,7 @@ DIGESTS = {  # of the files as they were typed from the paper
 }
 
 
-def runs(backbone="mini", corpus="sample", seeds=(1, 2, 3), f1=(0.5, 0.6, 0.7), cells=tables.CELLS, **more):
+def runs(backbone="e5", corpus="sample", seeds=(1, 2, 3), f1=(0.5, 0.6, 0.7), cells=tables.CELLS, **more):
     return pd.DataFrame(
         [
             {
@@ -45,7 +45,7 @@ def test_the_papers_numbers_are_carried_unchanged():
 
 def test_mean_and_sample_deviation_over_seeds_in_the_papers_order():
     table = baselines.table_1(runs())
-    assert table["model"].tolist() == ["mini", "mlbert", "xlm"]
+    assert table["model"].tolist() == ["e5", "mlbert", "xlm"]
     assert table["source"].tolist() == ["this study, sample", "paper", "paper"]
     assert table["seeds"].tolist() == [3, pd.NA, pd.NA]
     assert table.loc[0, "es dev mean"] == pytest.approx(0.6)
@@ -66,13 +66,13 @@ def test_one_seed_has_no_deviation_and_a_gap_has_a_name():
 
 
 def test_a_row_per_corpus_and_the_papers_row_right_under_ours():
-    frame = pd.concat([runs("xlm", "sample"), runs("xlm", "conll"), runs("mini", "conll")])
+    frame = pd.concat([runs("xlm", "sample"), runs("xlm", "conll"), runs("e5", "conll")])
     table = baselines.table_1(frame)
     assert list(zip(table["model"], table["source"], strict=True)) == [
         ("xlm", "this study, sample"),
         ("xlm", "this study, conll"),
         ("xlm", "paper"),
-        ("mini", "this study, conll"),
+        ("e5", "this study, conll"),
         ("mlbert", "paper"),
     ]
 
@@ -85,18 +85,18 @@ def test_only_baselines_count_and_never_two_runs_of_one_seed():
     with pytest.raises(ValueError, match="say their method, backbone, corpus, seed"):
         baselines.table_1(pd.DataFrame(columns=["run", "language", "split", "f1"]))
     twice = runs(seeds=(3,), f1=(0.9,)).assign(run="another")
-    with pytest.raises(ValueError, match="these share them: mini-sample-3, another"):
+    with pytest.raises(ValueError, match="these share them: e5-sample-3, another"):
         baselines.table_1(pd.concat([runs(), twice]))
 
 
 def test_gaps_name_the_runs_and_the_single_scores_that_are_not_there():
     frame = pd.concat([runs(seeds=(1,), f1=(0.5,)), runs(seeds=(2,), f1=(0.5,), cells=tables.CELLS[:-1])])
-    assert baselines.missing(frame, ("mini", "xlm"), (1, 2)) == [
+    assert baselines.missing(frame, ("e5", "xlm"), (1, 2)) == [
         "xlm on sample, seed 1",
         "xlm on sample, seed 2",
-        "mini on sample, seed 2 (nl test)",
+        "e5 on sample, seed 2 (nl test)",
     ]
-    assert baselines.missing(runs(), ("mini",), (1, 2, 3)) == []
+    assert baselines.missing(runs(), ("e5",), (1, 2, 3)) == []
 
 
 def test_csv_keeps_numbers_and_md_is_for_reading(tmp_path):
@@ -106,6 +106,6 @@ def test_csv_keeps_numbers_and_md_is_for_reading(tmp_path):
     lines = md.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("| model | source | seeds | es dev | es test | en dev |")
     assert lines[1] == "| " + " | ".join(["---"] * 9) + " |"
-    assert lines[2].startswith("| mini | this study, sample | 3 | 0.600 ± 0.100 |")
+    assert lines[2].startswith("| e5 | this study, sample | 3 | 0.600 ± 0.100 |")
     assert lines[4] == "| xlm | paper |  | 0.777 | 0.776 | 0.954 | 0.922 | 0.809 | 0.785 |"
     assert sorted(path.name for path in csv.parent.iterdir()) == ["table_1.csv", "table_1.md"]

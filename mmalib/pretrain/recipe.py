@@ -1,106 +1,214 @@
-"""The three small backbones from raw text, stage by stage, each stage kept on disk and done once.
+"""The three backbones from a 4-bit file and plain text, stage by stage, each stage kept on disk and done once.
 
-prepare (vocabulary, tokens, lexicons) → mini (transplant, masked and translation LM) → mini-distil and mini-narrow
-(students of mini) → ship (fp16 safetensors and the tokenizer in `mmalib/weights`).
+prepare (which pieces stay, the text as their ids) → e5 (the file's encoder with those pieces) → e5-half and e5-narrow
+(students of e5) → ship (packed, in `mmalib/weights`).
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, BertForMaskedLM
+from safetensors.numpy import save_file
+from torch import nn
+from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
-from mmalib import results
-from mmalib.backbones import WEIGHTS
-from mmalib.pretrain import batches, distil, text, transplant
+from mmalib import packed, results, vocabulary
+from mmalib.machine import WEIGHTS
+from mmalib.packed import CONFIG, SHARED
+from mmalib.pretrain import batches, cut, read, shrink, text
 from mmalib.pretrain.train import train
 
 LONGEST = 126  # subwords of a training line; with the special tokens 128
-POSITIONS = 256
+POSITIONS = 512
+SMALL_SHARE = 0.31  # of the rows, for all languages together that are there for their vocabulary alone
+SHARES = {"en": 0.25, "es": 0.22, "nl": 0.22}  # of the rows, for the languages that the study scores throughout
+TOKENS = 2048  # subwords in a batch
+KEPT = (1, 3, 5, 7, 9, 11)  # e5's layers that a student begins with
+NEURONS = 384  # of e5-narrow's feed-forward pairs, which have 1536 in e5
+HERE_ONLY = (
+    "is_local",
+    "local_files_only",
+    "backend",
+)  # entries of a tokenizer's config that tell of how it was loaded
+WORDS = "embeddings.word_embeddings.weight"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What every stage after the text is read works with."""
 
-    tokenizer: Tokenizer
+    tokenizer: PreTrainedTokenizerFast  # the cut one
+    kept: list[int]  # the pieces' numbers in the full vocabulary
     material: batches.Material
-    held_out: dict[str, text.Tokens]  # lines no model is trained on
-    counts: dict[str, np.ndarray]  # how often each language uses each subword
-    lexicons: dict[tuple[str, str], np.ndarray]
+    coverage: list[dict]  # what the cut costs each language, on lines that no choice was made from
     facts: dict  # how much went in and how many evaluation sentences it was checked against, for the card
 
 
 def prepare(
     text_folder: Path,
-    parallel_folder: Path,
+    tokenizer_file: Path,
     work: Path,
     *,
-    vocabulary: int = 10_000,
+    pieces: int = 50_000,
     held_out: int = 1_000,
     secret: Iterable[list[str]] = (),
 ) -> Prepared:
-    """Vocabulary, token arrays and lexicons; lines that hold one of the `secret` evaluation sentences are left out."""
+    """The cut vocabulary and the text in it; lines that hold one of the `secret` evaluation sentences are left out."""
     work.mkdir(parents=True, exist_ok=True)
-    sources = [p for folder in (text_folder, parallel_folder) for p in sorted(Path(folder).iterdir())]
+    sources = [*sorted(Path(text_folder).iterdir()), Path(tokenizer_file)]
     _same_as_before(
         work / "prepared.json",
-        {"vocabulary": vocabulary, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}},
+        {"pieces": pieces, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}},
     )
-    lines, aligned = text.read_text(text_folder), text.read_pairs(parallel_folder)
-    secret = list(secret)
-    holds = set(text.leaked(_everything(lines, aligned), secret))
-    lines = {language: [line for line in of_language if line not in holds] for language, of_language in lines.items()}
-    aligned = [text.Pairs(p.first, p.second, [pair for pair in p.lines if holds.isdisjoint(pair)]) for p in aligned]
-    path = work / "tokenizer.json"
-    if not path.exists():
-        text.train_vocabulary(lines, size=vocabulary).save(str(path))
-    tokenizer = Tokenizer.from_file(str(path))
+    lines, secret = text.read_text(text_folder), list(secret)
+    leaks = {language: set(text.leaked(of_language, secret)) for language, of_language in lines.items()}
+    lines = {language: [line for line in lines[language] if line not in leaks[language]] for language in lines}
+    rest = {language: of_language[-held_out:] for language, of_language in lines.items()}
+    lines = {language: of_language[:-held_out] for language, of_language in lines.items()}
+    full = full_tokenizer(tokenizer_file)
+    kept, tokenizer = _vocabulary(work, full, lines, pieces)
     tokens = {
-        language: _kept(work / f"tokens-{language}.npz", tokenizer, of_language[:-held_out])
+        language: _kept_tokens(work / f"tokens-{language}.npz", tokenizer, of_language)
         for language, of_language in lines.items()
     }
-    lexicons = _lexicons(work / "lexicons.npz", tokenizer, aligned)
-    size = tokenizer.get_vocab_size()
-    material = batches.Material(
-        [tokenizer.id_to_token(i) for i in range(size)],
-        tokens,
-        [tuple(text.tokenize(tokenizer, list(side)) for side in zip(*p.lines, strict=True)) for p in aligned],
-        {
-            a: [transplant.best_translation(lexicons[a, b], size, sure=0.5) for b in lines if (a, b) in lexicons]
-            for a in lines
-        },
-    )
+    small = [language for language in tokens if language not in SHARES]
     return Prepared(
         tokenizer,
-        material,
-        {
-            language: text.tokenize(tokenizer, of_language[-held_out:], longest=LONGEST)
-            for language, of_language in lines.items()
-        },
-        {language: transplant.usage(t, size) for language, t in tokens.items()},
-        lexicons,
+        kept,
+        batches.Material(tokens, {name: SHARES.get(name, SMALL_SHARE / max(1, len(small))) for name in tokens}),
+        cut.coverage(full.backend_tokenizer, tokenizer.backend_tokenizer, rest).to_dict("records"),
         {
             "lines": {language: len(of_language) for language, of_language in lines.items()},
             "tokens": {language: len(t.flat) for language, t in tokens.items()},
-            "aligned": sum(len(pairs.lines) for pairs in aligned),
             "checked_against": len(secret),
-            "left_out": len(holds),
+            "left_out": sum(map(len, leaks.values())),
         },
     )
 
 
-def _everything(lines: dict[str, list[str]], aligned: list[text.Pairs]) -> Iterator[str]:
-    for of_language in lines.values():
-        yield from of_language
-    for pairs in aligned:
-        for pair in pairs.lines:
-            yield from pair
+def full_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the whole vocabulary, from its `tokenizer.json`."""
+    bos, pad, eos, unk = text.SPECIAL
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        model_max_length=POSITIONS,
+        bos_token=bos,
+        cls_token=bos,
+        eos_token=eos,
+        sep_token=eos,
+        pad_token=pad,
+        unk_token=unk,
+        mask_token="<mask>",
+    )
+
+
+def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
+    """The encoder of a 4-bit file with these rows of its word embedding alone."""
+    rows = {f"{WORDS}.{part}": file.tensors[f"{WORDS}.{part}"][kept] for part in ("scales", "halves")}
+    config = type(file.config)(**{**file.config.to_dict(), "vocab_size": len(kept)})
+    return read.File(config, {**file.tensors, **rows})
+
+
+def e5_half(
+    teacher: BertModel, prepared: Prepared, work: Path, *, minutes: float | None, steps: int | None = None
+) -> BertModel:
+    """`e5-half`: every second layer of e5."""
+    student = shrink.without_layers(teacher, KEPT)
+    return _taught(student, teacher, prepared, work / "e5-half", minutes=minutes, steps=steps)
+
+
+def e5_narrow(
+    teacher: BertModel, prepared: Prepared, work: Path, *, minutes: float | None, steps: int | None = None
+) -> BertModel:
+    """`e5-narrow`: the same layers, with the busiest quarter of their feed-forward neurons."""
+    student = shrink.without_layers(teacher, KEPT)
+    shrink.narrow_(student, [_batch(prepared, step, seed=7) for step in range(16)], NEURONS)
+    return _taught(student, teacher, prepared, work / "e5-narrow", minutes=minutes, steps=steps)
+
+
+def _batch(prepared: Prepared, step: int, *, seed: int = 0) -> torch.Tensor:
+    return batches.draw(prepared.material, step, seed=seed, tokens=TOKENS)
+
+
+def _taught(
+    student: BertModel,
+    teacher: BertModel,
+    prepared: Prepared,
+    folder: Path,
+    *,
+    minutes: float | None,
+    steps: int | None,
+) -> BertModel:
+    """The trained student, from disk where the stage is done; its loss curve is left beside it."""
+    finished = folder / "log.json"
+    if not finished.exists():
+        student.set_attn_implementation("eager")  # on a CPU its backward pass is twice as fast as that of sdpa
+        for module in student.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # a student of hidden states should hit them, not their mean over dropout
+        student.embeddings.requires_grad_(False)
+        log = train(
+            student,
+            lambda step: _batch(prepared, step),
+            folder,
+            minutes=minutes,
+            steps=steps,
+            loss=shrink.hidden_loss(teacher, KEPT),
+            about={"text_tokens": prepared.facts["tokens"]},
+        )
+        student.save_pretrained(folder / "model")
+        results.write_atomic(finished, json.dumps(log))
+        shutil.rmtree(folder / "checkpoint")
+    return BertModel.from_pretrained(folder / "model", add_pooling_layer=False).to(teacher.device)
+
+
+def ship_vocabulary(tokenizer: PreTrainedTokenizerFast, file: read.File, weights: Path = WEIGHTS) -> None:
+    """Write what all backbones share: the tokenizer and e5's embeddings."""
+    folder = weights / SHARED
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer.json"  # without its indentation it is half as large
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False), encoding="utf-8")
+    path = folder / "tokenizer_config.json"  # the class by the name that all versions of Transformers know
+    told = {key: value for key, value in json.loads(path.read_text()).items() if key not in HERE_ONLY}
+    path.write_text(json.dumps({**told, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+    embeddings = {name: tensor for name, tensor in file.tensors.items() if name.startswith("embeddings.")}
+    save_file(embeddings, folder / "embeddings.safetensors")
+    AutoTokenizer.from_pretrained(folder)  # what is shipped must load
+
+
+def ship(name: str, config: dict, layers: Mapping[str, np.ndarray], weights: Path = WEIGHTS) -> Path:
+    """Write one backbone as the package carries it, and all hashes anew; `layers` as `packed` stores them."""
+    folder = weights / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(layers), folder / "layers.safetensors")
+    told = {key: config[key] for key in SHAPE if key in config}
+    told |= {"architectures": ["BertModel"], "dtype": "float32", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / CONFIG).write_text(json.dumps(dict(sorted(told.items())), indent=2) + "\n")
+    packed.write_sums(weights)
+    return folder
+
+
+SHAPE = (
+    *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "initializer_range"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "bos_token_id", "pad_token_id", "eos_token_id"),
+)
+
+
+def packed_layers(model: BertModel, bits: int = 8) -> dict[str, np.ndarray]:
+    """The layers of a student as they are stored; its embeddings are e5's."""
+    state = {name: tensor.float().cpu().numpy() for name, tensor in model.state_dict().items()}
+    return packed.pack({name: tensor for name, tensor in state.items() if name.startswith("encoder.")}, bits)
+
+
+def file_layers(file: read.File) -> dict[str, np.ndarray]:
+    """The layers of a 4-bit file, to the bit as they are there."""
+    return {name: tensor for name, tensor in file.tensors.items() if name.startswith("encoder.")}
 
 
 def _same_as_before(path: Path, made_from: dict) -> None:
@@ -111,92 +219,24 @@ def _same_as_before(path: Path, made_from: dict) -> None:
     results.write_atomic(path, json.dumps(made_from))
 
 
-def _kept(path: Path, tokenizer: Tokenizer, lines: list[str]) -> text.Tokens:
+def _vocabulary(
+    work: Path, full: PreTrainedTokenizerFast, lines: Mapping[str, list[str]], pieces: int
+) -> tuple[list[int], PreTrainedTokenizerFast]:
+    """The pieces that stay and their tokenizer, from disk where they were chosen before."""
+    path = work / "kept.json"
+    if not path.exists():
+        chosen = cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)
+        results.write_atomic(path, json.dumps(chosen))
+    kept = json.loads(path.read_text())
+    return kept, vocabulary.smaller_tokenizer(full, kept)
+
+
+def _kept_tokens(path: Path, tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> text.Tokens:
     """Token arrays from disk, or made and kept."""
     if not path.exists():
-        tokens = text.tokenize(tokenizer, lines, longest=LONGEST)
-        _save(path, flat=tokens.flat, offsets=tokens.offsets)
+        tokens = text.tokenize(tokenizer.backend_tokenizer, lines, longest=LONGEST)
+        fresh = path.with_name(f"new-{path.name}")
+        np.savez(fresh, flat=tokens.flat, offsets=tokens.offsets)
+        fresh.replace(path)
     stored = np.load(path)
     return text.Tokens(stored["flat"], stored["offsets"])
-
-
-def _lexicons(path: Path, tokenizer: Tokenizer, aligned: list[text.Pairs]) -> dict[tuple[str, str], np.ndarray]:
-    """Translation matrices from disk, or learnt and kept."""
-    if not path.exists():
-        learnt = transplant.learn_lexicons(tokenizer, aligned)
-        _save(path, **{f"{a}-{b}": matrix for (a, b), matrix in learnt.items()})
-    stored = np.load(path)
-    return {tuple(name.split("-")): stored[name] for name in stored}
-
-
-def _save(path: Path, **arrays: np.ndarray) -> None:
-    fresh = path.with_name(f"new-{path.name}")
-    np.savez(fresh, **arrays)
-    fresh.replace(path)
-
-
-def mini(
-    prepared: Prepared, encoder: Path, work: Path, *, minutes: float, tokens: int = 4096, device: str = "cpu"
-) -> BertForMaskedLM:
-    """`mini`: the layers of an English encoder, the new vocabulary, trained on all the text."""
-    torch.manual_seed(0)
-    start = transplant.transplant(encoder, prepared.tokenizer, prepared.counts, prepared.lexicons, positions=POSITIONS)
-    return _trained(start.to(device), prepared, work / "mini", minutes=minutes, tokens=tokens, learning_rate=5e-4)
-
-
-def mini_distil(
-    prepared: Prepared, teacher: BertForMaskedLM, work: Path, *, minutes: float, tokens: int = 4096
-) -> BertForMaskedLM:
-    """`mini-distil`: half the layers of mini."""
-    student = distil.half_depth(teacher).to(teacher.device)
-    loss = distil.depth_loss(teacher)
-    return _trained(student, prepared, work / "mini-distil", minutes=minutes, tokens=tokens, loss=loss)
-
-
-def mini_narrow(
-    prepared: Prepared, teacher: BertForMaskedLM, work: Path, *, minutes: float, tokens: int = 4096
-) -> BertForMaskedLM:
-    """`mini-narrow`: half the width of mini."""
-    drawn = (batches.draw(prepared.material, step, seed=7, tokens=tokens) for step in range(8))
-    some = [{name: tensor.to(teacher.device) for name, tensor in batch.items()} for batch in drawn]
-    student = distil.half_width(teacher, some).to(teacher.device)
-    loss = distil.width_loss(teacher)
-    return _trained(
-        student, prepared, work / "mini-narrow", minutes=minutes, tokens=tokens, loss=loss, learning_rate=1e-3
-    )
-
-
-def _trained(
-    model: BertForMaskedLM, prepared: Prepared, folder: Path, *, minutes: float, tokens: int, **training
-) -> BertForMaskedLM:
-    """The trained model, from disk where the stage is done; its loss curve is left beside it."""
-    finished = folder / "log.json"
-    if not finished.exists():
-        log = train(
-            model,
-            lambda step: batches.draw(prepared.material, step, seed=0, tokens=tokens),
-            folder,
-            minutes=minutes,
-            about={"batch_tokens": tokens, "text_tokens": prepared.facts["tokens"]},
-            **training,
-        )
-        model.save_pretrained(folder / "model")
-        results.write_atomic(finished, json.dumps(log))
-        shutil.rmtree(folder / "checkpoint")
-    return BertForMaskedLM.from_pretrained(folder / "model").to(model.device)
-
-
-def ship(model: BertForMaskedLM, tokenizer: Tokenizer, name: str, folder: Path = WEIGHTS) -> Path:
-    """Write one backbone as the package carries it: half precision, with its tokenizer; returns its folder."""
-    config = model.config
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1  # for whoever fine-tunes it
-    target = folder / name
-    copy = BertForMaskedLM(config)
-    copy.load_state_dict(model.state_dict())
-    copy.half().save_pretrained(target)
-    # Half precision is for the disk: whoever loads the folder without a word on it gets float32.
-    path = target / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
-    text.as_bert(tokenizer, POSITIONS).save_pretrained(target)
-    AutoTokenizer.from_pretrained(target)  # what is shipped must load
-    return target

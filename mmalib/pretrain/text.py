@@ -1,4 +1,4 @@
-"""Plain and aligned text for pretraining: reading, the shared vocabulary, token arrays, cleaning, leak check.
+"""Plain and aligned text for pretraining: reading, cleaning, token arrays, leak check.
 
 Folders hold `xx.txt` or `xx.txt.xz` (one sentence or paragraph a line, `xx` a language code) and aligned
 `*.tsv` or `*.tsv.xz` files whose header names the languages of the columns.
@@ -13,11 +13,10 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertTokenizer
+from tokenizers import Tokenizer
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+BOS, PAD, EOS, UNK = range(len(SPECIAL))
 
 # Spellings abolished in 1947: a Dutch line with one of these comes from an old book.
 OLD_DUTCH = re.compile(
@@ -60,14 +59,6 @@ def read_text(folder: Path, *, old_dutch: float = 0.3, seed: int = 0) -> dict[st
         keep = np.random.default_rng(seed).random(len(text["nl"])) < old_dutch
         text["nl"] = [s for s, k in zip(text["nl"], keep, strict=True) if k or not OLD_DUTCH.search(s)]
     return text
-
-
-def read_pairs(folder: Path, *, held_out: str = "ntrex") -> list[Pairs]:
-    """Aligned lines of every file but the held-out one, one entry for each pair of languages in it."""
-    files = [p for p in sorted(Path(folder).glob("*.tsv*")) if not p.name.startswith(held_out)]
-    if not files:
-        raise ValueError(f"No aligned text in {folder}: expected .tsv or .tsv.xz files with a header of languages.")
-    return [pairs for path in files for pairs in read_aligned(path)]
 
 
 def read_aligned(path: Path) -> list[Pairs]:
@@ -114,42 +105,6 @@ def _holds(words: list[str], secret: dict[tuple[str, ...], list[list[str]]], sho
 
 def _bare(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
-
-
-def train_vocabulary(text: dict[str, list[str]], *, size: int, lines: int = 60_000) -> Tokenizer:
-    """One cased WordPiece vocabulary, accents kept, learnt from equally many lines of every language."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=SPECIAL, limit_alphabet=250, min_frequency=5, show_progress=False
-    )
-    balanced = [line for language in sorted(text) for line in text[language][:lines]]
-    tokenizer.train_from_iterator(balanced, trainer=trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
-    )
-    return tokenizer
-
-
-def as_bert(tokenizer: Tokenizer, max_length: int) -> BertTokenizer:
-    """The vocabulary as Transformers' own tokenizer, ready to be saved beside a model."""
-    return BertTokenizer(
-        tokenizer_object=tokenizer,
-        do_lower_case=False,
-        strip_accents=False,
-        model_max_length=max_length,
-        unk_token="[UNK]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        mask_token="[MASK]",
-    )
 
 
 def tokenize(tokenizer: Tokenizer, lines: list[str], *, longest: int | None = None) -> Tokens:

@@ -16,36 +16,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-Batch = dict[str, torch.Tensor]
 WARM, TIMED = 10, 30  # the machine's pace is measured from step 10 to step 30
-
-
-def masked_lm_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Cross-entropy at the masked places only: the prediction head never sees the others."""
-    logits, _ = masked_logits(model, batch)
-    return word_loss(logits, batch)
-
-
-def word_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of the logits at the masked places, [masked, vocabulary], with the words that are hidden there."""
-    return nn.functional.cross_entropy(logits.float(), batch["labels"][batch["labels"] >= 0])
-
-
-def masked_logits(model: nn.Module, batch: Batch, **forward: bool) -> tuple[torch.Tensor, object]:
-    """Logits at the masked places, [masked, vocabulary], and the encoder's output."""
-    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}
-    output = model.bert(**inputs, **forward)
-    return model.cls(output.last_hidden_state[batch["labels"] >= 0]), output
 
 
 def train(
     model: nn.Module,
-    draw: Callable[[int], Batch],
+    draw: Callable[[int], torch.Tensor],
     folder: Path,
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    loss: Callable[[nn.Module, Batch], torch.Tensor] = masked_lm_loss,
+    loss: Callable[[nn.Module, torch.Tensor], torch.Tensor],
     learning_rate: float = 5e-4,
     warm_up: int = 200,
     weight_decay: float = 0.01,
@@ -87,7 +68,7 @@ def train(
     while total is None or state["step"] < total:
         step = state["step"]
         torch.manual_seed(seed * 1_000_003 + step)
-        batch = {k: v.to(device, non_blocking=True) for k, v in draw(step).items()}
+        batch = draw(step).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             value = loss(model, batch)
         value.backward()

@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from mmalib import figures, tables
 from mmalib.profiles import Profile
 from mmalib.reports import (
+    backbones as backbones,  # drawn from the reports beside the weights, not from records
+)
+from mmalib.reports import (
     baselines,
     claims,
     combined,
     costs,
     distillation,
+    languages,
     quantization,
     speed,
     speed_real,
@@ -36,6 +40,7 @@ NOTEBOOKS = (
     combined,
     speed,
     speed_real,
+    languages,
     claims,
     costs,
 )

@@ -1,4 +1,4 @@
-"""Notebook 01, from records: table 1 and the figure of the baselines."""
+"""Notebook 01, from records: table 1, the figure of the baselines, and what was tried to tune them."""
 
 import matplotlib.style
 import pandas as pd
@@ -6,18 +6,30 @@ from matplotlib.figure import Figure
 
 from mmalib import figures, results, tables
 from mmalib.profiles import Profile
+from mmalib.studies import recipes
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
     frame = results.frame([record for record in records if record["config"].get("method") == "baseline"])
-    return {} if frame.empty else {"table_1": table_1(frame), "baselines": figure(frame)}
+    drawn = {} if frame.empty else {"table_1": table_1(frame), "baselines": figure(frame)}
+    tried = [record for record in records if record["config"].get("method") == "recipe"]
+    return drawn | ({"table_recipes": recipes_table(tried)} if tried else {})
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
     """What a complete study of this profile has and these records have not."""
     frame = results.frame([record for record in records if record["config"].get("method") == "baseline"])
-    return ["notebook 01"] if frame.empty else missing(frame, settings.backbones, settings.seeds)
+    if frame.empty:
+        return ["notebook 01"]
+    there = {record["run"] for record in records}
+    tried = [
+        recipes.trial_name(trial, backbone, corpus)
+        for corpus in frame["corpus"].unique()
+        for backbone in (settings.backbones[:1] if settings.trials else ())
+        for trial in recipes.TRIALS
+    ]
+    return [*missing(frame, settings.backbones, settings.seeds), *(run for run in tried if run not in there)]
 
 
 def table_1(frame: pd.DataFrame) -> pd.DataFrame:
@@ -33,6 +45,24 @@ def table_1(frame: pd.DataFrame) -> pd.DataFrame:
     columns = [f"{language} {split} {value}" for language, split in tables.CELLS for value in ("mean", "std")]
     table = pd.DataFrame([*rows, *paper_rows.values()], columns=["model", "source", "seeds", *columns])
     return table.astype({"seeds": "Int64"})
+
+
+def recipes_table(tried: list[dict]) -> pd.DataFrame:
+    """What was tried to tune a backbone, the best English dev F1 first: it alone decides."""
+    rows = [
+        {
+            "backbone": record["config"]["backbone"],
+            "corpus": record["config"]["corpus"],
+            "trial": record["config"]["trial"],
+            "changed": ", ".join(
+                f"{name} {value}" for name, value in recipes.TRIALS.get(record["config"]["trial"], {}).items()
+            ),
+        }
+        | {f"{language} dev": round(record["scores"][language]["dev"]["f1"], 4) for language in ("en", "es", "nl")}
+        | {"minutes": round(record["timings"]["train_s"] / 60, 1)}
+        for record in tried
+    ]
+    return pd.DataFrame(rows).sort_values("en dev", ascending=False, ignore_index=True)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -14,6 +14,12 @@ from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies.finish import done, finish, folders
 
+# The settings of a profile that say how a backbone is tuned, by the names that `finetune` has for them.
+TRAINING = (
+    *("epochs", "batch_size", "learning_rate", "max_length", "frozen_layers"),
+    *("head_rate", "label_smoothing", "masked_words", "average_from"),
+)
+
 
 def run_name(backbone: str, corpus: str, seed: int) -> str:
     """The name of a baseline's run: of its record and of its model's folder."""
@@ -77,5 +83,4 @@ def load(
 
 
 def _training(profile: Profile) -> dict:
-    names = ("epochs", "batch_size", "learning_rate", "max_length", "frozen_layers")
-    return {name: getattr(profile, name) for name in names}
+    return {name: getattr(profile, name) for name in TRAINING}

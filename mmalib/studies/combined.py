@@ -15,13 +15,15 @@ Every one is scored as the int8 graph that it is shipped as. The teacher is the 
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import distill, export, gradual, models, results, sparsity, vocabulary
-from mmalib.corpus import fewer, fewer_to_score
+from mmalib.corpus import Corpora, fewer, fewer_to_score
+from mmalib.evaluate import further_scores, scored
 from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies import baselines, distillation, int8_training, quantization, speed, structured, unstructured
@@ -87,7 +89,7 @@ def config(profile: Profile, name: str, corpus: str, seed: int) -> dict:
     }
 
 
-def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path) -> dict:
+def make(profile: Profile, name: str, seed: int, corpora: Corpora, *, corpus: str, runs: Path) -> dict:
     """Make a combined model and all that it starts from, score its int8 graph, keep both; done before → read.
 
     The runs of its parts are made as well, for the question whether their losses add up.
@@ -127,13 +129,14 @@ def make(profile: Profile, name: str, seed: int, corpora: dict[str, DatasetDict]
         callbacks=[gradual.Hold(masks)] if name in _sparse(profile) else [],
     )
     made = time.monotonic()
-    to_score = fewer_to_score(corpora, profile.int8_sentences)
-    scores = export.score(export.session(folder), tokenizer, to_score, max_length=profile.max_length)
+    to_score, graph = fewer_to_score(corpora, profile.int8_sentences), export.session(folder)
+    predict = partial(export.predict_tags, graph, tokenizer, max_length=profile.max_length)
     results.save(
         records,
         run,
         settings,
-        scores=scores,
+        scores=scored(predict, to_score),
+        further=further_scores(predict, corpora.further),
         size={**size, **speed.sizes(folder)},
         sparsity={"requested": share(name) if name in _sparse(profile) else 0.0, "measured": size["sparsity"]},
         parameters=sum(p.numel() for p in model.parameters()),

@@ -94,11 +94,7 @@ def teach(
         english["dev"],
         folder=checkpoints,
         seed=seed,
-        epochs=profile.distil_epochs,
-        batch_size=profile.batch_size,
-        learning_rate=profile.learning_rate,
-        max_length=profile.max_length,
-        frozen_layers=profile.frozen_layers,
+        **{name: settings[name] for name in baselines.TRAINING},
         loss=loss,
     )
     return finish(

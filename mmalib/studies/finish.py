@@ -2,14 +2,16 @@
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
-from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import models, results
-from mmalib.evaluate import score
+from mmalib.corpus import Corpora
+from mmalib.evaluate import further_scores, scored
 from mmalib.profiles import Profile
+from mmalib.subwords import predict_tags
 
 
 def folders(profile: Profile, run: str, runs: Path) -> tuple[Path, Path, Path]:
@@ -31,7 +33,7 @@ def finish(
     settings: dict,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    corpora: dict[str, DatasetDict],
+    corpora: Corpora,
     *,
     runs: Path,
     history: dict,
@@ -40,10 +42,11 @@ def finish(
     """Score a trained model on everything, keep it and its record (with `parts`), remove its checkpoints."""
     records, folder, checkpoints = folders(profile, run, runs)
     start = time.monotonic()
-    scores = score(model, tokenizer, corpora, max_length=profile.max_length)
+    predict = partial(predict_tags, model, tokenizer, max_length=profile.max_length)
+    scores, further = scored(predict, corpora), further_scores(predict, corpora.further)
     trained = history.pop("seconds")
     models.save(model, tokenizer, folder)
     timings = {"train_s": trained, "score_s": time.monotonic() - start}
-    results.save(records, run, settings, scores=scores, history=history, timings=timings, **parts)
+    results.save(records, run, settings, scores=scores, further=further, history=history, timings=timings, **parts)
     shutil.rmtree(checkpoints)
     return results.finished(records, run, settings)

@@ -1,0 +1,70 @@
+"""Students of an encoder: which of its layers and neurons they begin with, and how they learn the rest from it.
+
+Both read plain text beside the teacher. What they learn is task-agnostic: the hidden states of the layers that theirs
+stand for (as in TinyBERT, Jiao et al. 2020, and Mukherjee et al. 2021, who distil multilingual NER), each by the share
+of the teacher's variance that it misses, so that no layer counts more for being larger. The word embedding is the
+teacher's own and stays as it is: all backbones share it.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers import BertModel
+
+from mmalib.models import keep_inputs_, keep_outputs_
+
+Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+
+
+def without_layers(teacher: BertModel, kept: Sequence[int]) -> BertModel:
+    """The teacher with these layers alone (numbers from 0)."""
+    student = copy.deepcopy(teacher)
+    student.encoder.layer = nn.ModuleList(student.encoder.layer[number] for number in kept)
+    student.config.num_hidden_layers = len(kept)
+    return student
+
+
+@torch.no_grad()
+def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -> None:
+    """Leave every feed-forward pair the neurons that put out most on these batches (ids, [rows, subwords])."""
+    sums = [torch.zeros(layer.intermediate.dense.out_features) for layer in student.encoder.layer]
+    hooks = [
+        layer.intermediate.register_forward_hook(
+            lambda _module, _inputs, out, total=total: total.add_(out.abs().float().sum(dim=(0, 1)).cpu())
+        )
+        for layer, total in zip(student.encoder.layer, sums, strict=True)
+    ]
+    for ids in batches:
+        student(ids.to(student.device))
+    for hook, layer, total in zip(hooks, student.encoder.layer, sums, strict=True):
+        hook.remove()
+        strength = total * layer.output.dense.weight.norm(dim=0).cpu()  # [neurons]
+        best = strength.topk(neurons).indices.sort().values
+        keep_outputs_(layer.intermediate.dense, best)
+        keep_inputs_(layer.output.dense, best)
+    student.config.intermediate_size = neurons
+
+
+def hidden_loss(teacher: BertModel, mapping: Sequence[int]) -> Loss:
+    """Distance from the teacher's hidden states: layer i of the student stands for layer `mapping[i]` (from 0).
+
+    For each layer the mean squared difference over the teacher's variance: 0 for a copy, 1 for the mean of all states.
+    """
+    teacher = copy.deepcopy(teacher).to(torch.bfloat16).eval().requires_grad_(False)
+
+    def loss(student: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            states = teacher(ids, output_hidden_states=True).hidden_states[1:]
+        ours = student(ids, output_hidden_states=True).hidden_states[1:]
+        missed = [_missed(own.float(), states[number].float()) for own, number in zip(ours, mapping, strict=True)]
+        return torch.stack(missed).mean()
+
+    return loss
+
+
+def _missed(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """The share of the teacher's variance that is missed, from states of [rows, subwords, width]."""
+    variance = theirs.var(dim=(0, 1), correction=0).mean()
+    return (ours - theirs).pow(2).mean() / variance

@@ -1,0 +1,120 @@
+"""F1 language by language, further ones than the paper's among them: of the dense models, and what compression leaves.
+
+The test sets of further languages come from another corpus (WikiNEuRal) than those of the paper's three, so that rows
+do not compare with one another; within a row, what a model keeps of its own dense F1 does.
+"""
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmalib import figures
+from mmalib.profiles import Profile
+from mmalib.reports.unstructured import NAMES, gradual_runs
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """The table and the figure by their files' names, where a record tells of further languages."""
+    frame = kept(records)
+    return {} if frame.empty else {"table_languages": table(frame), "languages": figure(frame)}
+
+
+def gaps(records: list[dict], settings: Profile) -> list[str]:
+    """Nothing of its own: the runs are those of the notebooks."""
+    return []
+
+
+def kept(records: list[dict]) -> pd.DataFrame:
+    """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
+    dense = {_of(record): record for record in records if record["config"].get("method") == "baseline"}
+    rows = []
+    for record in [*dense.values(), *gradual_runs(records), *_combined(records)]:
+        base = dense.get(_of(record))
+        if base is None or not (record.get("further") and base.get("further")):
+            continue
+        after, before = _f1(record), _f1(base)
+        rows += [
+            {
+                "backbone": _of(record)[0],
+                "model": _label(record),
+                "seed": record["config"]["seed"],
+                "language": language,
+            }
+            | {"f1": f1, "kept": f1 / before[language] if before[language] else float("nan")}
+            for language, f1 in after.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean test F1 over seeds, a row a model and a column a language."""
+    seeds = frame.groupby(["backbone", "model"], sort=False)["seed"].nunique().rename("seeds")
+    mean = frame.pivot_table(index=["backbone", "model"], columns="language", values="f1", sort=False)
+    named = mean[_order(frame)].map("{:.3f}".format).rename(columns=figures.language_name)
+    return pd.concat([seeds, named], axis=1).reset_index()
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """A row a language: F1 of the dense models, a dot a seed; and the share of it that others keep, if any."""
+    languages, backbones = _order(frame), list(dict.fromkeys(frame["backbone"]))
+    dense, rest = (frame[(frame["model"] == "dense") == is_dense] for is_dense in (True, False))
+    with matplotlib.style.context(figures.STYLE):
+        panels = 1 if rest.empty else 2
+        drawn = Figure(figsize=(3.4 * panels, 0.9 + 0.26 * len(languages)))
+        axes = drawn.subplots(1, panels, squeeze=False, sharey=True)[0]
+        for row, language in enumerate(languages):
+            for number, backbone in enumerate(backbones):
+                f1 = dense[(dense["language"] == language) & (dense["backbone"] == backbone)]["f1"]
+                height = row + 0.2 * (number - (len(backbones) - 1) / 2)
+                axes[0].plot(f1, [height] * len(f1), "o", color=f"C{number}", alpha=0.8)
+                axes[0].annotate(
+                    f"{f1.mean():.3f}", (f1.max(), height), xytext=(5, 0), textcoords="offset points",
+                    va="center", fontsize=7, color=f"C{number}",
+                )  # fmt: skip
+        axes[0].set_xlabel("test F1, dense" + (f" ({', '.join(backbones)})" if len(backbones) > 1 else ""))
+        if not rest.empty:
+            _draw_kept(axes[1], rest, languages)
+        axes[0].set_yticks(range(len(languages)), [figures.language_name(language) for language in languages])
+        axes[0].set_ylim(len(languages) - 0.5, -0.5)
+        axes[0].set_xlim(0, 1)
+        for panel in axes:
+            panel.grid(axis="y", visible=False)
+        axes[0].set_title("Tuned on English alone", loc="left")
+    return drawn
+
+
+def _draw_kept(axes, rest: pd.DataFrame, languages: list[str]) -> None:
+    mean = rest.groupby(["model", "language"], sort=False)["kept"].mean()
+    for number, model in enumerate(dict.fromkeys(rest["model"])):
+        axes.plot([100 * mean[model, language] for language in languages], range(len(languages)), "o-", label=model,
+                  color=f"C{number}", linewidth=0.6, alpha=0.9)  # fmt: skip
+    axes.set_xlabel("% of the dense F1 that is left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _combined(records: list[dict]) -> list[dict]:
+    return [record for record in records if record["config"].get("method") == "combination"]
+
+
+def _of(record: dict) -> tuple:
+    """Which dense model a record belongs to."""
+    return tuple(record["config"][key] for key in ("backbone", "corpus", "seed"))
+
+
+def _label(record: dict) -> str:
+    config = record["config"]
+    if config["method"] == "baseline":
+        return "dense"
+    if config["method"] == "combination":
+        return config["combination"]
+    return f"{NAMES[config['method']]} {config['share']:.0%}, {config['schedule']}"
+
+
+def _f1(record: dict) -> dict[str, float]:
+    return {name: splits["test"]["f1"] for name, splits in {**record["scores"], **record["further"]}.items()}
+
+
+def _order(frame: pd.DataFrame) -> list[str]:
+    """English, then the paper's two, then the others by their codes."""
+    known = [language for language in figures.COLOURS if language in set(frame["language"])]
+    return [*known, *sorted(set(frame["language"]) - set(known))]

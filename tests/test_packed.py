@@ -1,0 +1,168 @@
+"""The shipped weights: what is stored comes back, once, whole, by its hash, whoever else unpacks it at that moment."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+from mmalib import backbones, packed
+
+
+def random_tensors(seed=0):
+    draw = np.random.default_rng(seed)
+    return {
+        "encoder.a.weight": draw.normal(size=(6, 64)).astype(np.float32),
+        "encoder.a.bias": draw.normal(size=6).astype(np.float32),
+        "encoder.norm.weight": np.ones(64, np.float32),
+    }
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A folder as `mmalib/weights` with one small backbone, and a cache of its own."""
+    folder = tmp_path / "weights"
+    for name in ("vocabulary", "tiny"):
+        (folder / name).mkdir(parents=True)
+    save_file({"embeddings.position": np.ones((2, 3), np.float32)}, folder / "vocabulary" / "embeddings.safetensors")
+    (folder / "vocabulary" / "tokenizer.json").write_text("{}")
+    save_file(packed.pack(random_tensors()), folder / "tiny" / "layers.safetensors")
+    (folder / "tiny" / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tiny" / "training.json").write_text("told, not unpacked")
+    packed.write_sums(folder)
+    monkeypatch.setenv("MMALIB_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def test_whole_numbers_survive_being_stored_two_a_byte():
+    values = np.random.default_rng(0).integers(-8, 8, size=(5, 96)).astype(np.int8)
+    stored = packed.halves(values, np.ones((5, 3)))
+    assert stored.shape == (5, 48) and np.array_equal(packed.whole_numbers(stored), values)
+    assert stored[0, 0] & 15 == values[0, 0] + 8 and stored[0, 0] >> 4 == values[0, 16] + 8  # as the file has them
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 127), (4, 7)])
+def test_a_value_is_off_by_half_a_step_at_most_and_stored_twice_the_same(bits, most):
+    tensors = random_tensors()
+    again = packed.unpack(packed.pack(tensors, bits))
+    assert {name: value.dtype for name, value in again.items()} == dict.fromkeys(tensors, np.float32)
+    steps = np.abs(tensors["encoder.a.weight"].reshape(6, 2, 32)).max(-1, keepdims=True) / most
+    off = np.abs(again["encoder.a.weight"] - tensors["encoder.a.weight"]).reshape(6, 2, 32)
+    assert (off <= 0.51 * steps + 1e-3).all() and off.max() > 0
+    np.testing.assert_allclose(again["encoder.a.bias"], tensors["encoder.a.bias"], rtol=1e-3)
+    once_more = packed.unpack(packed.pack(again, bits))
+    np.testing.assert_allclose(once_more["encoder.a.weight"], again["encoder.a.weight"], rtol=2e-3, atol=1e-4)
+
+
+def test_a_block_of_zeros_stays_zero():
+    assert not packed.unpack(packed.pack({"w": np.zeros((2, 32), np.float32)}))["w"].any()
+
+
+def test_it_is_unpacked_once_with_what_all_backbones_share(weights):
+    folder = packed.unpacked("tiny", weights)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    tensors = load_file(folder / "model.safetensors")
+    expected = packed.unpack(packed.pack(random_tensors())) | {"embeddings.position": np.ones((2, 3), np.float32)}
+    assert tensors.keys() == expected.keys() and all(np.array_equal(tensors[name], expected[name]) for name in tensors)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert packed.unpacked("tiny", weights) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_weights_get_another_folder(weights):
+    one = packed.unpacked("tiny", weights)
+    save_file(packed.pack(random_tensors(1)), weights / "tiny" / "layers.safetensors")
+    packed.write_sums(weights)
+    other = packed.unpacked("tiny", weights)
+    assert one != other and one.is_dir() and other.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["byte", "gone"])
+def test_a_wrong_hash_is_one_clear_line_and_leaves_nothing(weights, tmp_path, damage):
+    path = weights / "tiny" / "layers.safetensors"
+    if damage == "byte":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    else:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"layers\.safetensors is missing or damaged .*\. Reinstall"):
+        packed.unpacked("tiny", weights)
+    assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
+    with pytest.raises(ValueError, match="does not know the backbone 'huge'"):
+        packed.unpacked("huge", weights)
+
+
+def test_killed_half_way_it_starts_over_and_leaves_no_litter(weights, tmp_path, monkeypatch):
+    program = (
+        "import os, sys; from pathlib import Path; from mmalib import packed\n"
+        "packed.save_file = lambda tensors, path, **_: (path.write_bytes(b'half'), os._exit(9))\n"
+        "packed.unpacked('tiny', Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(weights)], env=dict(os.environ), timeout=60)
+    cache = tmp_path / "cache"
+    assert done.returncode == 9 and [path.name for path in cache.iterdir() if path.is_dir()][0].startswith(".tiny-")
+    folder = packed.unpacked("tiny", weights)
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
+    assert "encoder.a.weight" in load_file(folder / "model.safetensors")
+
+
+def _unpack(weights):
+    return str(packed.unpacked("tiny", weights))
+
+
+def test_several_at_once_all_find_it_whole(weights, tmp_path):
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        folders = pool.map(_unpack, [weights] * 8)
+    assert set(folders) == {str(packed.unpacked("tiny", weights))}
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_package_that_cannot_be_written_to_is_no_obstacle(weights):
+    paths = [weights, *weights.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert packed.unpacked("tiny", weights).is_dir()
+    finally:
+        for path in paths:
+            path.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_clear_line(weights, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MMALIB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="'tiny' could not be unpacked into .*file .*set MMALIB_CACHE"):
+        packed.unpacked("tiny", weights)
+
+
+@pytest.mark.parametrize("name", backbones.SHIPPED)
+def test_a_shipped_backbone_loads_offline_in_float32(name):
+    model, tokenizer = (kind.from_pretrained(backbones.locate(name)) for kind in (AutoModel, AutoTokenizer))
+    assert model.dtype == torch.float32 and model.config.vocab_size == len(tokenizer) == 50_000
+    words = tokenizer("El Niño über Øresund, Kraków ¿vino? 'S-Hertogenbosch").input_ids
+    assert (words[0], words[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert tokenizer.unk_token_id not in words  # no word of Latin script is unknown
+
+
+def test_shipped_backbones_give_translations_the_same_direction():
+    """The check that the description of e5's file gives, without its prefix."""
+    for name, least in (("e5", 0.9), ("e5-half", 0.85), ("e5-narrow", 0.8)):
+        model, tokenizer = (kind.from_pretrained(backbones.locate(name)) for kind in (AutoModel, AutoTokenizer))
+        lines = [
+            "The president visited Madrid yesterday.",
+            "El presidente visitó Madrid ayer.",
+            "De president bezocht gisteren Madrid.",
+            "I like cooking fish at home.",
+        ]
+        with torch.inference_mode():
+            means = [model.eval()(**tokenizer(x, return_tensors="pt")).last_hidden_state.mean(dim=1)[0] for x in lines]
+        spanish, dutch, other = torch.nn.functional.cosine_similarity(torch.stack(means[1:]), means[0][None])
+        assert min(spanish, dutch) > least and min(spanish, dutch) > other + 0.05
+
+
+def test_the_shipped_backbones_stay_under_eighty_megabytes():
+    assert sum(path.stat().st_size for path in packed.WEIGHTS.rglob("*") if path.is_file()) < 80e6

@@ -1,0 +1,98 @@
+"""What was tried to tune a backbone, from trial to table; and F1 in further languages, from corpus to figure."""
+
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset
+
+from mmalib import corpus, reports, results
+from mmalib.corpus import Corpora
+from mmalib.profiles import load_profile
+from mmalib.studies import baselines, recipes
+from mmalib.subwords import predict_tags
+
+FURTHER = Dataset.from_dict({"words": [["Paris", "."], ["Rien"]], "tags": [["B-LOC", "O"], ["O"]]})
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_backbone):
+    profile = replace(load_profile("smoke"), backbones=(str(tiny_backbone),), learning_rate=3e-3, trials=True)
+    return profile, Corpora(corpus.load(profile, "sample"), {"fr": FURTHER})
+
+
+def test_a_trial_is_made_once_with_its_settings(setting, tiny_backbone, tmp_path, monkeypatch):
+    profile, corpora = setting
+    monkeypatch.setitem(recipes.TRIALS, "faster", {"learning_rate": 3e-3, "average_from": 1.0})
+    ask = (profile, "faster", str(tiny_backbone), corpora)
+    record = recipes.attempt(*ask, corpus="sample", runs=tmp_path)
+    config = record["config"]
+    assert (config["learning_rate"], config["average_from"], config["epochs"]) == (3e-3, 1.0, 3)
+    assert set(record["scores"]) == {"en", "es", "nl"} and set(record["scores"]["es"]) == {"dev"}
+    assert record["history"]["average_dev_f1"] == pytest.approx(record["scores"]["en"]["dev"]["f1"], abs=0.02)
+    monkeypatch.setattr(recipes, "finetune", None)  # done: nothing is trained again
+    assert recipes.attempt(*ask, corpus="sample", runs=tmp_path) == record
+    monkeypatch.setitem(recipes.TRIALS, "faster", {"learning_rate": 1e-3})
+    with pytest.raises(ValueError, match="learning_rate: 0.003 -> 0.001"):
+        recipes.attempt(*ask, corpus="sample", runs=tmp_path)
+
+
+def trial(name, en):
+    scores = {language: {"dev": {"f1": en - less}} for language, less in (("en", 0), ("es", 0.2), ("nl", 0.1))}
+    config = {"notebook": "01", "method": "recipe", "backbone": "e5", "corpus": "conll", "trial": name, "seed": 1}
+    run = recipes.trial_name(name, "e5", "conll")
+    return {"run": run, "config": config, "scores": scores, "timings": {"train_s": 90.0}}
+
+
+def test_the_table_of_trials_has_the_best_english_first():
+    table = reports.baselines.draw([trial("start", 0.8), trial("head", 0.9)])["table_recipes"]
+    assert table["trial"].tolist() == ["head", "start"]
+    assert table.loc[0, ["changed", "en dev", "es dev", "nl dev", "minutes"]].tolist() == [
+        "head_rate 10.0", 0.9, 0.7, 0.8, 1.5,
+    ]  # fmt: skip
+
+
+def test_a_profile_with_trials_lacks_those_that_were_not_made():
+    base = score_of("01-e5-conll-seed1", "baseline", 0.8, "01")
+    small = replace(load_profile("small"), seeds=(1,))
+    lacking = reports.baselines.gaps([base, trial("head", 0.9)], small)
+    assert "01-trial-start-e5-conll" in lacking and "01-trial-head-e5-conll" not in lacking
+    assert not any("trial" in run for run in reports.baselines.gaps([base], replace(small, trials=False)))
+
+
+def test_a_baseline_is_scored_in_further_languages_apart_from_the_papers(setting, tiny_backbone, tmp_path):
+    profile, corpora = setting
+    record = baselines.tune(profile, str(tiny_backbone), 1, corpora, corpus="sample", runs=tmp_path)
+    assert set(record["scores"]) == {"en", "es", "nl"} and set(record["further"]) == {"fr"}
+    model, tokenizer = baselines.load(profile, str(tiny_backbone), 1, corpora, corpus="sample", runs=tmp_path)
+    predicted = predict_tags(model, tokenizer, FURTHER["words"], max_length=profile.max_length)
+    right = predicted[0][0] == "B-LOC"
+    said = sum(tag.startswith("B-") for tags in predicted for tag in tags)
+    assert record["further"]["fr"]["test"]["recall"] == float(right) and said >= float(right)
+    assert set(results.frame([record])["language"]) == {"en", "es", "nl"}  # the paper's tables see no others
+
+
+def score_of(run, method, f1, notebook, further=None, **more):
+    one = {"f1": f1, "f1_low": f1 - 0.01, "f1_high": f1 + 0.01, "precision": f1, "recall": f1}
+    scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
+    config = {"notebook": notebook, "method": method, "backbone": "e5", "corpus": "conll", "seed": 1, **more}
+    beside = {name: {"test": {**one, "f1": value}} for name, value in (further or {}).items()}
+    return {"run": run, "config": config, "scores": scores, "further": beside}
+
+
+def test_languages_show_f1_and_what_is_left_of_it():
+    dense = score_of("a", "baseline", 0.8, "01", {"fr": 0.7, "pt": 0.6})
+    pruned = score_of("b", "obs", 0.4, "03", {"fr": 0.35, "pt": 0.6}, share=0.8, schedule="cubic")
+    other = score_of("c", "obs", 0.4, "03", share=0.9, schedule="cubic")  # scored before there were such sets
+    frame = reports.languages.kept([dense, pruned, other]).set_index(["model", "language"])
+    assert frame.loc[("second order 80%, cubic", "fr"), "kept"] == 0.5
+    assert frame.loc[("second order 80%, cubic", "pt"), "kept"] == 1.0
+    assert len(frame) == 10
+    drawn = reports.languages.draw([dense, pruned, other])
+    table = drawn["table_languages"].set_index("model")
+    assert list(table.columns) == ["backbone", "seeds", "English", "Spanish", "Dutch", "French", "Portuguese"]
+    assert table.loc["dense", "French"] == "0.700"
+    left, right = drawn["languages"].axes
+    assert [label.get_text() for label in left.get_yticklabels()] == list(table.columns[2:])
+    assert right.lines[0].get_xdata() == pytest.approx([50, 50, 50, 50, 100])
+    assert reports.languages.draw([score_of("a", "baseline", 0.8, "01"), other]) == {}
+    assert len(reports.languages.draw([dense])["languages"].axes) == 1
