@@ -112,9 +112,9 @@ def parts(layer: nn.Module) -> Parts:
     return Parts(own.query, own.key, own.value, after, layer.intermediate.dense, layer.output.dense)
 
 
-def freeze_(model: PreTrainedModel, lower: int | None) -> None:
-    """Keep the embeddings and the `lower` first layers as they are in training; None freezes nothing."""
-    if lower is None:
+def freeze_(model: PreTrainedModel, share: float | None) -> None:
+    """Keep the embeddings and this share of the layers, from below, as they are in training; None freezes nothing."""
+    if share is None:
         return
-    for module in [model.base_model.embeddings, *layers(model)[:lower]]:
+    for module in [model.base_model.embeddings, *layers(model)[: round(share * len(layers(model)))]]:
         module.requires_grad_(False)

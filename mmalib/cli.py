@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   python -m mmalib figures                   draw tables and figures again, without training
   python -m mmalib figures --format pdf,tex --profile quick
                                              the same for a report
-  python -m mmalib predict runs/quick/models/01-e5-sample-seed1 "Angela Merkel besuchte Madrid."
+  python -m mmalib predict runs/quick/models/01-e5-half-sample-seed1 "Angela Merkel besuchte Madrid."
   python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
                                              how fast is an exported model here?
   python -m mmalib doctor                    what can this machine run?

@@ -52,7 +52,7 @@ def finetune(
     rewinds: Sequence[float] = (),
     end_rate: float = 0.0,
     choose_after: float = 0.0,
-    frozen_layers: int | None = None,
+    frozen: float | None = None,
     head_rate: float = 1.0,
     label_smoothing: float = 0.0,
     masked_words: float = 0.0,
@@ -65,16 +65,17 @@ def finetune(
     The learning rate warms up and falls linearly to `end_rate`, anew at each of the epochs `rewinds`; or to 0 as
     `cycles` cosines with restarts. Only epochs that end after `choose_after` epochs compete: before that, a model that
     is being pruned is not as sparse as it should be.
-    The head learns at `head_rate` times the rate. A share of `masked_words` is hidden at every step. With
-    `average_from` the result is the mean of ten checkpoints of each epoch after that one, whatever English dev says.
+    `frozen` is the share of the layers that stay as they came, with the embeddings. The head learns at `head_rate`
+    times the rate. A share of `masked_words` is hidden at every step. With `average_from` the result is the mean of ten
+    checkpoints of each epoch after that one, whatever English dev says.
     `train` has words and tags, or is a list of rows as `training_rows` makes them. A `loss` in place of the model's own
     takes logits [rows, positions, labels] and the batch, with every further column of the rows (one number a row).
     Checkpoints go to `folder`; a run that was killed goes on from there with the same result. Whoever has put the
-    result away removes the folder. The history has the dev F1
-    of every epoch and of the mean where there is one, the best epoch, and the seconds since the last start.
+    result away removes the folder. The history has the dev F1 of every epoch and of the mean where there is one, the
+    best epoch, and the seconds since the last start.
     """
     _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after, average_from)
-    freeze_(model, frozen_layers)
+    freeze_(model, frozen)
     rows = train
     if not isinstance(train, list):
         rows = training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, max_length)

@@ -1,6 +1,6 @@
 """Named entities in raw text, by any model that a study leaves in a folder: PyTorch weights or an exported graph.
 
-    find = predict.load("runs/quick/models/01-e5-sample-seed1")
+    find = predict.load("runs/quick/models/01-e5-half-sample-seed1")
     find(["Angela Merkel besuchte Madrid."])
 
 gives for each text a list of {"type", "text", "start", "end", "score"}: `start` and `end` are places of characters, so

@@ -22,7 +22,9 @@ class Profile:
     batch_size: int
     learning_rate: float
     max_length: int  # window, in subwords
-    frozen_layers: int | None  # keep embeddings and this many layers as they came, None tunes everything
+    frozen: float | None  # keep embeddings and this share of the layers as they came, None tunes everything
+    rate_after: float  # the learning rate while what was tuned is pruned, quantized or mended
+    frozen_after: float | None  # and the share of the layers that is kept then
     head_rate: float  # the new head's learning rate, in learning rates of the model
     label_smoothing: float
     masked_words: float  # share of the words that a step hides
@@ -79,7 +81,9 @@ PROFILES = {
         batch_size=16,
         learning_rate=1e-4,
         max_length=128,
-        frozen_layers=None,
+        frozen=None,
+        rate_after=1e-4,
+        frozen_after=None,
         head_rate=1.0,
         label_smoothing=0.0,
         masked_words=0.0,
@@ -126,17 +130,19 @@ PROFILES = {
     ),
     "quick": Profile(
         name="quick",
-        backbones=("e5",),
+        backbones=("e5-half",),
         seeds=(1, 2),
         data="sample",
         train_sentences=2000,
         eval_sentences=300,
         epochs=4,
-        batch_size=16,
-        learning_rate=2e-4,
+        batch_size=8,
+        learning_rate=4e-4,
         max_length=128,
-        frozen_layers=0,
-        head_rate=1.0,
+        frozen=1 / 3,
+        rate_after=2e-4,
+        frozen_after=0.0,
+        head_rate=10.0,
         label_smoothing=0.0,
         masked_words=0.0,
         average_from=None,
@@ -152,9 +158,9 @@ PROFILES = {
         fisher_batch=8,
         fisher_block=32,
         trials=False,
-        teacher="e5",
-        students=("e5-half",),
-        unlabelled_students=("e5-half",),
+        teacher="e5-half",
+        students=("e5-narrow",),
+        unlabelled_students=("e5-narrow",),
         unlabelled_sentences=150,
         distil_epochs=1,
         speed_cases=(
@@ -201,11 +207,13 @@ PROFILES = {
         batch_size=16,
         learning_rate=2e-4,
         max_length=128,
-        frozen_layers=0,
-        head_rate=1.0,
+        frozen=1 / 3,
+        rate_after=2e-4,
+        frozen_after=0.0,
+        head_rate=10.0,
         label_smoothing=0.0,
         masked_words=0.0,
-        average_from=None,
+        average_from=2.0,
         curve_sentences=1000,
         head_share=1 / 12,
         importance_sentences=1000,
@@ -251,7 +259,9 @@ PROFILES = {
         batch_size=32,
         learning_rate=3e-5,
         max_length=256,
-        frozen_layers=None,
+        frozen=None,
+        rate_after=3e-5,
+        frozen_after=None,
         head_rate=1.0,
         label_smoothing=0.0,
         masked_words=0.0,

@@ -17,7 +17,7 @@ def test_the_head_comes_from_the_seed_and_the_labels_have_names(tiny_backbone):
 
 def test_freezing_keeps_embeddings_and_lower_layers(tiny_backbone):
     model = backbones.load_model(str(tiny_backbone))
-    backbones.freeze_(model, 1)
+    backbones.freeze_(model, 0.5)
     assert not any(p.requires_grad for p in model.base_model.embeddings.parameters())
     assert [all(p.requires_grad for p in layer.parameters()) for layer in backbones.layers(model)] == [False, True]
 

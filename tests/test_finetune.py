@@ -96,7 +96,7 @@ def test_the_best_epoch_on_dev_is_kept(tiny_backbone, english, tmp_path, monkeyp
 
 def test_frozen_layers_do_not_move(tiny_backbone, english, tmp_path):
     before = backbones.load_model(str(tiny_backbone), seed=1).state_dict()
-    after = tune(tiny_backbone, english, tmp_path / "run", epochs=1, frozen_layers=1)[0].state_dict()
+    after = tune(tiny_backbone, english, tmp_path / "run", epochs=1, frozen=0.5)[0].state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved and not any(".embeddings." in key or ".layer.0." in key for key in moved)
 
@@ -126,7 +126,7 @@ def test_an_average_goes_on_where_it_was_killed(tiny_backbone, english, tmp_path
 
 def test_frozen_weights_take_no_part_in_the_average(tiny_backbone, english, tmp_path):
     before = backbones.load_model(str(tiny_backbone), seed=1).state_dict()
-    after = tune(tiny_backbone, english, tmp_path / "run", frozen_layers=1, average_from=1)[0].state_dict()
+    after = tune(tiny_backbone, english, tmp_path / "run", frozen=0.5, average_from=1)[0].state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved and not any(".embeddings." in key or ".layer.0." in key for key in moved)
 

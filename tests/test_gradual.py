@@ -242,7 +242,7 @@ def test_held_weights_train_as_torch_trains_a_masked_model(tiny_backbone):
         ([(3.0, 0.9)], {}, "Leave time"),
         ([(1.0, 0.5), (1.1, 0.9)], {}, "one step"),
         ([(1.0, 0.9), (2.0, 0.5)], {}, "would fall"),
-        ([(1.0, 0.5)], {"frozen_layers": 1}, "frozen"),
+        ([(1.0, 0.5)], {"frozen": 0.5}, "frozen"),
         ([(1.0, 1.0)], {}, "sparsity of 1.0"),
     ],
 )

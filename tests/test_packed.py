@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from mmalib import backbones, packed
+from mmalib import backbones, models, packed, results
 
 
 def random_tensors(seed=0):
@@ -166,3 +168,15 @@ def test_shipped_backbones_give_translations_the_same_direction():
 
 def test_the_shipped_backbones_stay_under_eighty_megabytes():
     assert sum(path.stat().st_size for path in packed.WEIGHTS.rglob("*") if path.is_file()) < 80e6
+
+
+def test_rounding_once_more_changes_the_layers_and_nothing_else(random_model, tokenizer, tmp_path, capsys):
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "rounding.py"))
+    model, dense = random_model("bert"), random_model("bert")
+    script["round_"](model, 4)
+    for (name, after), before in zip(model.named_parameters(), dense.parameters(), strict=True):
+        assert torch.equal(after, before) == (".encoder." not in name or after.dim() < 2)
+    models.save(model, tokenizer, tmp_path / "model")
+    script["main"]([str(tmp_path / "model"), "--profile", "smoke", "--out", str(tmp_path)])
+    assert [row["language"] for row in results.read(tmp_path)[0]["rows"]] == ["English", "Spanish", "Dutch"]
+    assert "| Dutch | " in capsys.readouterr().out

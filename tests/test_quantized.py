@@ -27,6 +27,7 @@ def setting(tiny_backbone, tmp_path_factory):
         epochs=8,
         batch_size=4,
         learning_rate=5e-3,
+        rate_after=5e-3,
         int8_graphs=None,
         floor_layers=None,
     )
@@ -36,6 +37,7 @@ def setting(tiny_backbone, tmp_path_factory):
         language: DatasetDict(train=splits["train"], dev=splits["train"].select(range(10)), test=splits["train"])
         for language, splits in corpus.load(profile, "sample").items()
     }
+    corpora = corpus.Corpora(corpora)
     return profile, tiny, corpora, where
 
 

@@ -16,9 +16,10 @@ from mmalib.studies.finish import done, finish, folders
 
 # The settings of a profile that say how a backbone is tuned, by the names that `finetune` has for them.
 TRAINING = (
-    *("epochs", "batch_size", "learning_rate", "max_length", "frozen_layers"),
+    *("epochs", "batch_size", "learning_rate", "max_length", "frozen"),
     *("head_rate", "label_smoothing", "masked_words", "average_from"),
 )
+AFTER = ("rate_after", "frozen_after")  # and those that say how its model is trained on
 
 
 def run_name(backbone: str, corpus: str, seed: int) -> str:

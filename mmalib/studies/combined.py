@@ -83,6 +83,7 @@ def config(profile: Profile, name: str, corpus: str, seed: int) -> dict:
         "qat_sentences": profile.qat_sentences,
         "qat_epochs": profile.qat_epochs,
         "qat_rate": int8_training.QAT_RATE,
+        **{name: getattr(profile, name) for name in baselines.AFTER},
         "distil_epochs": profile.distil_epochs,
         **TEACHER,
         "start": start,
@@ -222,9 +223,9 @@ def _start(
             seed=seed,
             epochs=profile.distil_epochs,
             batch_size=profile.batch_size,
-            learning_rate=profile.learning_rate,
+            learning_rate=profile.rate_after,
             max_length=profile.max_length,
-            frozen_layers=profile.frozen_layers,
+            frozen=profile.frozen_after,
             loss=lesson.loss,
         )
         models.save(model, tokenizer, tuned)

@@ -15,7 +15,7 @@ from mmalib.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.subwords import predict_tags
 
-QAT_RATE = 0.25  # of the profile's learning rate: the baseline is tuned already
+QAT_RATE = 0.25  # of the profile's rate after tuning: the baseline is tuned already
 
 
 def learn(
@@ -74,9 +74,9 @@ def tune(
         seed=seed,
         epochs=profile.qat_epochs,
         batch_size=profile.batch_size,
-        learning_rate=QAT_RATE * profile.learning_rate,
+        learning_rate=QAT_RATE * profile.rate_after,
         max_length=profile.max_length,
-        frozen_layers=profile.frozen_layers,
+        frozen=profile.frozen_after,
         choose_after=profile.qat_epochs / 2,  # before that, the ranges still move
         **how,
     )

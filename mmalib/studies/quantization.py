@@ -72,7 +72,7 @@ def config(profile: Profile, graph: str, backbone: str, corpus: str, seed: int) 
     if kind == "without data":
         names, more = (*names, "calibration_sentences"), {"random_length": RANDOM_LENGTH}
     if graph in TRAINED:
-        names, more = (*names, "qat_sentences", "qat_epochs"), {"qat_rate": QAT_RATE}
+        names, more = (*names, "qat_sentences", "qat_epochs", *baselines.AFTER), {"qat_rate": QAT_RATE}
     if graph in FLOORS:
         names = (*names, "floor_sentences", "floor_layers")
         more = {"floor_points": int8_choices.POINTS, "floor_most": int8_choices.MOST, "floor_languages": FLOORS[graph]}

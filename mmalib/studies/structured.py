@@ -41,6 +41,7 @@ def config(profile: Profile, method: str, backbone: str, corpus: str, seed: int)
         "notebook": "02",
         "method": method,
         "importance_batch": BATCH,
+        **{name: getattr(profile, name) for name in baselines.AFTER},
         **{name: getattr(profile, name) for name in names},
     }
 
@@ -197,9 +198,9 @@ def _recover(
         seed=seed,
         epochs=1,
         batch_size=profile.batch_size,
-        learning_rate=profile.learning_rate,
+        learning_rate=profile.rate_after,
         max_length=profile.max_length,
-        frozen_layers=profile.frozen_layers,
+        frozen=profile.frozen_after,
     )
     shutil.rmtree(folder)
     return tuned

@@ -56,6 +56,7 @@ def attempt(
         **baselines.config(profile, backbone, corpus, seed),
         **unstructured.method_settings(profile, criterion, TRIALS[criterion][number]),
         **{name: TRIAL[name] for name in ("pruning_epochs", "sparse_epochs")},
+        **{name: getattr(profile, name) for name in baselines.AFTER},
         "trial": number,
         "share": TRIAL["sparsity"],
         "schedule": "cubic",

@@ -29,7 +29,7 @@ MEASURED = 5  # at most as many of the mask updates are measured on the way, how
 AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
 ONE_SHOT = ((0.3, "1"), (0.5, "1"), (0.7, "1"), (0.5, "2:4"))  # (sparsity, pattern)
 
-# `rate` is a multiple of the profile's learning rate, `initial` the first jump of sparsity; the damping is the
+# `rate` is a multiple of the profile's rate after tuning, `initial` the first jump of sparsity; the damping is the
 # second-order criterion's alone. Chosen by English dev F1 in `studies.trials`.
 START = {"rate": 1.0, "initial": 0.5, "updates_per_epoch": 3.0, "damp": 1e-7}
 CHOSEN = {
@@ -78,6 +78,7 @@ def config(
         "pattern": "1",
         "pruning_epochs": profile.pruning_epochs,
         "sparse_epochs": profile.sparse_epochs,
+        **{name: getattr(profile, name) for name in baselines.AFTER},
         "curve_sentences": _quarter(profile.curve_sentences),
         **(TEACHER if taught else {}),
     }
@@ -203,11 +204,11 @@ def gradually(
         seed=settings["seed"],
         epochs=pruned_by + settings["sparse_epochs"],
         batch_size=profile.batch_size,
-        learning_rate=settings["rate"] * profile.learning_rate,
+        learning_rate=settings["rate"] * profile.rate_after,
         max_length=profile.max_length,
         rewinds=[pruned_by],  # as in the recipes of Kurtic et al.: the sparse stage starts with a high rate again
         choose_after=pruned_by,
-        frozen_layers=profile.frozen_layers,
+        frozen=profile.frozen_after,
         loss=loss,
         callbacks=[callback],
     )
