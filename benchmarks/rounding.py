@@ -3,8 +3,8 @@
     python benchmarks/rounding.py runs/small/models/01-e5-conll-seed1
 
 The weights that `e5` was rounded from are not at hand, so its own loss cannot be measured. This rounds a model that was
-tuned from it once more, in the same blocks of 32, and scores both: tuning cannot mend this second rounding as it could
-the first, so that it bounds what the first one costs. The corpora are MMALIB_DATA's, or the sample.
+tuned from it once more, in the same blocks of 32, and scores both. It tells what such a rounding costs where no tuning
+follows that could mend it, as it does after the first one. The corpora are MMALIB_DATA's, or the sample.
 
 `--out benchmarks/records` also writes the record that the backbones' card quotes.
 """

@@ -35,7 +35,8 @@ class Averaging(TrainerCallback):
     def on_step_end(self, args, state, control, model: nn.Module, **_) -> None:
         """Take these weights into the mean, if it is time."""
         every = max(1, round(state.max_steps / args.num_train_epochs / self.an_epoch))
-        if state.epoch <= self.begin or state.global_step % every:
+        last = state.global_step == state.max_steps and not self.taken  # at least one is taken
+        if not last and (state.epoch <= self.begin or state.global_step % every):
             return
         self.taken += 1
         for name, weight in _trained(model):

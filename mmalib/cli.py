@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         default="quick",
         metavar="NAME",
-        help="size of the study: quick (default; minutes on two cores), small (hours on two cores, or a GPU), "
+        help="size of the study: quick (default; minutes on two cores), small (a day and more on two cores, or a GPU), "
         "paper (a GPU and the hub's models)",
     )
     where.add_argument(

@@ -11,19 +11,20 @@ import numpy as np
 
 RIGHT, PREDICTED, GOLD = range(3)  # the last axis of every array of counts
 TYPES = 4  # PER, ORG, LOC, MISC
+WIDE = ":"  # in front of counts that need two bytes; no character of base 85
 
 
-def packed(counts: np.ndarray) -> str:
+def written(counts: np.ndarray) -> str:
     """Counts [sentences, types, right/predicted/gold] as text."""
     if counts.ndim != 3 or counts.shape[1:] != (TYPES, 3):
         raise ValueError(f"Counts have the shape {counts.shape}; it should be (sentences, {TYPES}, 3).")
-    if counts.min(initial=0) < 0 or counts.max(initial=0) > 255:
-        raise ValueError("A sentence has more than 255 entities of one type: cut it up first.")
-    # one column after the other: long runs of zeros
-    return base64.b85encode(zlib.compress(counts.astype(np.uint8).transpose(1, 2, 0).tobytes(), 9)).decode("ascii")
+    wide = bool(counts.max(initial=0) > 255)  # a broken model may call every word of a long sentence an entity
+    columns = counts.astype("<u2" if wide else "u1").transpose(1, 2, 0)  # one after the other: long runs of zeros
+    return WIDE * wide + base64.b85encode(zlib.compress(columns.tobytes(), 9)).decode("ascii")
 
 
-def unpacked(text: str) -> np.ndarray:
-    """The counts that `packed` wrote, [sentences, types, right/predicted/gold]."""
-    flat = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8)
+def read(text: str) -> np.ndarray:
+    """The counts that `written` wrote, [sentences, types, right/predicted/gold]."""
+    raw = zlib.decompress(base64.b85decode(text.removeprefix(WIDE)))
+    flat = np.frombuffer(raw, "<u2" if text.startswith(WIDE) else "u1")
     return flat.reshape(TYPES, 3, -1).transpose(2, 0, 1).astype(np.int64)

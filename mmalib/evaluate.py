@@ -14,7 +14,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.corpus import LABELS
-from mmalib.counts import GOLD, PREDICTED, RIGHT, packed
+from mmalib.counts import GOLD, PREDICTED, RIGHT, written
 from mmalib.subwords import predict_tags
 
 TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
@@ -41,7 +41,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
             name: {**_scores(of_type), "entities": int(of_type[GOLD])}
             for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
         },
-        "counts": packed(counts),
+        "counts": written(counts),
     }
 
 

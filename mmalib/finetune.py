@@ -1,7 +1,8 @@
 """Fine-tuning on English entities: one function over the Transformers Trainer.
 
-The checkpoint is chosen by English dev F1 and nothing else: no other language is looked at. What comes on top later
-(pruning, quantization-aware training) comes in as Trainer callbacks. A loss that is not a number ends training at once.
+The checkpoint is chosen by English dev F1, or the mean of many is taken: no other language is looked at. What comes
+later (pruning, quantization-aware training) comes in as Trainer callbacks. A loss that is not a number ends training at
+once.
 
 Four settings are there for the languages that are not trained on: a higher rate for the new head, smoothed labels,
 words hidden behind `<mask>`, and the mean of many checkpoints in place of the best one.
@@ -75,6 +76,8 @@ def finetune(
     best epoch, and the seconds since the last start.
     """
     _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after, average_from)
+    if loss and label_smoothing:
+        raise ValueError("label_smoothing is of the model's own loss. Set it to 0 where another loss is given.")
     freeze_(model, frozen)
     rows = train
     if not isinstance(train, list):

@@ -244,10 +244,10 @@ def _backbones(weights: Path) -> str:
     if not reports:
         return "none shipped"
     each = [
-        f"{name} {report['parameters'] / 1e6:.1f}M weights ("
+        f"{name} {report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB ("
         + ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
         + ")"
         for name, report in reports.items()
     ]
     size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6
-    return f"{', '.join(each)}; {size:.1f} MB; in brackets how often a translation is found"
+    return f"{', '.join(each)}; {size:.1f} MB with what they share; in brackets how often a translation is found"

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmalib.machine import WEIGHTS
@@ -37,9 +38,9 @@ def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
             if not folder.is_dir():
                 _unpack(name, folder, weights)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk may come as either
         raise ValueError(
-            f"The backbone '{name}' could not be unpacked into {folder.parent} ({error.strerror or error}). "
+            f"The backbone '{name}' could not be unpacked into {folder.parent} ({error}). "
             "Free some space there, or set MMALIB_CACHE to a folder that can be written to."
         ) from error
     return folder
@@ -126,6 +127,7 @@ def _unpack(name: str, folder: Path, weights: Path) -> None:
         save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
         with open(fresh / "model.safetensors", "rb+") as file:
             os.fsync(file.fileno())
+        (fresh / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
         os.replace(fresh, folder)
 
 

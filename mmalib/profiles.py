@@ -23,8 +23,8 @@ class Profile:
     learning_rate: float
     max_length: int  # window, in subwords
     frozen: float | None  # keep embeddings and this share of the layers as they came, None tunes everything
-    rate_after: float  # the learning rate while what was tuned is pruned, quantized or mended
-    frozen_after: float | None  # and the share of the layers that is kept then
+    rate_after: float  # the learning rate of all training after tuning: while pruned, recovering, learning int8
+    frozen_after: float | None  # and the share of the layers that stays as it is then
     head_rate: float  # the new head's learning rate, in learning rates of the model
     label_smoothing: float
     masked_words: float  # share of the words that a step hides
@@ -72,7 +72,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         name="smoke",
-        backbones=("e5",),
+        backbones=("e5-half",),
         seeds=(1,),
         data="sample",
         train_sentences=64,
@@ -100,9 +100,9 @@ PROFILES = {
         fisher_batch=4,
         fisher_block=16,
         trials=False,
-        teacher="e5",
-        students=("e5-half", "e5-narrow"),
-        unlabelled_students=("e5-half",),
+        teacher="e5-half",
+        students=("e5-narrow",),
+        unlabelled_students=("e5-narrow",),
         unlabelled_sentences=16,
         distil_epochs=1,
         speed_cases=(

@@ -427,6 +427,6 @@ def test_the_committed_records_are_judged():
     table = claims.draw(records)["claims"]
     assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, MISSING} and (table["numbers"] != "").all()
-    assert table.loc[0, "verdict"] != MISSING and "02-heads-e5-conll-seed1" in table.loc[0, "records"]
+    assert table.loc[0, "verdict"] != MISSING and "02-heads-mini-conll-seed1" in table.loc[0, "records"]
     named = {run for cell in table["records"] for run in cell.split(", ") if run}
     assert named <= {record["run"] for record in records}

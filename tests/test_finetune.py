@@ -94,7 +94,7 @@ def test_the_best_epoch_on_dev_is_kept(tiny_backbone, english, tmp_path, monkeyp
     assert all(torch.equal(v, weights[1][k]) for k, v in model.state_dict().items())
 
 
-def test_frozen_layers_do_not_move(tiny_backbone, english, tmp_path):
+def test_a_frozen_share_of_the_layers_does_not_move(tiny_backbone, english, tmp_path):
     before = backbones.load_model(str(tiny_backbone), seed=1).state_dict()
     after = tune(tiny_backbone, english, tmp_path / "run", epochs=1, frozen=0.5)[0].state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}

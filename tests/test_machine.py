@@ -144,8 +144,9 @@ def test_doctor_adds_up_the_backbones(tmp_path, monkeypatch):
     for name, parameters in (("e5", 40_670_000), ("e5-half", 30_020_000)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "layers.safetensors").write_bytes(bytes(1_500_000))
-        report = {"parameters": parameters, "retrieval": {"en to es": 0.988, "en to nl": 0.98}}
+        report = {"parameters": parameters, "megabytes": 1.5, "retrieval": {"en to es": 0.988, "en to nl": 0.98}}
         (tmp_path / name / "training.json").write_text(json.dumps(report))
     assert line("Backbones").startswith(
-        "e5 40.7M weights (en to es 0.99, en to nl 0.98), e5-half 30.0M weights (en to es 0.99, en to nl 0.98); 3.0 MB"
+        "e5 40.7M weights, 1.5 MB (en to es 0.99, en to nl 0.98), "
+        "e5-half 30.0M weights, 1.5 MB (en to es 0.99, en to nl 0.98); 3.0 MB"
     )

@@ -472,11 +472,11 @@ def test_the_recipe_from_a_4_bit_file_to_shipped_folders(
     }
     news = [Pairs("en", language, list(zip(lines["en"], lines[language], strict=True))) for language in ("es", "nl")]
     for name, model in zip(("e5", "e5-half", "e5-narrow"), (e5, *students), strict=True):
-        log = [] if name == "e5" else json.loads((work / name / "log.json").read_text())
+        log = [] if name == "e5" else recipe.log_of(work, name)
         card.write(card.report(name, model, prepared, log, news, weights), name, weights)
     about = reports.backbones.read(weights)
-    told = card.card(about, card.pd.DataFrame(), weights)
-    assert "Not measured yet" in told and "| e5-narrow | 2 | 32 | 32 |" in told and "left out: 0" in told
+    told = card.card(about, card.pd.DataFrame(), weights=weights)
+    assert "Not measured yet" in told and "| e5-narrow | 2 | 32 | 32 |" in told and "left out:\n0 of them" in told
     assert set(reports.backbones.draw(about)) == {"table_backbones", "table_subwords", "retrieval", "pretraining"}
 
 
@@ -489,6 +489,8 @@ def test_lines_with_an_evaluation_sentence_are_left_out(raw, whole_vocabulary, l
     plain = recipe.prepare(raw, whole_vocabulary, tmp_path / "plain", pieces=400, held_out=20)
     assert clean.facts["left_out"] == 1 and plain.facts["left_out"] == 0
     assert clean.facts["lines"]["nl"] < plain.facts["lines"]["nl"]
+    with pytest.raises(ValueError, match="prepared with other settings .secret"):
+        recipe.prepare(raw, whole_vocabulary, tmp_path / "plain", pieces=400, held_out=20, secret=secret)
     with pytest.raises(ValueError, match="prepared with other settings .pieces"):
         recipe.prepare(raw, whole_vocabulary, tmp_path / "plain", pieces=300, held_out=20)
 

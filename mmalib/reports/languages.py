@@ -1,4 +1,4 @@
-"""F1 language by language, further ones than the paper's among them: of the dense models, and what compression leaves.
+"""F1 language by language, also beyond the paper's three: of the dense models, and what compression leaves of it.
 
 The test sets of further languages come from another corpus (WikiNEuRal) than those of the paper's three, so that rows
 do not compare with one another; within a row, what a model keeps of its own dense F1 does.
@@ -20,8 +20,16 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """Nothing of its own: the runs are those of the notebooks."""
-    return []
+    """The scores that a run lacks in a further language in which another run of the same corpus has one."""
+    runs, there = [r for r in records if r["config"].get("method") == "baseline"], {}
+    runs += [*gradual_runs(records), *_combined(records)]
+    for record in runs:
+        there.setdefault(record["config"]["corpus"], set()).update(record.get("further") or ())
+    return [
+        f"{record['run']} ({language} test)"
+        for record in runs
+        for language in sorted(there[record["config"]["corpus"]] - set(record.get("further") or ()))
+    ]
 
 
 def kept(records: list[dict]) -> pd.DataFrame:
@@ -34,14 +42,9 @@ def kept(records: list[dict]) -> pd.DataFrame:
             continue
         after, before = _f1(record), _f1(base)
         rows += [
-            {
-                "backbone": _of(record)[0],
-                "model": _label(record),
-                "seed": record["config"]["seed"],
-                "language": language,
-            }
-            | {"f1": f1, "kept": f1 / before[language] if before[language] else float("nan")}
-            for language, f1 in after.items()
+            {"backbone": _of(record)[0], "model": _label(record), "seed": record["config"]["seed"]}
+            | {"language": language, "f1": score["f1"], "kept": _share(score, before.get(language))}
+            for language, score in after.items()
         ]
     return pd.DataFrame(rows)
 
@@ -86,8 +89,8 @@ def figure(frame: pd.DataFrame) -> Figure:
 def _draw_kept(axes, rest: pd.DataFrame, languages: list[str]) -> None:
     mean = rest.groupby(["model", "language"], sort=False)["kept"].mean()
     for number, model in enumerate(dict.fromkeys(rest["model"])):
-        axes.plot([100 * mean[model, language] for language in languages], range(len(languages)), "o-", label=model,
-                  color=f"C{number}", linewidth=0.6, alpha=0.9)  # fmt: skip
+        shares = [100 * mean.get((model, language), float("nan")) for language in languages]
+        axes.plot(shares, range(len(languages)), "o-", label=model, color=f"C{number}", linewidth=0.6, alpha=0.9)
     axes.set_xlabel("% of the dense F1 that is left")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -110,8 +113,15 @@ def _label(record: dict) -> str:
     return f"{NAMES[config['method']]} {config['share']:.0%}, {config['schedule']}"
 
 
-def _f1(record: dict) -> dict[str, float]:
-    return {name: splits["test"]["f1"] for name, splits in {**record["scores"], **record["further"]}.items()}
+def _f1(record: dict) -> dict[str, dict]:
+    return {name: splits["test"] for name, splits in {**record["scores"], **record["further"]}.items()}
+
+
+def _share(after: dict, before: dict | None) -> float:
+    """What is left of the F1 on the same sentences; nothing is said of a part of them."""
+    if not before or not before["f1"] or after.get("sentences") != before.get("sentences"):
+        return float("nan")
+    return after["f1"] / before["f1"]
 
 
 def _order(frame: pd.DataFrame) -> list[str]:

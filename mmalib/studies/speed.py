@@ -20,7 +20,7 @@ from mmalib.profiles import Profile
 from mmalib.studies.speed_cases import Case, build, cases, form, is_whole_base
 
 LENGTH = 128  # subwords, as in the paper
-TOKENIZER = "e5"  # any would do: a random model reads random subwords
+TOKENIZER = "e5-half"  # any would do: a random model reads random subwords
 MISSING = "is not available"  # in what `runtimes.load` says
 
 
