@@ -276,11 +276,11 @@ def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, 
     one = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
     scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
     for seed, code in ((1, 1), (2, 0)):
-        config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
+        config = {"method": "baseline", "backbone": "e5-half", "corpus": "sample", "seed": seed}
         results.save(tmp_path / "quick" / "records", f"e5-{seed}", config, scores=scores)
         assert batch.redraw("quick", tmp_path) == code
         out = capsys.readouterr().out
-        assert ("Not measured yet" in out and "e5 on sample, seed 2" in out) == bool(code)
+        assert ("Not measured yet" in out and "e5-half on sample, seed 2" in out) == bool(code)
         for made in (
             "tables/table_1.csv",
             "tables/table_1.md",

@@ -446,7 +446,7 @@ def test_the_recipe_from_a_4_bit_file_to_shipped_folders(
         prepared = recipe.prepare(raw, whole_vocabulary, work, pieces=400, held_out=20)
         file = recipe.with_vocabulary(read.read(four_bits[0]), prepared.kept)
         e5 = read.encoder(file)
-        return prepared, file, [e5, *(one(e5, prepared, work, minutes=None, steps=3) for one in STUDENTS)]
+        return prepared, file, [e5, *(one(e5, prepared, work, steps=3) for one in STUDENTS)]
 
     prepared, file, (e5, *students) = make()
     words = four_bits[1][recipe.WORDS]
@@ -599,7 +599,7 @@ def test_a_half_written_checkpoint_is_never_read(pretrain, tmp_path, unbroken, m
     assert_same(model, unbroken)
 
 
-def test_other_settings_are_refused_but_more_time_is_not(pretrain, tmp_path, unbroken):
+def test_other_settings_are_refused_but_more_steps_are_not(pretrain, tmp_path, unbroken):
     with pytest.raises(Killed):
         pretrain(tmp_path / "run", kill_at=3)
     with pytest.raises(ValueError, match="made with other settings .learning_rate"):
@@ -608,29 +608,6 @@ def test_other_settings_are_refused_but_more_time_is_not(pretrain, tmp_path, unb
         pretrain(tmp_path / "run", about={"text": "another"})
     _, log = pretrain(tmp_path / "run", steps=8)
     assert log[-1]["step"] == 8
-
-
-@pytest.mark.parametrize(("minutes", "expected"), [(4.0, 120), (0.01, 60)])
-def test_minutes_become_steps_once_the_speed_is_known(material, tmp_path, monkeypatch, minutes, expected):
-    now, drawn = [100.0], []
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    small = batches.draw(material, 0, seed=0, tokens=64)
-
-    def draw(step):
-        drawn.append(step)
-        now[0] += 2.0  # every step takes two seconds
-        return small
-
-    model = tiny(ROWS, num_hidden_layers=1)
-    log = train.train(model, draw, tmp_path / "run", minutes=minutes, save_every_s=1e9, loss=towards_ones)
-    assert drawn == list(range(expected))
-    assert log[-1] == {"step": expected, "loss": log[-1]["loss"], "seconds": 2 * expected}
-    assert json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["pace"] == 2.0
-
-
-def test_pretraining_without_a_length_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`minutes` or `steps`"):
-        train.train(tiny(10), killed, tmp_path, loss=towards_ones)
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_checkpoint_before_it(pretrain, tmp_path):
@@ -653,7 +630,6 @@ def test_the_schedule_rises_to_one_and_falls_towards_zero():
     assert all(a >= b for a, b in zip(rates[49:], rates[50:], strict=False))
     assert 0 < rates[-1] < 0.002
     assert train._schedule(99, 1000, 500) == 1.0  # warm-up is never longer than a tenth of the run
-    assert train._schedule(29, None, 200) == train._schedule(29, 10_000, 200)  # no jump when the length is known
     assert train._schedule(0, 1, 50) == 1.0
 
 

@@ -28,7 +28,7 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     old.parent.mkdir(parents=True)
     old.write_text("{}")
     lacking = publish.take("quick", records, tmp_path)
-    assert not old.exists() and "03-obs-90-cubic-e5-sample-seed1" in lacking
+    assert not old.exists() and "03-obs-60-cubic-e5-half-sample-seed1" in lacking
     publish.redraw(root=tmp_path)
     files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}
     assert {path.name for path in files} >= {"table_1.csv", "table_1.md", "baselines.svg", "baselines.png"}

@@ -114,43 +114,31 @@ def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
     return read.File(config, {**file.tensors, **rows})
 
 
-def e5_half(
-    teacher: BertModel, prepared: Prepared, work: Path, *, minutes: float | None, steps: int | None = None
-) -> BertModel:
+def e5_half(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
     """`e5-half`: every second layer of e5."""
     student = shrink.without_layers(teacher, KEPT)
-    return _taught(student, teacher, prepared, work / "e5-half", minutes=minutes, steps=steps)
+    return _taught(student, teacher, prepared, work / "e5-half", steps)
 
 
-def e5_narrow(
-    teacher: BertModel, prepared: Prepared, work: Path, *, minutes: float | None, steps: int | None = None
-) -> BertModel:
+def e5_narrow(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
     """`e5-narrow`: the same layers, with the busiest quarter of their feed-forward neurons."""
     student = shrink.without_layers(teacher, KEPT)
     shrink.narrow_(student, [_batch(prepared, step, seed=7) for step in range(16)], NEURONS)
-    return _taught(student, teacher, prepared, work / "e5-narrow", minutes=minutes, steps=steps)
+    return _taught(student, teacher, prepared, work / "e5-narrow", steps)
 
 
 def _batch(prepared: Prepared, step: int, *, seed: int = 0) -> torch.Tensor:
     return batches.draw(prepared.material, step, seed=seed, tokens=TOKENS)
 
 
-def _taught(
-    student: BertModel,
-    teacher: BertModel,
-    prepared: Prepared,
-    folder: Path,
-    *,
-    minutes: float | None,
-    steps: int | None,
-) -> BertModel:
+def _taught(student: BertModel, teacher: BertModel, prepared: Prepared, folder: Path, steps: int) -> BertModel:
     """The trained student, from disk where the stage is done; its loss curve is left beside it."""
     finished = folder / "log.json"
     about = {"text_tokens": prepared.facts["tokens"], "batch_tokens": TOKENS}
     about |= {"kept": list(KEPT), "neurons": student.config.intermediate_size}
     if finished.exists():
         before = json.loads(finished.read_text())
-        if before["about"] != about or steps not in (None, before["log"][-1]["step"]):
+        if before["about"] != about or steps != before["log"][-1]["step"]:
             raise ValueError(f"{folder} holds a student that was made otherwise. Use another work folder.")
     else:
         student.set_attn_implementation("eager")  # on a CPU its backward pass is twice as fast as that of sdpa
@@ -162,7 +150,6 @@ def _taught(
             student,
             lambda step: _batch(prepared, step),
             folder,
-            minutes=minutes,
             steps=steps,
             loss=shrink.hidden_loss(teacher, KEPT),
             about=about,

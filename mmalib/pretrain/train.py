@@ -16,16 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-WARM, TIMED = 10, 30  # the machine's pace is measured from step 10 to step 30
-
 
 def train(
     model: nn.Module,
     draw: Callable[[int], torch.Tensor],
     folder: Path,
     *,
-    minutes: float | None = None,
-    steps: int | None = None,
+    steps: int,
     loss: Callable[[nn.Module, torch.Tensor], torch.Tensor],
     learning_rate: float = 5e-4,
     warm_up: int = 200,
@@ -34,13 +31,11 @@ def train(
     save_every_s: float = 300.0,
     about: dict | None = None,
 ) -> list[dict]:
-    """Train in place for a number of steps, or as many as fit into `minutes` here; returns the log of losses.
+    """Train in place for a number of steps; returns the log of losses.
 
     A run found in `folder` goes on; other settings or another `about` (what the batches are drawn from) are refused,
-    but the time may be changed.
+    but the number of steps may be changed.
     """
-    if minutes is None and steps is None:
-        raise ValueError("Say how long to pretrain: give either `minutes` or `steps`.")
     device = next(model.parameters()).device
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -57,15 +52,13 @@ def train(
         "settings": settings,
         "step": 0,
         "seconds": 0.0,
-        "pace": None,  # seconds a step, measured once
         "window": [],  # losses since the last entry of the log
         "log": [],
     }
-    total = _planned(state, minutes, steps)
     model.train()
     saved_at, began, spent = time.monotonic(), time.monotonic(), state["seconds"]
-    bar = tqdm(total=total, initial=state["step"], desc=folder.name, mininterval=5)
-    while total is None or state["step"] < total:
+    bar = tqdm(total=steps, initial=state["step"], desc=folder.name, mininterval=5)
+    while state["step"] < steps:
         step = state["step"]
         torch.manual_seed(seed * 1_000_003 + step)
         batch = draw(step).to(device, non_blocking=True)
@@ -79,40 +72,26 @@ def train(
                 "the last checkpoint is untouched."
             )
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _schedule(step, total, warm_up)
+            group["lr"] = learning_rate * _schedule(step, steps, warm_up)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state["window"].append(value.item())
         state["step"], state["seconds"] = step + 1, spent + time.monotonic() - began
-        if step + 1 == WARM:
-            state["pace"] = -state["seconds"]
-        elif step + 1 == TIMED:
-            state["pace"] = (state["pace"] + state["seconds"]) / (TIMED - WARM)
-            bar.total = total = _planned(state, minutes, steps)
         bar.update()
-        if (step + 1) % 50 == 0 or step + 1 == total:
+        if (step + 1) % 50 == 0 or step + 1 == steps:
             mean = sum(state["window"]) / len(state["window"])
             state["log"].append({"step": step + 1, "loss": round(mean, 4), "seconds": round(state["seconds"])})
             state["window"] = []
             bar.set_postfix(loss=f"{mean:.3f}")
-        if time.monotonic() - saved_at > save_every_s or step + 1 == total:
+        if time.monotonic() - saved_at > save_every_s or step + 1 == steps:
             _save(folder, optimizer, named, state)
             saved_at = time.monotonic()
     bar.close()
     return state["log"]
 
 
-def _planned(state: dict, minutes: float | None, steps: int | None) -> int | None:
-    """How many steps there will be; None until the machine's pace is known."""
-    if steps is not None:
-        return steps
-    return None if state["step"] < TIMED else max(2 * TIMED, int(minutes * 60 / state["pace"]))
-
-
-def _schedule(step: int, total: int | None, warm_up: int) -> float:
+def _schedule(step: int, total: int, warm_up: int) -> float:
     """Linear warm-up, then linear decay to zero."""
-    if total is None:
-        return (step + 1) / warm_up
     warm_up = max(1, min(warm_up, total // 10))
     return min(1.0, (step + 1) / warm_up, (total - step) / max(1, total - warm_up))
 

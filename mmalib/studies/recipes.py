@@ -35,6 +35,7 @@ TRIALS = {
     "frozen": {"frozen": 1 / 3},
     "rate-head-frozen": {"learning_rate": 2e-4, "head_rate": 10.0, "frozen": 1 / 3},
     "free": {"frozen": None},
+    "head-free": {"head_rate": 10.0, "frozen": None},
     "rate-head-frozen-average": {
         "learning_rate": 2e-4,
         "head_rate": 10.0,
