@@ -73,7 +73,7 @@ def card(
     shared = sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6
     drawn = reports.backbones.draw(about)
     parts = [TITLE, tables.markdown(drawn["table_backbones"]), NOTES.format(shared=shared, machine=read["machine"])]
-    parts += ["## After tuning on English alone\n", _quality(quality), _recipe(load_profile("small"))]
+    parts += ["## After tuning on English alone\n", _quality(quality), _recipe(load_profile("small"), quality)]
     parts += ["## What 4 bits cost\n", ROUNDING + (NOT_YET if rounding is None else tables.markdown(rounding)), ""]
     parts += ["## The vocabulary\n", VOCABULARY, tables.markdown(drawn["table_subwords"])]
     parts += ["## What the students read\n", f"{text}. {SOURCES}"]
@@ -92,17 +92,20 @@ def _quality(frame: pd.DataFrame) -> str:
     return f"Entity F1 on test, median over seeds.\n\n{tables.markdown(table)}"
 
 
-def _recipe(profile: Profile) -> str:
+def _recipe(profile: Profile, quality: pd.DataFrame) -> str:
     """How the models behind the scores were tuned, in words."""
     frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
     end = "the epoch that is best on English dev"
     if profile.average_from is not None:
         end = f"the mean of ten checkpoints of each epoch after the first {profile.average_from:g}"
+    tried = ""
+    if "trial" in quality:
+        tried = (
+            f" Chosen by English dev among what was tried on {recipes.TRIAL['trial_sentences']:,} English sentences."
+        )
     return (
         f"Tuned for {profile.epochs} epochs in batches of {profile.batch_size} at the rate {profile.learning_rate:g}, "
-        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; the result is {end}. Each setting was "
-        f"tried on {recipes.TRIAL['trial_sentences']:,} English sentences and chosen by English dev: "
-        "`figures/table_recipes.md`.\n"
+        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; the result is {end}.{tried}\n"
     )
 
 

@@ -75,7 +75,7 @@ def learning_curves(logs: dict[str, list[dict]]) -> Figure:
         axes.margins(x=0)
         label_ends(axes, ends)
         axes.set_xlabel("step")
-        axes.set_ylabel("share of the teacher's variance missed")
+        axes.set_ylabel("share of variance missed")
     return figure
 
 
