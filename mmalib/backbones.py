@@ -26,6 +26,8 @@ HUB = {
 }
 # Multilingual-MiniLM ships without a fast tokenizer; its vocabulary is XLM-R's (its model card says so).
 TOKENIZERS = {"minilm": HUB["xlm"]}
+# Weights of few bits have exact zeros, and a weight that is exactly 0 counts as pruned in this study.
+ALMOST_ZERO = 1e-8
 
 
 class Parts(NamedTuple):
@@ -82,6 +84,9 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
     )
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
         raise ValueError(f"The weights of '{name}' lack {len(lost)} tensors, {lost[0]} first. Fetch them again.")
+    with torch.no_grad():
+        for linear in (linear for layer in layers(model) for linear in parts(layer)):
+            linear.weight[linear.weight == 0] = ALMOST_ZERO
     return model
 
 
