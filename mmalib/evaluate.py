@@ -79,13 +79,14 @@ def score(
 
 
 def scored(
-    predict: Callable[[Sequence[list[str]]], list[list[str]]], corpora: dict[str, DatasetDict]
+    predict: Callable[[Sequence[list[str]]], list[list[str]]],
+    corpora: Mapping[str, Mapping[str, Dataset]],
+    names: Sequence[str] = ("dev", "test"),
 ) -> dict[str, dict[str, dict]]:
-    """Entity scores on dev and test of every language of whatever predicts a tag a word."""
+    """Entity scores of whatever predicts a tag a word, on the splits of these names of every language."""
     return {
         language: {
-            split: entity_scores(list(splits[split]["tags"]), predict(splits[split]["words"]))
-            for split in ("dev", "test")
+            split: entity_scores(list(splits[split]["tags"]), predict(splits[split]["words"])) for split in names
         }
         for language, splits in corpora.items()
     }
@@ -95,10 +96,7 @@ def further_scores(
     predict: Callable[[Sequence[list[str]]], list[list[str]]], further: Mapping[str, Dataset]
 ) -> dict[str, dict[str, dict]]:
     """Entity scores on the test sets of further languages, in the form of `scored`."""
-    return {
-        language: {"test": entity_scores(list(test["tags"]), predict(test["words"]))}
-        for language, test in further.items()
-    }
+    return scored(predict, {language: {"test": test} for language, test in further.items()}, ("test",))
 
 
 def multilingual_score(scores: dict, base: dict, split: str) -> float:

@@ -100,6 +100,12 @@ def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return tensors
 
 
+def save(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors that everybody may read."""
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(0o644)  # safetensors lets nobody but the owner
+
+
 def write_sums(weights: Path = WEIGHTS) -> None:
     """Write the hash of every file of the weights anew."""
     paths = [path for folder in weights.iterdir() if folder.is_dir() for path in folder.iterdir() if _counts(path)]
@@ -124,10 +130,9 @@ def _unpack(name: str, folder: Path, weights: Path) -> None:
                     tensors |= unpack(load_file(path))
                 else:
                     shutil.copyfile(path, fresh / path.name)
-        save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
+        save(tensors, fresh / "model.safetensors", {"format": "pt"})
         with open(fresh / "model.safetensors", "rb+") as file:
             os.fsync(file.fileno())
-        (fresh / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
         os.replace(fresh, folder)
 
 

@@ -75,7 +75,7 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
     if strange := [number for number in kept if number not in known]:
         raise ValueError(f"The tokenizer has no id {strange[0]}. Give ids that `keep` found with the same tokenizer.")
     new = {old: number for number, old in enumerate(kept)}
-    smaller = smaller_tokenizer(tokenizer, kept)
+    smaller = _rebuilt(tokenizer, description, new)
     _shrink_(model, kept)
     for name in SPECIAL_IDS:
         if (old := getattr(model.config, name, None)) in new:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import nn
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
@@ -30,11 +29,8 @@ SHARES = {"en": 0.25, "es": 0.22, "nl": 0.22}  # of the rows, for the languages 
 TOKENS = 2048  # subwords in a batch
 KEPT = (1, 3, 5, 7, 9, 11)  # e5's layers that a student begins with
 NEURONS = 384  # of e5-narrow's feed-forward pairs, which have 1536 in e5
-HERE_ONLY = (
-    "is_local",
-    "local_files_only",
-    "backend",
-)  # entries of a tokenizer's config that tell of how it was loaded
+# Entries of a tokenizer's config that tell of how it was loaded.
+HERE_ONLY = ("is_local", "local_files_only", "backend")
 WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -176,7 +172,7 @@ def ship_vocabulary(tokenizer: PreTrainedTokenizerFast, file: read.File, weights
     told = {key: value for key, value in json.loads(path.read_text()).items() if key not in HERE_ONLY}
     path.write_text(json.dumps({**told, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
     embeddings = {name: tensor for name, tensor in file.tensors.items() if name.startswith("embeddings.")}
-    _save(embeddings, folder / "embeddings.safetensors")
+    packed.save(embeddings, folder / "embeddings.safetensors")
     AutoTokenizer.from_pretrained(folder)  # what is shipped must load
 
 
@@ -184,7 +180,7 @@ def ship(name: str, config: dict, layers: Mapping[str, np.ndarray], weights: Pat
     """Write one backbone as the package carries it, and all hashes anew; `layers` as `packed` stores them."""
     folder = weights / name
     folder.mkdir(parents=True, exist_ok=True)
-    _save(dict(layers), folder / "layers.safetensors")
+    packed.save(layers, folder / "layers.safetensors")
     told = {key: config[key] for key in SHAPE if key in config}
     told |= {"architectures": ["BertModel"], "dtype": "float32", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / CONFIG).write_text(json.dumps(dict(sorted(told.items())), indent=2) + "\n")
@@ -199,20 +195,15 @@ SHAPE = (
 )
 
 
-def packed_layers(model: BertModel, bits: int = 8) -> dict[str, np.ndarray]:
+def packed_layers(model: BertModel) -> dict[str, np.ndarray]:
     """The layers of a student as they are stored; its embeddings are e5's."""
     state = {name: tensor.float().cpu().numpy() for name, tensor in model.state_dict().items()}
-    return packed.pack({name: tensor for name, tensor in state.items() if name.startswith("encoder.")}, bits)
+    return packed.pack({name: tensor for name, tensor in state.items() if name.startswith("encoder.")})
 
 
 def file_layers(file: read.File) -> dict[str, np.ndarray]:
     """The layers of a 4-bit file, to the bit as they are there."""
     return {name: tensor for name, tensor in file.tensors.items() if name.startswith("encoder.")}
-
-
-def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
-    save_file(tensors, path)
-    path.chmod(0o644)  # safetensors lets nobody else read it
 
 
 def _same_as_before(path: Path, made_from: dict) -> None:

@@ -21,8 +21,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
     """The scores that a run lacks in a further language in which another run of the same corpus has one."""
-    runs, there = [r for r in records if r["config"].get("method") == "baseline"], {}
-    runs += [*gradual_runs(records), *_combined(records)]
+    runs, there = _runs(records), {}
     for record in runs:
         there.setdefault(record["config"]["corpus"], set()).update(record.get("further") or ())
     return [
@@ -34,9 +33,9 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 
 def kept(records: list[dict]) -> pd.DataFrame:
     """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
-    dense = {_of(record): record for record in records if record["config"].get("method") == "baseline"}
-    rows = []
-    for record in [*dense.values(), *gradual_runs(records), *_combined(records)]:
+    runs, rows = _runs(records), []
+    dense = {_of(record): record for record in runs if record["config"]["method"] == "baseline"}
+    for record in runs:
         base = dense.get(_of(record))
         if base is None or not (record.get("further") and base.get("further")):
             continue
@@ -95,8 +94,13 @@ def _draw_kept(axes, rest: pd.DataFrame, languages: list[str]) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _combined(records: list[dict]) -> list[dict]:
-    return [record for record in records if record["config"].get("method") == "combination"]
+def _runs(records: list[dict]) -> list[dict]:
+    """The runs that are scored in further languages: dense, pruned, combined."""
+    dense, combined = (
+        [record for record in records if record["config"].get("method") == method]
+        for method in ("baseline", "combination")
+    )
+    return [*dense, *gradual_runs(records), *combined]
 
 
 def _of(record: dict) -> tuple:
