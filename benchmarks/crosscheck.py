@@ -23,7 +23,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmalib import bench, machine, results, runtimes, tables, throughput
+from mmalib import runtimes
+from mmalib.app import bench
+from mmalib.records import machine, store
+from mmalib.reports import tables
+from mmalib.speed import throughput
 
 ROUNDS = 9
 # benchmark_app without the report that `import openvino` sends, see mmalib/runtimes/ov.py.
@@ -46,7 +50,7 @@ def main() -> int:
     asked = {name: getattr(options, name) for name in ("batch", "length", "threads", "seconds")}
     config = {"models": {name: bench.fingerprint(model.parent) for name, model in models.items()}, **asked}
     if options.out:  # refuses another configuration's record, before anything is measured
-        results.finished(options.out, "crosscheck", config)
+        store.finished(options.out, "crosscheck", config)
     # benchmark_app makes the shapes static, so ours does too.
     tools = {"openvino:shapes=fixed": _benchmark_app, "deepsparse": _deepsparse_benchmark}
     rows = []
@@ -59,7 +63,7 @@ def main() -> int:
                 rows.append({"model": name, **_row(runtime, tool, model, batch, options)})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        results.save(options.out, "crosscheck", config, scores={}, rows=rows)
+        store.save(options.out, "crosscheck", config, scores={}, rows=rows)
     return int(any(abs(float(row["difference"].rstrip("%"))) > 5 for row in rows))
 
 

@@ -25,7 +25,9 @@ import pandas as pd
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from mmalib import fisher, machine, obs, results, sparsity, tables
+from mmalib.prune import fisher, obs, sparsity
+from mmalib.records import machine, store
+from mmalib.reports import tables
 
 # layers, hidden, feed-forward; rows a gradient in the whole mask update
 SIZES = {"smoke": (2, 32, 64, 4), "mini": (6, 384, 1536, 16), "base": (12, 768, 3072, 4)}
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     config = {name: value for name, value in vars(options).items() if name != "out"} | {"block": BLOCK}
     if options.out:  # refuses another configuration's record, before anything is measured
-        results.finished(options.out, "inverse_fisher", config)
+        store.finished(options.out, "inverse_fisher", config)
     found = []
     for size in options.sizes.split(","):
         for measure in (recursion, reference, mask_update):
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = table.astype(object).where(table.notna(), "")
     print(tables.markdown(table))
     if options.out:
-        results.save(options.out, "inverse_fisher", config, scores={}, rows=table.to_dict("records"))
+        store.save(options.out, "inverse_fisher", config, scores={}, rows=table.to_dict("records"))
 
 
 def recursion(size: str, grads: int, max_gib: float, device: str) -> dict:

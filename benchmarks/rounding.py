@@ -17,9 +17,13 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from mmalib import corpus, figures, models, packed, profiles, results, tables
-from mmalib.evaluate import entity_scores
-from mmalib.subwords import predict_tags
+from mmalib import profiles
+from mmalib.data import corpus
+from mmalib.data.subwords import predict_tags
+from mmalib.model import disk, packed
+from mmalib.model.evaluate import entity_scores
+from mmalib.records import store
+from mmalib.reports import figures, tables
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     data = corpus.corpus_name(profile)
     config = {"model": options.folder.name, "bits": options.bits, "corpus": data, "sentences": profile.eval_sentences}
     if options.out:  # refuses another configuration's record, before anything is measured
-        results.finished(options.out, "rounding", config)
-    model, tokenizer = models.load(options.folder)
+        store.finished(options.out, "rounding", config)
+    model, tokenizer = disk.load(options.folder)
     corpora = corpus.load(profile)
     tests = {name: splits["test"] for name, splits in corpora.items()} | corpora.further
     predict = partial(predict_tags, model, tokenizer, max_length=profile.max_length)
@@ -48,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(row | {"rounded once more": f"{after:.3f}", "points": f"{100 * (after - before[name]):+.1f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        results.save(options.out, "rounding", config, scores={}, rows=rows)
+        store.save(options.out, "rounding", config, scores={}, rows=rows)
 
 
 @torch.no_grad()

@@ -17,7 +17,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from mmalib import batch, corpus, machine, profiles, results, tables
+from mmalib import profiles
+from mmalib.app import batch
+from mmalib.data import corpus
+from mmalib.records import machine, store
+from mmalib.reports import tables
 
 
 def main() -> int:
@@ -30,7 +34,7 @@ def main() -> int:
     name, config = f"study_{options.profile}", {"profile": options.profile, "threads": machine.describe()["cores"]}
     config["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
     if options.out:  # refuses another configuration's record, before anything is measured
-        results.finished(options.out, name, config)
+        store.finished(options.out, name, config)
     if options.runs:
         seconds = took(options.runs / options.profile)
     else:
@@ -42,7 +46,7 @@ def main() -> int:
     rows.append({"notebook": "together", "seconds": f"{sum(seconds.values()):.0f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        results.save(options.out, name, config, scores={}, rows=rows)
+        store.save(options.out, name, config, scores={}, rows=rows)
     return 0
 
 

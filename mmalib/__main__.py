@@ -1,7 +1,7 @@
-"""`python -m mmalib`: see `mmalib.cli`."""
+"""`python -m mmalib`: see `mmalib.app.cli`."""
 
 import sys
 
-from mmalib.cli import main
+from mmalib.app.cli import main
 
 sys.exit(main())

@@ -17,9 +17,10 @@ from typing import BinaryIO
 import numpy as np
 from seqeval.metrics.sequence_labeling import get_entities
 
-from mmalib import export, models
-from mmalib.backbones import load_tokenizer
-from mmalib.subwords import run_of, word_logits
+from mmalib.data.subwords import run_of, word_logits
+from mmalib.graph import export
+from mmalib.model import disk
+from mmalib.model.backbones import load_tokenizer
 
 WINDOW = 128  # subwords, as the models were tuned; a longer text is read in windows that overlap
 AT_ONCE = 64  # lines of a file
@@ -36,12 +37,12 @@ def load(folder: Path) -> Find:
     folder = Path(folder)
     if (folder / export.GRAPH).is_file():
         run, tokenizer, names = export.session(folder), load_tokenizer(str(folder.resolve())), export.labels(folder)
-    elif (folder / models.WEIGHTS).is_file():
-        model, tokenizer = models.load(folder)
+    elif (folder / disk.WEIGHTS).is_file():
+        model, tokenizer = disk.load(folder)
         run, names = run_of(model), [model.config.id2label[number] for number in range(model.config.num_labels)]
     else:
         raise ValueError(
-            f"{folder} holds neither {export.GRAPH} nor {models.WEIGHTS}. "
+            f"{folder} holds neither {export.GRAPH} nor {disk.WEIGHTS}. "
             "Give the folder of a model, such as those in runs/quick/models."
         )
 

@@ -13,7 +13,7 @@ class Profile:
     """One size of the study: what is tuned, on what, for how long."""
 
     name: str
-    backbones: tuple[str, ...]  # short names, see mmalib.backbones
+    backbones: tuple[str, ...]  # short names, see mmalib.model.backbones
     seeds: tuple[int, ...]
     data: str  # "sample", "hub" or a folder; MMALIB_DATA overrides it
     train_sentences: int | None  # cap on English training sentences, None for all of them
@@ -50,7 +50,7 @@ class Profile:
     unlabelled_sentences: int | None  # of Spanish and of Dutch training text each, None for all of them
     distil_epochs: int
     # throughput, notebook 07
-    speed_cases: tuple[str, ...] | None  # names of mmalib.studies.speed_cases, None for all of them
+    speed_cases: tuple[str, ...] | None  # names of mmalib.speed.cases, None for all of them
     speed_layers: int | None  # cap on the depth of the paper's shapes, None leaves them as they are
     speed_runtimes: tuple[str, ...]
     speed_batches: tuple[int, ...]
@@ -62,7 +62,7 @@ class Profile:
     int8_graphs: tuple[str, ...] | None  # names of mmalib.studies.quantization.FORMS, None for all of them
     int8_sentences: int | None  # cap on every dev and test set that the graphs are scored on
     calibration_sentences: int  # English training sentences, or rows of random subwords
-    calibration_methods: tuple[str, ...]  # of mmalib.ranges; English dev chooses among them
+    calibration_methods: tuple[str, ...]  # of mmalib.graph.ranges; English dev chooses among them
     qat_sentences: int | None  # English training sentences under fake quantization
     qat_epochs: float
     floor_sentences: int | None  # cap on a dev set while maps to leave in float are looked for

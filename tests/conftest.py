@@ -31,7 +31,8 @@ from transformers import (  # noqa: E402
     XLMRobertaForTokenClassification,
 )
 
-from mmalib import backbones, sample  # noqa: E402
+from mmalib.data import sample  # noqa: E402
+from mmalib.model import backbones  # noqa: E402
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from mmalib import backbones, sparsity
-from mmalib.corpus import LABELS
+from mmalib.data.corpus import LABELS
+from mmalib.model import backbones
+from mmalib.prune import sparsity
 
 
 def test_the_head_comes_from_the_seed_and_the_labels_have_names(tiny_backbone):

@@ -13,31 +13,34 @@ import nbformat
 import psutil
 import pytest
 
-from mmalib import batch, cli, lock, reports, results
+from mmalib import reports
+from mmalib.app import batch, cli
+from mmalib.records import lock, store
 
 PARAMETERS = 'profile = "quick"  # which study\nruns = "runs"  # where'
 RECORDS = """\
 import json, os, time
 from pathlib import Path
-from mmalib import results
-folder = results.records_folder(Path(runs), profile)
+from mmalib.records import store
+folder = store.records_folder(Path(runs), profile)
 made = 0
 for seed in range(1, 9):
     config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
-    if results.finished(folder, f"e5-{seed}", config) is None:
+    if store.finished(folder, f"e5-{seed}", config) is None:
         time.sleep(0.2)
         one = {"f1": seed / 10, "precision": 0.5, "recall": 0.5, "f1_low": 0.1, "f1_high": 0.9}
         scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
         # Long enough that a kill can fall into the middle of a write.
         ballast = list(range(100_000))
-        results.save(folder, f"e5-{seed}", config, scores=scores, pid=os.getpid(), ballast=ballast)
+        store.save(folder, f"e5-{seed}", config, scores=scores, pid=os.getpid(), ballast=ballast)
         made += 1
 print(f"RESULT: {made} new")"""
 DRAW = """\
 from pathlib import Path
-from mmalib import reports, results
+from mmalib import reports
+from mmalib.records import store
 home = Path(runs) / profile
-reports.redraw(results.read(results.records_folder(Path(runs), profile)), home / "tables", home / "figures")"""
+reports.redraw(store.read(store.records_folder(Path(runs), profile)), home / "tables", home / "figures")"""
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
         "tables: runs/quick/tables (6 files)",
         "figures: runs/quick/figures (2 files)",
     ]
-    assert len(results.read(home / "records")) == 8
+    assert len(store.read(home / "records")) == 8
 
 
 def test_a_failing_cell_ends_the_study_with_its_error_and_leaves_the_executed_notebook(write, tmp_path, capfd):
@@ -206,14 +209,14 @@ def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, se
     with lock.hold(home):  # once the killed study's kernel is gone
         kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in records.glob("*.json")}
     assert 2 <= len(kept) < 8
-    results.read(records)  # whatever is there can be read
-    orphans = {record["pid"] for record in results.read(records)}
+    store.read(records)  # whatever is there can be read
+    orphans = {record["pid"] for record in store.read(records)}
     study = start(tmp_path)
     out, err = study.communicate()
     assert study.returncode == 0, err
     assert out.splitlines()[1].endswith(f"  {8 - len(kept)} new")
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
-    assert [record["config"]["seed"] for record in results.read(records)] == list(range(1, 9))
+    assert [record["config"]["seed"] for record in store.read(records)] == list(range(1, 9))
     assert sorted(os.listdir(records)) == [f"e5-{number}.json" for number in range(1, 9)]
     assert os.listdir(home / "notebooks") == ["01_records.ipynb"]
     assert all(ended(pid) for pid in orphans)
@@ -277,7 +280,7 @@ def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, 
     scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
     for seed, code in ((1, 1), (2, 0)):
         config = {"method": "baseline", "backbone": "e5-half", "corpus": "sample", "seed": seed}
-        results.save(tmp_path / "quick" / "records", f"e5-{seed}", config, scores=scores)
+        store.save(tmp_path / "quick" / "records", f"e5-{seed}", config, scores=scores)
         assert batch.redraw("quick", tmp_path) == code
         out = capsys.readouterr().out
         assert ("Not measured yet" in out and "e5-half on sample, seed 2" in out) == bool(code)

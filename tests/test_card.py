@@ -8,8 +8,11 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
-from mmalib import backbones, card, cli, export, predict, reports
-from mmalib.backbones import load_model, load_tokenizer
+from mmalib import predict, reports
+from mmalib.app import card, cli
+from mmalib.graph import export
+from mmalib.model import backbones
+from mmalib.model.backbones import load_model, load_tokenizer
 
 RUN = "05-float-tiny-sample-seed1"
 MACHINE = {"cpu": "Some CPU", "cores": 6, "ram_gib": 11.5, "flags": {}, "gpu": None}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalib import results
+from mmalib.records import store
 from mmalib.reports import claims, intervals
 from mmalib.reports.claims import CONTRADICTED, FAILS, HOLDS, MISSING
 from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
@@ -423,7 +423,7 @@ def test_nothing_is_drawn_of_nothing_and_nothing_lacks():
 
 
 def test_the_committed_records_are_judged():
-    records = results.read(Path(__file__).parents[1] / "figures" / "records")
+    records = store.read(Path(__file__).parents[1] / "figures" / "records")
     table = claims.draw(records)["claims"]
     assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, MISSING} and (table["numbers"] != "").all()

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mmalib import batch, bench, cli, machine
+from mmalib.app import batch, bench, cli
+from mmalib.records import machine
 
 
 def test_help_explains_the_commands_without_importing_torch():
     program = (
-        "import sys\nfrom mmalib import cli\n"
+        "import sys\nfrom mmalib.app import cli\n"
         "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
         "sys.exit(any(heavy in sys.modules for heavy in ('torch', 'pandas', 'papermill')))"
     )

@@ -8,7 +8,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mmalib import corpus, export, models, profiles, results
+from mmalib import profiles
+from mmalib.data import corpus
+from mmalib.graph import export
+from mmalib.model import disk
+from mmalib.records import store
 from mmalib.reports import combined as report
 from mmalib.studies import baselines, combined, distillation, int8_training, quantization, structured, unstructured
 
@@ -35,7 +39,7 @@ def study(setting):
     profile, corpora, where = setting
     for name in combined.planned(profile):
         combined.make(profile, name, 1, corpora, **where)
-    return results.read(results.records_folder(where["runs"], "tiny"))
+    return store.read(store.records_folder(where["runs"], "tiny"))
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_a_study_has_the_papers_combinations_and_one_for_the_open_runtimes():
 def test_zeros_of_the_pruned_model_are_zeros_of_the_int8_graph(setting, made):
     record, folder = made("50-q")
     profile, _, where = setting
-    pruned, _ = models.load(where["runs"] / "tiny" / "models" / combined.start_run("50-q", profile, "sample", 1))
+    pruned, _ = disk.load(where["runs"] / "tiny" / "models" / combined.start_run("50-q", profile, "sample", 1))
     graph = onnx.load(folder / export.GRAPH).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     zeros = total = 0
@@ -74,10 +78,10 @@ def test_the_small_one_is_smaller_in_every_way_and_its_graph_is_int8_throughout(
     profile, _, where = setting
     record, folder = made("small-q")
     home = where["runs"] / "tiny" / "models"
-    small, tokenizer = models.load(home / combined.run_name("small-float", profile.teacher, "sample", 1))
-    whole, its_tokenizer = models.load(home / baselines.run_name(profile.teacher, "sample", 1))
-    assert [len(left) for left in models.heads_left(small)] == [2, 2]
-    assert models.neurons_left(small) == [32, 32]
+    small, tokenizer = disk.load(home / combined.run_name("small-float", profile.teacher, "sample", 1))
+    whole, its_tokenizer = disk.load(home / baselines.run_name(profile.teacher, "sample", 1))
+    assert [len(left) for left in disk.heads_left(small)] == [2, 2]
+    assert disk.neurons_left(small) == [32, 32]
     assert len(tokenizer) < len(its_tokenizer)
     assert record["parameters"] < sum(p.numel() for p in whole.parameters())
     graph = onnx.load(folder / export.GRAPH).graph
@@ -119,10 +123,10 @@ def test_one_reads_unlabelled_text_in_both_trainings(setting, made, monkeypatch)
 def test_a_kept_model_is_made_again_as_it_was(setting, study, tmp_path):
     profile, corpora, where = setting
     folder = structured.kept(profile, "uniform", 0.5, profile.teacher, 1, corpora, **where)
-    before = (folder / models.WEIGHTS).read_bytes()
+    before = (folder / disk.WEIGHTS).read_bytes()
     folder.rename(tmp_path / "away")
     again = structured.kept(profile, "uniform", 0.5, profile.teacher, 1, corpora, **where)
-    assert again == folder and (again / models.WEIGHTS).read_bytes() == before
+    assert again == folder and (again / disk.WEIGHTS).read_bytes() == before
     with pytest.raises(ValueError, match="No step of 02-uniform-.* leaves 70% of the heads"):
         structured.kept(profile, "uniform", 0.3, profile.teacher, 1, corpora, **where)
 

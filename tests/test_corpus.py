@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from mmalib import corpus, sample
-from mmalib.corpus import LABELS, LANGUAGES, Sentence, corpus_name, load, read_conll, read_parquet, to_iob2
+from mmalib.data import corpus, sample
+from mmalib.data.corpus import LABELS, LANGUAGES, Sentence, corpus_name, load, read_conll, read_parquet, to_iob2
 from mmalib.profiles import load_profile
 
 QUICK = load_profile("quick")

@@ -6,7 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mmalib import batch, results
+from mmalib.app import batch
+from mmalib.records import store
 from mmalib.reports import costs
 
 
@@ -51,7 +52,7 @@ def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, caps
     monkeypatch.setattr("sys.argv", ["study.py", "--profile", "smoke", "--out", str(tmp_path)])
     assert script["main"]() == 0
     assert "| 01_baselines | 10 |" in capsys.readouterr().out
-    (found,) = results.read(tmp_path)
+    (found,) = store.read(tmp_path)
     assert found["run"] == "study_smoke"
     assert found["rows"][-1] == {"notebook": "together", "seconds": f"{10.4 * sum(range(1, len(names) + 1)):.0f}"}
     study("smoke", runs=tmp_path / "there")

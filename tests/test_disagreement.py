@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from mmalib import disagreement
-from mmalib.evaluate import difference, entity_scores
+from mmalib.model import disagreement
+from mmalib.model.evaluate import difference, entity_scores
 
 WORDS = [["on", "Friday", "Ann", "left"], ["Friday", "came"], ["Ann", "and", "Bob"]]
 GOLD = [["O", "O", "B-PER", "O"], ["O", "O"], ["B-PER", "O", "B-PER"]]

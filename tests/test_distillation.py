@@ -15,9 +15,10 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib import backbones, corpus, distill, subwords
-from mmalib.corpus import LABELS
-from mmalib.finetune import finetune
+from mmalib.data import corpus, subwords
+from mmalib.data.corpus import LABELS
+from mmalib.model import backbones, distill
+from mmalib.model.finetune import finetune
 from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}

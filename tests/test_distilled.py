@@ -6,11 +6,15 @@ import pytest
 import torch
 from datasets import DatasetDict
 
-from mmalib import corpus, distill, models, profiles, results, tables
-from mmalib.evaluate import score
+from mmalib import profiles
+from mmalib.data import corpus
+from mmalib.data.subwords import IGNORED
+from mmalib.model import disk, distill
+from mmalib.model.evaluate import score
+from mmalib.records import store
 from mmalib.reports import distillation as report
+from mmalib.reports import tables
 from mmalib.studies import baselines, distillation, finish
-from mmalib.subwords import IGNORED
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def study(setting):
     profile, _, corpora, where = setting
     for student, name in distillation.planned(profile):
         distillation.teach(profile, student, name, 1, corpora, **where)
-    return results.read(results.records_folder(where["runs"], "tiny"))
+    return store.read(store.records_folder(where["runs"], "tiny"))
 
 
 @pytest.fixture
@@ -95,10 +99,10 @@ def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(set
         record = next(r for r in study if r["run"] == run)
         assert record["config"]["sees_target_text"] == (name == "unlabelled")
         assert record["config"]["hardness"] == (0 if name == "plain" else 0.5)
-        model, tokenizer = models.load(where["runs"] / "tiny" / "models" / run)
+        model, tokenizer = disk.load(where["runs"] / "tiny" / "models" / run)
         assert score(model, tokenizer, corpora, max_length=profile.max_length) == record["scores"]
     weights = [
-        models.load(where["runs"] / "tiny" / "models" / distillation.run_name(student, name, "sample", 1))[0]
+        disk.load(where["runs"] / "tiny" / "models" / distillation.run_name(student, name, "sample", 1))[0]
         for name in distillation.SETTINGS
     ]
     heads = [model.classifier.weight for model in weights]
@@ -116,7 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(setting, 
     run = distillation.run_name(student, "unlabelled", "sample", 1)
     folder = where["runs"] / "tiny"
     before = next(r for r in study if r["run"] == run)
-    weights = models.load(folder / "models" / run)[0].state_dict()
+    weights = disk.load(folder / "models" / run)[0].state_dict()
     (folder / "records" / f"{run}.json").unlink()
     assert len(list((folder / "checkpoints").glob("teacher-*"))) == 1  # one file for all settings
     monkeypatch.setattr(distill, "word_logits", None)
@@ -131,7 +135,7 @@ def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(setting, 
     assert (folder / "checkpoints" / run).is_dir()
     again = distillation.teach(profile, student, "unlabelled", 1, corpora, **where)
     assert again["scores"] == before["scores"] and not (folder / "checkpoints" / run).exists()
-    after = models.load(folder / "models" / run)[0].state_dict()
+    after = disk.load(folder / "models" / run)[0].state_dict()
     assert all(torch.equal(weights[name], after[name]) for name in weights)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from seqeval.metrics import classification_report, f1_score
 
-from mmalib import counts
-from mmalib.corpus import LABELS
-from mmalib.evaluate import TYPES, entity_scores, multilingual_score, retention
+from mmalib.data.corpus import LABELS
+from mmalib.model.evaluate import TYPES, entity_scores, multilingual_score, retention
+from mmalib.records import counts
 
 # --- conlleval.pl, written again from its rules: one pass over both columns, boundaries by comparison ---
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mmalib import backbones, export, models, sample, subwords, trace
-from mmalib.heads import remove_heads_
+from mmalib.data import sample, subwords
+from mmalib.graph import export, trace
+from mmalib.model import backbones, disk
+from mmalib.prune.heads import remove_heads_
 
 ARCHITECTURES = ("bert", "xlm-r", "distilbert")
 
@@ -21,9 +23,9 @@ def uneven_(model):
     remove_heads_(model, {0: [0, 2, 3], 1: [1]})
     for layer, number in zip(backbones.layers(model), (10, 37), strict=True):
         own = backbones.parts(layer)
-        models.keep_outputs_(own.widen, torch.arange(number))
-        models.keep_inputs_(own.narrow, torch.arange(number))
-    models.record_pruning_(model)
+        disk.keep_outputs_(own.widen, torch.arange(number))
+        disk.keep_inputs_(own.narrow, torch.arange(number))
+    disk.record_pruning_(model)
 
 
 def sparse_(model, share=0.75):

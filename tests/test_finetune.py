@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
-from mmalib import backbones, corpus, finetune, subwords
+from mmalib.data import corpus, subwords
+from mmalib.model import backbones, finetune
 from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}

@@ -7,9 +7,11 @@ import torch
 from torch.nn.utils import prune
 from transformers import TrainerCallback
 
-from mmalib import backbones, corpus, gradual, magnitude, models, movement, sparsity
-from mmalib.finetune import finetune
+from mmalib.data import corpus
+from mmalib.model import backbones, disk
+from mmalib.model.finetune import finetune
 from mmalib.profiles import load_profile
+from mmalib.prune import gradual, magnitude, movement, sparsity
 
 CRITERIA = {"magnitude": magnitude.criterion, "movement": movement.criterion}
 SETTINGS = {"seed": 1, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
@@ -191,8 +193,8 @@ def test_patterns_hold_through_training(tiny_backbone, corpora, tmp_path, patter
 def test_masks_hold_through_later_phases(pruned, tiny_backbone, corpora, tmp_path):
     _, model, _, callback, _ = pruned
     model = copy.deepcopy(model)
-    models.save(model, backbones.load_tokenizer(str(tiny_backbone)), tmp_path / "sparse")
-    model, _ = models.load(tmp_path / "sparse")
+    disk.save(model, backbones.load_tokenizer(str(tiny_backbone)), tmp_path / "sparse")
+    model, _ = disk.load(tmp_path / "sparse")
     before = {name: weight.detach().clone() for name, weight in sparsity.weights(model).items()}
     hold = gradual.Hold(sparsity.masks_of(model))
     tuned, _ = tune(tiny_backbone, corpora, tmp_path / "run", [hold], model, epochs=1, choose_after=0)

@@ -14,9 +14,10 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib import heads, models
-from mmalib.backbones import layers, parts
-from mmalib.subwords import IGNORED
+from mmalib.data.subwords import IGNORED
+from mmalib.model import disk
+from mmalib.model.backbones import layers, parts
+from mmalib.prune import heads
 
 LAYERS, HEADS, SIZE, LABELS, WORDS = 3, 4, 8, 5, 50
 COMMON = {"vocab_size": WORDS, "num_labels": LABELS, "initializer_range": 0.4}  # wide: every head makes a difference
@@ -208,7 +209,7 @@ def test_heads_off_equal_heads_taken_out(model, gone):
     per_head = 4 * HEADS * SIZE * SIZE + 3 * SIZE  # query, key and value with bias, a slice of mix
     number = sum(len(of_layer) for of_layer in gone.values())
     assert sum(parameter.numel() for parameter in model.parameters()) == size - number * per_head
-    assert [len(left) for left in models.heads_left(model)] == [HEADS - len(gone.get(n, [])) for n in range(LAYERS)]
+    assert [len(left) for left in disk.heads_left(model)] == [HEADS - len(gone.get(n, [])) for n in range(LAYERS)]
 
 
 def test_in_two_steps_as_in_one_by_the_first_numbers(model):
@@ -219,7 +220,7 @@ def test_in_two_steps_as_in_one_by_the_first_numbers(model):
         torch.testing.assert_close(logits(model, given), logits(at_once, given), atol=1e-5, rtol=0)
     heads.remove_heads_(model, {0: [0], 1: [3], 2: [2]})
     assert torch.equal(logits(model, given), logits(at_once, given))
-    assert models.heads_left(model) == models.heads_left(at_once) == [[1, 3], [0, 1, 2], [0]]
+    assert disk.heads_left(model) == disk.heads_left(at_once) == [[1, 3], [0, 1, 2], [0]]
     assert model.config.pruned == at_once.config.pruned
 
 
@@ -281,7 +282,7 @@ def test_a_plan_for_a_pruned_model_goes_on_with_what_is_left(bert):
     steps = heads.plan(bert, [batch([6, 3, 5])], share=1 / 7)  # 7 heads are left
     assert len(steps) == 4 and set(steps[-1]) == {0, 1}
     heads.remove_heads_(bert, steps[-1])
-    assert [len(left) for left in models.heads_left(bert)] == [1, 1, 1]
+    assert [len(left) for left in disk.heads_left(bert)] == [1, 1, 1]
     assert heads.plan(bert, [batch([4])]) == []
 
 

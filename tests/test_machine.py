@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmalib import machine
+from mmalib.records import machine
 
 XEON = "model name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\n\nprocessor\t: 1\n"
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.utils import prune
 
-from mmalib import backbones, magnitude, sparsity
+from mmalib.model import backbones
+from mmalib.prune import magnitude, sparsity
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8, 0.9])

@@ -7,9 +7,10 @@ from torch import nn
 from torch.func import functional_call
 from transformers import TrainerCallback
 
-from mmalib import backbones, movement, sparsity
-from mmalib.finetune import finetune
-from mmalib.gradual import Pruning
+from mmalib.model import backbones
+from mmalib.model.finetune import finetune
+from mmalib.prune import movement, sparsity
+from mmalib.prune.gradual import Pruning
 
 
 def test_three_steps_by_hand(monkeypatch):

@@ -8,7 +8,10 @@ import pandas as pd
 import papermill
 import pytest
 
-from mmalib import batch, publish, reports, results, tables
+from mmalib import reports
+from mmalib.app import batch, publish
+from mmalib.records import store
+from mmalib.reports import tables
 
 NOTEBOOKS = sorted(batch.NOTEBOOKS.glob("*.ipynb"))
 
@@ -50,7 +53,7 @@ def test_the_study_runs_from_end_to_end_and_again_from_its_records(tmp_path, cap
     assert batch.run("smoke", runs=tmp_path) == 0
     home = tmp_path / "smoke"
     records = {path: path.read_bytes() for path in (home / "records").glob("*.json")}
-    frame = results.frame(results.read(home / "records"))
+    frame = store.frame(store.read(home / "records"))
     assert set(frame["language"]) == {"en", "es", "nl"} and set(frame["split"]) == {"dev", "test"}
     assert frame["f1"].between(0, 1).all()
     table = pd.read_csv(home / "tables" / "table_1.csv")
@@ -74,7 +77,7 @@ def test_the_notebook_of_the_backbones_shows_what_is_shipped(tmp_path):
 
 def test_the_committed_tables_and_the_readme_come_from_the_committed_records():
     folder = batch.NOTEBOOKS.parent / "figures"
-    records = results.read(folder / "records")
+    records = store.read(folder / "records")
     drawn = {name: made for notebook in reports.NOTEBOOKS for name, made in notebook.draw(records).items()}
     drawn |= publish.benchmarks() | reports.backbones.draw(reports.backbones.read())
     tables_there = {path.stem for path in folder.glob("*.csv")}

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalib import backbones, fisher, magnitude, obs, sample, sparsity, subwords
-from mmalib.corpus import LABELS
+from mmalib.data import sample, subwords
+from mmalib.data.corpus import LABELS
+from mmalib.model import backbones
+from mmalib.prune import fisher, magnitude, obs, sparsity
 
 DOUBLE = torch.float64
 FEW = {"num_grads": 12, "batch_size": 4}

@@ -13,7 +13,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from mmalib import backbones, models, packed, results
+from mmalib.model import backbones, disk, packed
+from mmalib.records import store
 
 
 def random_tensors(seed=0):
@@ -100,7 +101,7 @@ def test_a_wrong_hash_is_one_clear_line_and_leaves_nothing(weights, tmp_path, da
 
 def test_killed_half_way_it_starts_over_and_leaves_no_litter(weights, tmp_path, monkeypatch):
     program = (
-        "import os, sys; from pathlib import Path; from mmalib import packed\n"
+        "import os, sys; from pathlib import Path; from mmalib.model import packed\n"
         "packed.save_file = lambda tensors, path, **_: (path.write_bytes(b'half'), os._exit(9))\n"
         "packed.unpacked('tiny', Path(sys.argv[1]))"
     )
@@ -176,7 +177,7 @@ def test_rounding_once_more_changes_the_layers_and_nothing_else(random_model, to
     script["round_"](model, 4)
     for (name, after), before in zip(model.named_parameters(), dense.parameters(), strict=True):
         assert torch.equal(after, before) == (".encoder." not in name or after.dim() < 2)
-    models.save(model, tokenizer, tmp_path / "model")
+    disk.save(model, tokenizer, tmp_path / "model")
     script["main"]([str(tmp_path / "model"), "--profile", "smoke", "--out", str(tmp_path)])
-    assert [row["language"] for row in results.read(tmp_path)[0]["rows"]] == ["English", "Spanish", "Dutch"]
+    assert [row["language"] for row in store.read(tmp_path)[0]["rows"]] == ["English", "Spanish", "Dutch"]
     assert "| Dutch | " in capsys.readouterr().out

@@ -21,7 +21,10 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from mmalib import backbones, corpus, models, profiles, reports, results
+from mmalib import profiles, reports
+from mmalib.data import corpus
+from mmalib.model import backbones, disk
+from mmalib.records import store
 from mmalib.studies import baselines, combined, distillation, quantization, structured, unstructured
 
 SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
@@ -80,15 +83,15 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
         unstructured.prune(paper, criterion, 0.9, "cubic", "mlbert", 1, corpora, **where)
     for setting in ("plain", "teacher", "unlabelled"):
         distillation.teach(paper, "minilm", setting, 1, corpora, **where)
-    records = results.read(results.records_folder(tmp_path, "paper"))
+    records = store.read(store.records_folder(tmp_path, "paper"))
     assert {r["config"]["backbone"] for r in records} == set(backbones.HUB)
     assert {r["config"]["notebook"] for r in records} == {"01", "02", "03", "04", "05", "06"}
     drawn = {name: made for notebook in reports.NOTEBOOKS for name, made in notebook.draw(records).items()}
     assert {"table_1", "table_3", "table_4", "table_6", "table_8", "figure_1", "sums"} <= set(drawn)
     ours = [table["source"].str.startswith("this study").sum() for table in drawn.values() if _beside(table)]
     assert len(ours) >= 5 and min(ours) >= 1
-    cut, _ = models.load(tmp_path / "paper" / "models" / structured.run_name("vocabulary", "xlm", "sample", 1))
-    whole, _ = models.load(tmp_path / "paper" / "models" / baselines.run_name("xlm", "sample", 1))
+    cut, _ = disk.load(tmp_path / "paper" / "models" / structured.run_name("vocabulary", "xlm", "sample", 1))
+    whole, _ = disk.load(tmp_path / "paper" / "models" / baselines.run_name("xlm", "sample", 1))
     assert cut.get_input_embeddings().num_embeddings < whole.get_input_embeddings().num_embeddings
 
 

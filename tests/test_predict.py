@@ -9,9 +9,12 @@ import unicodedata
 import numpy as np
 import pytest
 
-from mmalib import cli, export, models, predict
-from mmalib.backbones import load_model, load_tokenizer
-from mmalib.subwords import predict_tags
+from mmalib import predict
+from mmalib.app import cli
+from mmalib.data.subwords import predict_tags
+from mmalib.graph import export
+from mmalib.model import disk
+from mmalib.model.backbones import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def folders(tiny_backbone, tmp_path_factory):
     """One model twice: as weights, and as an exported graph."""
     home = tmp_path_factory.mktemp("predict")
     model, tokenizer = load_model(str(tiny_backbone), seed=1), load_tokenizer(str(tiny_backbone))
-    models.save(model, tokenizer, home / "weights")
+    disk.save(model, tokenizer, home / "weights")
     export.export(model, tokenizer, home / "graph")
     return home / "weights", home / "graph"
 
@@ -45,7 +48,7 @@ def test_text_is_cut_into_words_and_every_character_is_in_one(text, words):
 
 def test_entities_are_those_of_the_tags_with_the_places_of_their_characters(folders):
     weights, _ = folders
-    model, tokenizer = models.load(weights)
+    model, tokenizer = disk.load(weights)
     texts = ["Angela Merkel  besuchte Madrid.", "", "In  Gent spielt U.N. gegen José-María ."]
     for text, entities in zip(texts, predict.load(weights)(texts), strict=True):
         words = list(predict.WORD.finditer(text))

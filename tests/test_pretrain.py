@@ -18,9 +18,11 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from mmalib import figures, packed, reports
+from mmalib import reports
+from mmalib.model import packed
 from mmalib.pretrain import batches, card, cut, oracle, probe, read, recipe, shrink, text, train
 from mmalib.pretrain.text import BOS, EOS, Pairs
+from mmalib.reports import figures
 
 LANGUAGES = ("en", "es", "nl")
 ROWS = 1000  # of every word embedding; the vocabulary has a few less

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from mmalib import backbones, publish, reports, results
+from mmalib import reports
+from mmalib.app import publish
+from mmalib.model import backbones
+from mmalib.records import store
 
 SCORE = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
 
@@ -16,14 +19,14 @@ def records(tmp_path):
     scores = {language: {"dev": SCORE, "test": SCORE} for language in ("en", "es", "nl")}
     for seed in (1, 2):
         config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
-        results.save(tmp_path / "runs" / "quick" / "records", f"e5-{seed}", config, scores=scores)
+        store.save(tmp_path / "runs" / "quick" / "records", f"e5-{seed}", config, scores=scores)
     return tmp_path / "runs"
 
 
 def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("one\n<!-- table_1 -->\nold\n<!-- /table_1 -->\ntwo\n")
-    results.save(tmp_path / "benchmarks" / "records", "crosscheck", {}, scores={}, rows=[{"tool": "a", "speed": "1.5"}])
+    store.save(tmp_path / "benchmarks" / "records", "crosscheck", {}, scores={}, rows=[{"tool": "a", "speed": "1.5"}])
     old = tmp_path / "figures" / "records" / "of-last-time.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
@@ -40,9 +43,7 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
 
 
 def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):
-    written = reports.redraw(
-        results.read(records / "quick" / "records"), tmp_path / "t", tmp_path / "f", ("pdf", "tex")
-    )
+    written = reports.redraw(store.read(records / "quick" / "records"), tmp_path / "t", tmp_path / "f", ("pdf", "tex"))
     assert {path.name for path in written} == {"table_1.tex", "claims.tex", "verdicts.tex", "baselines.pdf"}
     text = (tmp_path / "t" / "table_1.tex").read_text()
     assert "\\toprule" in text and "\\bottomrule" in text and "0.500 ± 0.000" in text

@@ -12,8 +12,10 @@ from test_export import sparse_, uneven_
 from torch import nn
 from transformers import TrainerCallback
 
-from mmalib import backbones, corpus, export, models, qat, quantize, subwords, trace
-from mmalib.finetune import finetune
+from mmalib.data import corpus, subwords
+from mmalib.graph import export, qat, quantize, trace
+from mmalib.model import backbones, disk
+from mmalib.model.finetune import finetune
 from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
@@ -129,8 +131,8 @@ def test_a_plain_model_is_left_behind(learnt, tokenizer, tmp_path):
     qat.remove_(plain)
     assert all(type(linear) is nn.Linear for linear in trace.linears(plain).values())
     assert not [name for name in plain.state_dict() if "range" in name]
-    models.save(plain, tokenizer, tmp_path / "saved")
-    again, _ = models.load(tmp_path / "saved")
+    disk.save(plain, tokenizer, tmp_path / "saved")
+    again, _ = disk.load(tmp_path / "saved")
     ids = torch.randint(5, 900, (2, 9))
     with torch.no_grad():
         assert torch.equal(again(ids).logits, plain(ids).logits)

@@ -9,7 +9,9 @@ import torch
 from onnx import numpy_helper
 from test_export import PRUNED, sparse_
 
-from mmalib import export, floor, machine, quantize, ranges, sample, subwords, trace
+from mmalib.data import sample, subwords
+from mmalib.graph import export, floor, quantize, ranges, trace
+from mmalib.records import machine
 
 WORDS = [words for words, _ in sample.generate()["en"]["train"][:48]]
 

@@ -7,11 +7,14 @@ import json
 import pytest
 from datasets import DatasetDict
 
-from mmalib import corpus, export, machine, profiles, quantize, ranges, results, tables
-from mmalib.corpus import fewer
-from mmalib.evaluate import score
+from mmalib import profiles
+from mmalib.data import corpus
+from mmalib.data.corpus import fewer
+from mmalib.graph import export, quantize, ranges
+from mmalib.model.evaluate import score
+from mmalib.records import machine, store
 from mmalib.reports import quantization as report
-from mmalib.reports import quantization_figures
+from mmalib.reports import quantization_figures, tables
 from mmalib.studies import baselines, int8_choices, quantization, tipped
 
 
@@ -193,7 +196,7 @@ def test_a_second_call_reads_and_a_lost_folder_is_made_again(setting, study, mon
 
 def test_a_killed_run_goes_on_to_the_same_graph(setting, study, monkeypatch):
     profile, tiny, corpora, where = setting
-    path = results.records_folder(where["runs"], "tiny") / f"{study['qat']['run']}.json"
+    path = store.records_folder(where["runs"], "tiny") / f"{study['qat']['run']}.json"
     path.unlink()
 
     def kill(*_, **__):

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from mmalib import corpus, reports, results
-from mmalib.corpus import Corpora
+from mmalib import reports
+from mmalib.data import corpus
+from mmalib.data.corpus import Corpora
+from mmalib.data.subwords import predict_tags
 from mmalib.profiles import load_profile
+from mmalib.records import store
 from mmalib.studies import baselines, recipes
-from mmalib.subwords import predict_tags
 
 FURTHER = Dataset.from_dict({"words": [["Paris", "."], ["Rien"]], "tags": [["B-LOC", "O"], ["O"]]})
 
@@ -69,7 +71,7 @@ def test_a_baseline_is_scored_in_further_languages_apart_from_the_papers(setting
     right = predicted[0][0] == "B-LOC"
     said = sum(tag.startswith("B-") for tags in predicted for tag in tags)
     assert record["further"]["fr"]["test"]["recall"] == float(right) and said >= float(right)
-    assert set(results.frame([record])["language"]) == {"en", "es", "nl"}  # the paper's tables see no others
+    assert set(store.frame([record])["language"]) == {"en", "es", "nl"}  # the paper's tables see no others
 
 
 def score_of(run, method, f1, notebook, further=None, **more):

@@ -14,7 +14,8 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from transformers import BertConfig, BertForTokenClassification
 
-from mmalib import machine, runtimes
+from mmalib import runtimes
+from mmalib.records import machine
 from mmalib.runtimes import deepsparse, ov
 
 WHY_NOT = runtimes.available("deepsparse")

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from mmalib import sample
+from mmalib.data import sample
 
 LANGUAGES = ("en", "es", "nl")
 SPLITS = {"train": 2000, "dev": 400, "test": 400}

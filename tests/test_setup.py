@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mmalib
-from mmalib import machine
+from mmalib.records import machine
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,7 +127,7 @@ def test_the_citation_is_of_this_version():
     assert re.findall(r"^version: (\S+)$", citation, re.M) == [mmalib.__version__]
 
 
-@pytest.mark.parametrize("module", ("mmalib", "mmalib.corpus"))
+@pytest.mark.parametrize("module", ("mmalib", "mmalib.data.corpus"))
 @pytest.mark.parametrize("category", (DeprecationWarning, FutureWarning))
 def test_what_our_code_calls_and_a_library_drops_is_an_error(module, category):
     with pytest.raises(category):

@@ -14,7 +14,8 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib import backbones, magnitude, models, sparsity
+from mmalib.model import backbones, disk
+from mmalib.prune import magnitude, sparsity
 
 SMALL = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 32}
 FAMILIES = {
@@ -180,8 +181,8 @@ def test_a_criterion_may_change_what_stays(model):
 def test_a_sparse_model_is_as_sparse_after_reload(tiny_backbone, tmp_path):
     model = backbones.load_model(str(tiny_backbone), seed=1)
     masks = sparsity.one_shot_(model, magnitude.criterion(), 0.9)
-    models.save(model, backbones.load_tokenizer(str(tiny_backbone)), tmp_path / "sparse")
-    again, _ = models.load(tmp_path / "sparse")
+    disk.save(model, backbones.load_tokenizer(str(tiny_backbone)), tmp_path / "sparse")
+    again, _ = disk.load(tmp_path / "sparse")
     assert sparsity.measured(again) == sparsity.measured(model)
     assert all(torch.equal(mask, masks[name]) for name, mask in sparsity.masks_of(again).items())
     # and it can be pruned further from there, keeping its zeros

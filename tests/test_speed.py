@@ -10,38 +10,44 @@ import pandas as pd
 import pytest
 import torch
 
-from mmalib import backbones, export, models, profiles, realtext, results, runtimes, sparsity, subwords, throughput
+from mmalib import profiles, runtimes
+from mmalib.data import subwords
+from mmalib.graph import export
+from mmalib.model import backbones, disk
+from mmalib.prune import sparsity
+from mmalib.records import store
 from mmalib.reports import speed as report
 from mmalib.reports import speed_figures
 from mmalib.reports import speed_real as real
-from mmalib.studies import quantization, speed, speed_cases, speed_real
-from mmalib.studies.speed_cases import Case
+from mmalib.speed import cases, realtext, throughput
+from mmalib.speed.cases import Case
+from mmalib.studies import quantization, speed, speed_real
 
 SMOKE = profiles.PROFILES["smoke"]
 
 
 def test_a_case_is_taken_out_of_its_model_exactly():
     case = Case("x", "minilm", depth=2, sparsity=0.8, pattern="4", uniform=0.5)
-    model = speed_cases.random_model(case, 50)
+    model = cases.random_model(case, 50)
     assert sparsity.measured(model)["total"] == pytest.approx(0.8, abs=1e-5)
     weight = next(iter(sparsity.weights(model).values()))
     assert set((weight.reshape(-1, 4) == 0).sum(1).tolist()) == {0, 4}
-    assert [len(left) for left in models.heads_left(model)] == [6, 6] and models.neurons_left(model) == [768, 768]
+    assert [len(left) for left in disk.heads_left(model)] == [6, 6] and disk.neurons_left(model) == [768, 768]
     ids = torch.ones(1, 5, dtype=torch.long)
     assert model(input_ids=ids, attention_mask=ids).logits.shape == (1, 5, 9)
-    assert len(backbones.layers(speed_cases.random_model(case, 50, deepest=1))) == 1
+    assert len(backbones.layers(cases.random_model(case, 50, deepest=1))) == 1
 
 
-@pytest.mark.parametrize("share", speed_cases.SHARES)
+@pytest.mark.parametrize("share", cases.SHARES)
 def test_scattered_heads_are_as_many_as_asked_and_leave_every_layer_one(share):
-    gone = speed_cases.scattered(12, 12, share)
+    gone = cases.scattered(12, 12, share)
     assert sum(map(len, gone.values())) == round(share * 144)
     assert all(len(set(some)) == len(some) <= 11 and set(some) <= set(range(12)) for some in gone.values())
     assert share > 0.9 or len({len(gone.get(layer, ())) for layer in range(12)}) > 1  # unevenly
 
 
 def test_case_names_are_one_record_each_and_the_profiles_know_them():
-    names = [case.name for case in speed_cases.cases()]
+    names = [case.name for case in cases.cases()]
     assert len({speed.run_name(name, "c") for name in names}) == len(names) and names[0] == "base"
     for profile in profiles.PROFILES.values():
         assert set(profile.speed_cases or ()) <= set(names)
@@ -56,7 +62,7 @@ def built(tmp_path_factory, tiny_backbone):
     tokenizer = backbones.load_tokenizer(str(tiny_backbone))
     case = Case("small", "minilm", depth=1, int8="static")
     target = tmp_path_factory.mktemp("case")
-    return speed_cases.build(case, ["float", "qdq", "qoperator"], tokenizer, target, deepest=None), tokenizer
+    return cases.build(case, ["float", "qdq", "qoperator"], tokenizer, target, deepest=None), tokenizer
 
 
 def test_every_runtime_gets_its_own_form_of_int8(built):
@@ -65,21 +71,21 @@ def test_every_runtime_gets_its_own_form_of_int8(built):
     assert "QLinearMatMul" in kinds["qoperator"] and "QLinearMatMul" not in kinds["qdq"]
     assert "DequantizeLinear" in kinds["qdq"] and "QuantizeLinear" not in kinds["float"]
     static = Case("s", int8="static")
-    assert [speed_cases.form(static, name) for name in speed_cases.ALL] == ["qdq", "qdq", "qoperator"]
-    assert speed_cases.form(Case("d", int8="dynamic"), "deepsparse") == "dynamic"
-    assert speed_cases.form(Case("f"), "openvino:hint=throughput") == "float"
+    assert [cases.form(static, name) for name in cases.ALL] == ["qdq", "qdq", "qoperator"]
+    assert cases.form(Case("d", int8="dynamic"), "deepsparse") == "dynamic"
+    assert cases.form(Case("f"), "openvino:hint=throughput") == "float"
 
 
 def test_only_the_whole_base_is_taken_for_it():
-    whole = [case.name for case in speed_cases.cases() if speed_cases.is_whole_base(case)]
+    whole = [case.name for case in cases.cases() if cases.is_whole_base(case)]
     assert whole == ["base", "base dynamic", "base int8"]
 
 
 def test_what_is_built_is_not_built_again(built, monkeypatch):
     folders, tokenizer = built
-    monkeypatch.setattr(speed_cases, "random_model", None)  # calling it would fail
+    monkeypatch.setattr(cases, "random_model", None)  # calling it would fail
     case = Case("small", "minilm", depth=1, int8="static")
-    again = speed_cases.build(case, ["qdq"], tokenizer, folders["qdq"].parent, deepest=None)
+    again = cases.build(case, ["qdq"], tokenizer, folders["qdq"].parent, deepest=None)
     assert again == {"qdq": folders["qdq"]}
 
 
@@ -180,10 +186,10 @@ def test_a_killed_study_goes_on_and_a_missing_runtime_is_made_up_for(tmp_path, m
     monkeypatch.setattr(speed, "build", build)
     monkeypatch.setattr(throughput, "measure", measure)
     monkeypatch.setattr(runtimes, "available", lambda name: here.get(runtimes.parse(name)[0]))
-    profile = dataclasses.replace(SMOKE, speed_runtimes=speed_cases.ALL)
+    profile = dataclasses.replace(SMOKE, speed_runtimes=cases.ALL)
     case = Case("base int8", int8="static")
     record = speed.measure(profile, case, corpus="sample", runs=tmp_path)
-    assert [r["runtime"] for r in record["throughput"]] == list(speed_cases.ALL)
+    assert [r["runtime"] for r in record["throughput"]] == list(cases.ALL)
     assert "not available" in record["throughput"][2]["failed"]
     assert built == [("base", ("float",), None), ("base int8", ("qdq", "qoperator"), "base")]
     assert [path.name for path in (tmp_path / "smoke" / "shapes").iterdir()] == ["base"]
@@ -215,10 +221,10 @@ def test_what_runs_have_left_is_found_with_its_f1_and_one_seed(tmp_path):
         {"run": "05-q-seed1", "config": {"notebook": "05", "seed": 1}, "scores": scores(0.75)},
         {"run": "07-x", "config": {"notebook": "07"}, "scores": {}},
     ]
-    folder("01-m-seed1", models.WEIGHTS)
-    folder("01-m-seed2", models.WEIGHTS)
-    folder("02-h-seed1-50", models.WEIGHTS)
-    folder("02-h-seed1-75", models.WEIGHTS)  # no such point: its F1 is not known
+    folder("01-m-seed1", disk.WEIGHTS)
+    folder("01-m-seed2", disk.WEIGHTS)
+    folder("02-h-seed1-50", disk.WEIGHTS)
+    folder("02-h-seed1-75", disk.WEIGHTS)  # no such point: its F1 is not known
     folder("05-q-seed1/qdq", export.GRAPH)
     folder("05-q-seed1/qoperator", export.GRAPH)
     found = [(str(path.relative_to(tmp_path)), f1["es"]) for _, path, f1 in speed_real.left(tmp_path, records)]
@@ -230,7 +236,7 @@ def test_what_runs_have_left_is_found_with_its_f1_and_one_seed(tmp_path):
 @pytest.fixture
 def records():
     """A made-up study of two batches, in which DeepSparse has failed once."""
-    profile = dataclasses.replace(SMOKE, speed_cases=None, speed_runtimes=speed_cases.ALL, speed_batches=(1, 8))
+    profile = dataclasses.replace(SMOKE, speed_cases=None, speed_runtimes=cases.ALL, speed_batches=(1, 8))
     made = []
     for number, case in enumerate(speed.planned(profile)):
         config = speed.config(profile, case, "sample")
@@ -327,7 +333,7 @@ def test_everything_is_drawn_and_gaps_are_named(records):
 
 def test_the_trained_baseline_is_read_and_measured(tiny_backbone, tmp_path):
     """From a tuned model on disk to text and speed records, through everything but the runtimes' full size."""
-    from mmalib import corpus
+    from mmalib.data import corpus
 
     profile = dataclasses.replace(SMOKE, name="tiny", backbones=(str(tiny_backbone),))
     corpora = corpus.load(profile, "sample")
@@ -338,14 +344,14 @@ def test_the_trained_baseline_is_read_and_measured(tiny_backbone, tmp_path):
             itertools.product(profile.speed_runtimes, realtext.WAYS)
         )
         assert not any("failed" in r for r in record["text"])
-    others = results.read(tmp_path / "tiny" / "records")
+    others = store.read(tmp_path / "tiny" / "records")
     (measured,) = speed_real.trained(profile, others, corpora, **where)
     assert set(measured["f1"]) == {"en", "es", "nl"} and len(measured["throughput"]) == 2
     assert not any("failed" in r for r in measured["throughput"])
-    (again,) = speed_real.trained(profile, results.read(tmp_path / "tiny" / "records"), corpora, **where)
+    (again,) = speed_real.trained(profile, store.read(tmp_path / "tiny" / "records"), corpora, **where)
     assert again == measured
-    table = real.text_table(results.read(tmp_path / "tiny" / "records"))
-    assert len(table) == 16 and len(real.latency_table(results.read(tmp_path / "tiny" / "records"))) == 8
+    table = real.text_table(store.read(tmp_path / "tiny" / "records"))
+    assert len(table) == 16 and len(real.latency_table(store.read(tmp_path / "tiny" / "records"))) == 8
     assert measured["f1_in"] == {}  # of float, the run's own F1 will do
     static = quantization.make(profile, "static", str(tiny_backbone), 1, corpora, **where)
     (timed,) = speed_real.trained(profile, [static], corpora, **where)

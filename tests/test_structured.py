@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmalib import corpus, models, profiles, results, tables
+from mmalib import profiles
+from mmalib.data import corpus
+from mmalib.model import disk
+from mmalib.records import store
 from mmalib.reports import structured as report
+from mmalib.reports import tables
 from mmalib.studies import baselines, structured
 
 
@@ -78,7 +82,7 @@ def setting(tiny_backbone, tmp_path):
 def test_a_killed_trajectory_goes_on_to_the_same_curve(setting, method, monkeypatch):
     profile, backbone, corpora, where = setting
     record = structured.prune(profile, method, backbone, 1, corpora, **where)
-    path = results.records_folder(where["runs"], "tiny") / f"{record['run']}.json"
+    path = store.records_folder(where["runs"], "tiny") / f"{record['run']}.json"
     path.unlink()
     calls = []
 
@@ -88,17 +92,17 @@ def test_a_killed_trajectory_goes_on_to_the_same_curve(setting, method, monkeypa
             raise KeyboardInterrupt
         results_add(*arguments)
 
-    results_add = results.add_point
-    monkeypatch.setattr(results, "add_point", kill)
+    results_add = store.add_point
+    monkeypatch.setattr(store, "add_point", kill)
     with pytest.raises(KeyboardInterrupt):
         structured.prune(profile, method, backbone, 1, corpora, **where)
-    monkeypatch.setattr(results, "add_point", results_add)
+    monkeypatch.setattr(store, "add_point", results_add)
     assert not path.exists()
     again = structured.prune(profile, method, backbone, 1, corpora, **where)
     assert again["curve"] == record["curve"]
     assert [point["recovered"] for point in again["curve"]] == [False, True] * (len(again["curve"]) // 2)
     assert again["curve"][0]["share"] == 0 and again["curve"][-1]["share"] == pytest.approx(0.75)  # 4 heads: one left
-    model, _ = models.load(where["runs"] / "tiny" / "models" / f"{record['run']}-50")
+    model, _ = disk.load(where["runs"] / "tiny" / "models" / f"{record['run']}-50")
     assert sum(p.numel() for p in model.parameters()) < again["curve"][0]["parameters"]
 
 
@@ -108,7 +112,7 @@ def test_the_vocabulary_is_cut_and_the_rest_of_the_model_stays(setting):
     rest = [record[key]["parameters"] - record[key]["embedding_parameters"] for key in ("before", "after")]
     assert rest[0] == rest[1] and record["after"]["megabytes"] < record["before"]["megabytes"]
     name = baselines.run_name(backbone, "sample", 1)
-    baseline = results.read(results.records_folder(where["runs"], "tiny"))[0]
+    baseline = store.read(store.records_folder(where["runs"], "tiny"))[0]
     assert baseline["run"] == name
     made = report.vocabulary_table([record], [baseline])
     assert made["vocabulary"].tolist() == ["whole", "cut"] and made["en test mean"].notna().all()

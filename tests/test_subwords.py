@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from mmalib import backbones, subwords
-from mmalib.corpus import LABELS
+from mmalib.data import subwords
+from mmalib.data.corpus import LABELS
+from mmalib.model import backbones
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ import hashlib
 import pandas as pd
 import pytest
 
-from mmalib import tables
-from mmalib.reports import baselines
+from mmalib.reports import baselines, tables
 
 DIGESTS = {  # of the files as they were typed from the paper
     "mma_quality.csv": "a4b32704b601bc98",

@@ -9,7 +9,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from mmalib import bench, results, runtimes, shapes, sparsity, throughput
+from mmalib import runtimes
+from mmalib.app import bench
+from mmalib.prune import sparsity
+from mmalib.records import store
+from mmalib.speed import shapes, throughput
 
 
 class Clock:
@@ -250,7 +254,7 @@ def test_bench_records_what_it_prints_and_may_be_repeated(folders, tmp_path, cap
     for _ in range(2):
         assert bench.run([folders / "half"], ["onnxruntime", "openvino:shapes=fixed"], [1, 2], 8, **settings) == 0
     text = capsys.readouterr().out
-    first, second = results.read(tmp_path)
+    first, second = store.read(tmp_path)
     assert first["config"]["runtime"] == "onnxruntime" and second["config"]["runtime"] == "openvino:shapes=fixed"
     assert first["config"]["weights"] != first["config"]["baseline"] and first["scores"] == {}
     for record in (first, second):
@@ -263,7 +267,7 @@ def test_bench_says_so_when_something_failed(folders, tmp_path, capsys):
     settings = {"threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
     assert bench.run([folders / "broken", folders / "half"], ["onnxruntime"], [1], 8, **settings) == 1
     assert "| broken | onnxruntime | 1 |  |  |  |  | failed: " in capsys.readouterr().out
-    assert len(results.read(tmp_path)) == 2
+    assert len(store.read(tmp_path)) == 2
 
 
 # What the models' own cards count, without the pooler that a token classifier does not have; the head is 9 labels.

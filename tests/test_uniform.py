@@ -13,10 +13,11 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib import models, uniform
-from mmalib.backbones import layers, load_tokenizer, parts
-from mmalib.heads import gated, remove_heads_
-from mmalib.subwords import IGNORED
+from mmalib.data.subwords import IGNORED
+from mmalib.model import disk
+from mmalib.model.backbones import layers, load_tokenizer, parts
+from mmalib.prune import uniform
+from mmalib.prune.heads import gated, remove_heads_
 
 HEADS, SIZE, WIDTH, LABELS = 3, 4, 10, 9
 SHAPE = dict(vocab_size=50, num_hidden_layers=2, num_attention_heads=HEADS, hidden_size=HEADS * SIZE)
@@ -196,7 +197,7 @@ def test_removed_neurons_equal_silenced_ones(model):
     with torch.no_grad():
         found = model(**given).logits
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-    assert models.neurons_left(model) == [WIDTH - 3, WIDTH - 1]
+    assert disk.neurons_left(model) == [WIDTH - 3, WIDTH - 1]
 
 
 def test_neurons_go_by_their_places_of_now(model):
@@ -215,7 +216,7 @@ def test_wrong_neurons_are_clear_errors_and_change_nothing(model):
     ):
         with pytest.raises(ValueError, match=line):
             uniform.remove_neurons_(model, wrong)
-    assert models.neurons_left(model) == [WIDTH, WIDTH]
+    assert disk.neurons_left(model) == [WIDTH, WIDTH]
 
 
 def test_the_plan_of_the_small_backbone_goes_in_twelfths():
@@ -246,8 +247,8 @@ def test_shrinking_step_by_step_keeps_the_most_important_everywhere(model):
         of_heads, of_neurons = uniform.importance(model, given)
         before = [parts(layer).narrow.weight.clone() for layer in layers(model)]
         gone = uniform.shrink_(model, given, heads, neurons)
-        left = models.heads_left(model)
-        assert [len(of_layer) for of_layer in left] == [heads] * 2 and models.neurons_left(model) == [neurons] * 2
+        left = disk.heads_left(model)
+        assert [len(of_layer) for of_layer in left] == [heads] * 2 and disk.neurons_left(model) == [neurons] * 2
         for layer, of_layer in enumerate(left):
             assert sorted([*of_layer, *gone[layer]]) == last[layer]  # nothing goes twice or unsaid
             best = of_heads[layer].nan_to_num(-1).topk(heads).indices
@@ -270,11 +271,11 @@ def test_shrinking_equals_gates_on_the_heads_that_went(model):
 def test_a_shrunk_model_comes_back_from_disk_and_learns(model, tiny_backbone, tmp_path):
     given = batch(7)
     uniform.shrink_(model, [given], 2, 6)
-    models.save(model, load_tokenizer(str(tiny_backbone)), tmp_path / "small")
-    again, _ = models.load(tmp_path / "small")
+    disk.save(model, load_tokenizer(str(tiny_backbone)), tmp_path / "small")
+    again, _ = disk.load(tmp_path / "small")
     with torch.no_grad():
         assert torch.equal(again(**given).logits, model(**given).logits)
-    assert models.heads_left(again) == models.heads_left(model)
+    assert disk.heads_left(again) == disk.heads_left(model)
     optimizer, losses = torch.optim.Adam(again.parameters(), lr=1e-2), []
     for _ in range(5):
         loss = again(**given).loss
@@ -284,7 +285,7 @@ def test_a_shrunk_model_comes_back_from_disk_and_learns(model, tiny_backbone, tm
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     uniform.shrink_(again, [given], 1, 3)  # and shrinks on from there
-    assert models.neurons_left(again) == [3, 3]
+    assert disk.neurons_left(again) == [3, 3]
 
 
 def test_impossible_targets_are_clear_errors_before_any_work(model):

@@ -6,8 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from mmalib import corpus, models, profiles, results, sparsity, tables
-from mmalib.evaluate import multilingual_score
+from mmalib import profiles
+from mmalib.data import corpus
+from mmalib.model import disk
+from mmalib.model.evaluate import multilingual_score
+from mmalib.prune import sparsity
+from mmalib.records import store
+from mmalib.reports import tables
 from mmalib.reports import unstructured as report
 from mmalib.studies import baselines, trials, unstructured
 
@@ -29,14 +34,14 @@ def study(setting):
         unstructured.prune(profile, *plan, backbone, 1, corpora, **where)
     for criterion in unstructured.AT_ONCE:
         unstructured.one_shot(profile, criterion, backbone, 1, corpora, **where)
-    return results.read(results.records_folder(where["runs"], "tiny"))
+    return store.read(store.records_folder(where["runs"], "tiny"))
 
 
 def test_every_model_has_exactly_its_sparsity_after_reload(setting, study):
     profile, backbone, _, where = setting
     for plan in unstructured.planned(profile):
         name = unstructured.run_name(*plan, backbone, "sample", 1)
-        model, _ = models.load(where["runs"] / "tiny" / "models" / name)
+        model, _ = disk.load(where["runs"] / "tiny" / "models" / name)
         weights = sparsity.weights(model).values()
         zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
         assert zeros == round(plan[1] * total)
@@ -90,7 +95,7 @@ def test_a_taught_model_learns_from_the_dense_one(setting):
     taught = unstructured.prune(profile, *plan, backbone, 1, corpora, **where, taught=True)
     assert taught["config"]["hardness"] == 0.5 and "hardness" not in plain["config"]
     folders = [where["runs"] / "tiny" / "models" / record["run"] for record in (plain, taught)]
-    one, other = (models.load(folder)[0].classifier.weight for folder in folders)
+    one, other = (disk.load(folder)[0].classifier.weight for folder in folders)
     assert not torch.equal(one, other) and taught["sparsity"]["measured"] == plain["sparsity"]["measured"]
 
 

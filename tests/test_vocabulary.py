@@ -19,9 +19,11 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from mmalib import backbones, subwords, vocabulary
-from mmalib import models as folders
-from mmalib.corpus import LABELS
+from mmalib.data import subwords
+from mmalib.data.corpus import LABELS
+from mmalib.model import backbones
+from mmalib.model import disk as folders
+from mmalib.prune import vocabulary
 
 ARCHITECTURES = ["bert", "distilbert", "xlm-roberta"]
 SHAPE = dict(num_labels=len(LABELS), max_position_embeddings=256)

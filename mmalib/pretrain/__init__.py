@@ -1,5 +1,4 @@
-"""How the small backbones in `mmalib/weights` were made.
+"""How the backbones in `mmalib/weights` were made: read, cut, shrink.
 
-Text → vocabulary → transplant → MLM and TLM → students.
 The room of `notebooks/00_backbones.ipynb`; nothing in the study imports it.
 """

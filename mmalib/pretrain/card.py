@@ -6,14 +6,16 @@ from pathlib import Path
 import pandas as pd
 from transformers import BertModel
 
-from mmalib import machine, reports, results, tables
-from mmalib.backbones import SHIPPED
-from mmalib.machine import WEIGHTS
-from mmalib.packed import SHARED
+from mmalib import reports
+from mmalib.model.backbones import SHIPPED
+from mmalib.model.packed import SHARED
 from mmalib.pretrain.probe import retrieval
 from mmalib.pretrain.recipe import TOKENS, Prepared
 from mmalib.pretrain.text import Pairs
 from mmalib.profiles import Profile, load_profile
+from mmalib.records import machine, store
+from mmalib.records.machine import WEIGHTS
+from mmalib.reports import tables
 from mmalib.reports.backbones import REPORT
 from mmalib.studies import recipes
 
@@ -59,7 +61,7 @@ def report(
 def write(report: dict, name: str, weights: Path = WEIGHTS) -> Path:
     """Leave a report beside the weights it is about."""
     path = weights / name / REPORT
-    results.write_atomic(path, json.dumps(report, indent=1) + "\n")
+    store.write_atomic(path, json.dumps(report, indent=1) + "\n")
     return path
 
 
@@ -113,7 +115,8 @@ TITLE = """# The multilingual backbones
 
 Three BERT encoders with one vocabulary of 50,000 subwords, cut for English, Spanish, Dutch, German, French, Italian and
 Portuguese. Small enough to ship and to tune on two CPU cores.
-`AutoModel.from_pretrained(mmalib.backbones.locate("e5"))` loads one. This card is written by `mmalib.pretrain.card`.
+`AutoModel.from_pretrained(mmalib.model.backbones.locate("e5"))` loads one.
+This card is written by `mmalib.pretrain.card`.
 """
 NOTES = """
 The embedding and the tokenizer are shared by all three ({shared:.1f} MB). Minutes are those of {machine},

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from mmalib import packed
-from mmalib.packed import BLOCK
+from mmalib.model import packed
+from mmalib.model.packed import BLOCK
 
 MAGIC, VERSION = b"E5S1", 1
 # The file's names → those of Transformers' BertModel.

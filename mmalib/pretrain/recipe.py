@@ -16,11 +16,13 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
-from mmalib import packed, results, vocabulary
-from mmalib.machine import WEIGHTS
-from mmalib.packed import CONFIG, SHARED
+from mmalib.model import packed
+from mmalib.model.packed import CONFIG, SHARED
 from mmalib.pretrain import batches, cut, read, shrink, text
 from mmalib.pretrain.train import train
+from mmalib.prune import vocabulary
+from mmalib.records import store
+from mmalib.records.machine import WEIGHTS
 
 LONGEST = 126  # subwords of a training line; with the special tokens 128
 POSITIONS = 512
@@ -151,7 +153,7 @@ def _taught(student: BertModel, teacher: BertModel, prepared: Prepared, folder: 
             about=about,
         )
         student.save_pretrained(folder / "model")
-        results.write_atomic(finished, json.dumps({"about": about, "log": log}))
+        store.write_atomic(finished, json.dumps({"about": about, "log": log}))
         shutil.rmtree(folder / "checkpoint")
     return BertModel.from_pretrained(folder / "model", add_pooling_layer=False).to(teacher.device)
 
@@ -211,7 +213,7 @@ def _same_as_before(path: Path, made_from: dict) -> None:
     if path.exists() and (before := json.loads(path.read_text())) != made_from:
         changes = ", ".join(key for key in made_from if made_from[key] != before.get(key))
         raise ValueError(f"{path.parent} was prepared with other settings ({changes}). Use another work folder.")
-    results.write_atomic(path, json.dumps(made_from))
+    store.write_atomic(path, json.dumps(made_from))
 
 
 def _vocabulary(
@@ -221,7 +223,7 @@ def _vocabulary(
     path = work / "kept.json"
     if not path.exists():
         chosen = cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)
-        results.write_atomic(path, json.dumps(chosen))
+        store.write_atomic(path, json.dumps(chosen))
     kept = json.loads(path.read_text())
     return kept, vocabulary.smaller_tokenizer(full, kept)
 

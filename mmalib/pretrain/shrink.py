@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import BertModel
 
-from mmalib.models import keep_inputs_, keep_outputs_
+from mmalib.model.disk import keep_inputs_, keep_outputs_
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, tables
 from mmalib.profiles import Profile
 from mmalib.reports import (
     backbones as backbones,  # drawn from the reports beside the weights, not from records
@@ -21,11 +20,13 @@ from mmalib.reports import (
     combined,
     costs,
     distillation,
+    figures,
     languages,
     quantization,
     speed,
     speed_real,
     structured,
+    tables,
     unstructured,
 )
 

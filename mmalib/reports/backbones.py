@@ -7,8 +7,8 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.figures import COLOURS, STYLE, label_ends
-from mmalib.machine import WEIGHTS
+from mmalib.records.machine import WEIGHTS
+from mmalib.reports.figures import COLOURS, STYLE, label_ends
 
 REPORT = "training.json"  # beside the weights
 

@@ -4,14 +4,15 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, results, tables
 from mmalib.profiles import Profile
+from mmalib.records import store
+from mmalib.reports import figures, tables
 from mmalib.studies import recipes
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    frame = results.frame([record for record in records if record["config"].get("method") == "baseline"])
+    frame = store.frame([record for record in records if record["config"].get("method") == "baseline"])
     drawn = {} if frame.empty else {"table_1": table_1(frame), "baselines": figure(frame)}
     tried = [record for record in records if record["config"].get("method") == "recipe"]
     return drawn | ({"table_recipes": recipes_table(tried)} if tried else {})
@@ -19,7 +20,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
     """What a complete study of this profile has and these records have not."""
-    frame = results.frame([record for record in records if record["config"].get("method") == "baseline"])
+    frame = store.frame([record for record in records if record["config"].get("method") == "baseline"])
     if frame.empty:
         return ["notebook 01"]
     there = {record["run"] for record in records}
@@ -108,7 +109,7 @@ def missing(frame: pd.DataFrame, backbones: tuple[str, ...], seeds: tuple[int, .
         for backbone in backbones
         for seed in seeds
     ]
-    return results.missing(runs.assign(run=labels), expected)
+    return store.missing(runs.assign(run=labels), expected)
 
 
 def _runs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import results
 from mmalib.profiles import Profile
+from mmalib.records import store
 from mmalib.reports import combined, intervals, speed, verdicts
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
@@ -140,7 +140,7 @@ def _claim_7(records: list[dict]) -> Answer:
 
 def _claim_8(records: list[dict]) -> Answer:
     """Each loss is about its parts' sum; against it: no combination's is, in any seed."""
-    made = [record for record in results.of_notebook(records, "06") if combinations.parts(record["config"])]
+    made = [record for record in store.of_notebook(records, "06") if combinations.parts(record["config"])]
     there = {record["run"]: record for record in records}
     if not made:
         return _lacking(["runs of notebook 06"])
@@ -220,7 +220,7 @@ def _judged(
     The first of these runs must find names in the `needed` languages, or there is nothing to compare with.
     """
     there, places, answers = {record["run"]: record for record in records}, {}, {}
-    for config in (record["config"] for record in results.of_notebook(records, number)):
+    for config in (record["config"] for record in store.of_notebook(records, number)):
         places.setdefault(config["backbone"], set()).add((config["corpus"], config["seed"]))
     for model, of_model in places.items():
         names = [wanted(model, *place) for place in sorted(of_model)]

@@ -6,11 +6,11 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, results, tables
-from mmalib.evaluate import multilingual_score
+from mmalib.model.evaluate import multilingual_score
 from mmalib.profiles import Profile
+from mmalib.records import store
+from mmalib.reports import figures, speed, speed_real, tables
 from mmalib.reports import quantization as quantized
-from mmalib.reports import speed, speed_real
 from mmalib.studies import combined, quantization
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
@@ -23,7 +23,7 @@ WISHES = ("smallest", "fastest", FAITHFUL, f"{FAITHFUL}, zero-shot")
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not results.of_notebook(records, "06"):
+    if not store.of_notebook(records, "06"):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_8": table_8(records), "table_combined": contents(records)}
     if not (found := sums(records)).empty:
@@ -50,7 +50,7 @@ def table_8(records: list[dict]) -> pd.DataFrame:
 
     * has read text of the target languages, and is no zero-shot setting.
     """
-    made = [_measured(record, whole_of(record, records)) for record in results.of_notebook(records, "06")]
+    made = [_measured(record, whole_of(record, records)) for record in store.of_notebook(records, "06")]
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
         row = {"model": _label(group["backbone"].iloc[0], name), "source": f"this study, {corpus}"}
@@ -66,7 +66,7 @@ def table_8(records: list[dict]) -> pd.DataFrame:
 
 def contents(records: list[dict]) -> pd.DataFrame:
     """What is in a combined model and what it weighs; its speed-up over the dense float baseline in ONNX Runtime."""
-    made = [_measured(record, None) | _speed(record, records) for record in results.of_notebook(records, "06")]
+    made = [_measured(record, None) | _speed(record, records) for record in store.of_notebook(records, "06")]
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
         first, mean = group.iloc[0], group[["zeros", "zeros int8", "MB", "MB gzip", "parameters"]].mean()
@@ -84,7 +84,7 @@ def sums(records: list[dict]) -> pd.DataFrame:
     `small-q` is left out: not all of its parts have a run of their own, see `studies.combined.parts`.
     """
     by_run, rows = {record["run"]: record for record in records}, []
-    for record in results.of_notebook(records, "06"):
+    for record in store.of_notebook(records, "06"):
         whole, parts = whole_of(record, records), combined.parts(record["config"])
         lost = [_lost(part, by_run) for part in parts]
         if whole is None or not parts or None in lost:
@@ -145,7 +145,7 @@ def wishes(records: list[dict]) -> pd.DataFrame:
     What must keep a language keeps `KEEPS` of the float model's F1 in Spanish and Dutch dev, and what is to be fast has
     been timed. The zero-shot model is chosen on English dev alone. All are of the first seed, which alone is timed.
     """
-    rows, graphs = [], [*quantized.graphs(records), *results.of_notebook(records, "06")]
+    rows, graphs = [], [*quantized.graphs(records), *store.of_notebook(records, "06")]
     first = min((record["config"]["seed"] for record in graphs), default=0)
     for record in graphs:
         whole = whole_of(record, records)

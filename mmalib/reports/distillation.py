@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmalib import figures, results, tables
-from mmalib.evaluate import multilingual_score
+from mmalib.model.evaluate import multilingual_score
 from mmalib.profiles import Profile
+from mmalib.records import store
+from mmalib.reports import figures, tables
 from mmalib.studies import baselines, distillation
 
 NAMES = {
@@ -29,7 +30,7 @@ PRINTED_AGAINST = "mlbert, it seems"  # see `printed_mls`
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not results.of_notebook(records, "04"):
+    if not store.of_notebook(records, "04"):
         return {}
     return {"table_4": table_4(records), "distillation": figure(records)}
 
@@ -47,10 +48,8 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 
 def table_4(records: list[dict]) -> pd.DataFrame:
     """Table 4: the teacher, then F1 and multilingual score of its students, and the paper's; * sees target text."""
-    students = [_measured(record, _teacher_of(record, records)) for record in results.of_notebook(records, "04")]
-    taught_by = {
-        record["run"]: record for r in results.of_notebook(records, "04") if (record := _teacher_of(r, records))
-    }
+    students = [_measured(record, _teacher_of(record, records)) for record in store.of_notebook(records, "04")]
+    taught_by = {record["run"]: record for r in store.of_notebook(records, "04") if (record := _teacher_of(r, records))}
     frame = pd.DataFrame([*(_measured(record, record) for record in taught_by.values()), *students])
     rows = []
     for (backbone, corpus, setting), group in frame.groupby(["backbone", "corpus", "setting"], sort=False):
@@ -85,7 +84,7 @@ def printed_mls(base: str) -> pd.DataFrame:
 
 def gains(records: list[dict]) -> pd.DataFrame:
     """What each step adds in test F1, in the mean over the seeds of both: a teacher, more steps, more text."""
-    frame = pd.DataFrame([_measured(record, None) for record in results.of_notebook(records, "04")])
+    frame = pd.DataFrame([_measured(record, None) for record in store.of_notebook(records, "04")])
     keys = ["backbone", "corpus"]
     cells = [f"{language} test" for language in ("en", "es", "nl")]
     rows = []
@@ -108,7 +107,7 @@ def gains(records: list[dict]) -> pd.DataFrame:
 def figure(records: list[dict]) -> Figure:
     """Test F1 per language: a panel a student, a column a setting; large dots are means, small ones seeds."""
     frame = pd.DataFrame(
-        [_measured(record, _teacher_of(record, records)) for record in results.of_notebook(records, "04")]
+        [_measured(record, _teacher_of(record, records)) for record in store.of_notebook(records, "04")]
     )
     settings = {
         student: [setting for setting in NAMES if setting in set(group["setting"])]

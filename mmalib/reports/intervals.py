@@ -7,7 +7,8 @@ interval over sentences.
 import math
 from typing import NamedTuple
 
-from mmalib import figures, results
+from mmalib.records import store
+from mmalib.reports import figures
 from mmalib.reports.structured import knee, knees
 from mmalib.reports.unstructured import held
 
@@ -85,14 +86,14 @@ def unseen(by_language: dict[str, Interval]) -> list[Interval]:
 
 def falls(trajectories: list[dict]) -> dict[str, Interval]:
     """The share of heads at which F1 falls, as pruned, by language; where it never does, all of them."""
-    found = knees(results.curves(trajectories))
+    found = knees(store.curves(trajectories))
     found = found[~found["recovered"]].fillna({"knee": 1.0})
     return {name: spread([exact(at) for at in group["knee"]]) for name, group in found.groupby("language")}
 
 
 def fall(record: dict, language: str) -> Interval:
     """The sparsity at which F1 falls while a model is pruned and trained on; 1 where it never does."""
-    points = held(results.curves([record])).query("language == @language and split == 'test'").sort_values("sparsity")
+    points = held(store.curves([record])).query("language == @language and split == 'test'").sort_values("sparsity")
     at = knee(points["sparsity"].to_numpy(), points["f1"].to_numpy())
     return exact(1.0 if at is None else at)
 

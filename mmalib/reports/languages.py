@@ -8,8 +8,8 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures
 from mmalib.profiles import Profile
+from mmalib.reports import figures
 from mmalib.reports.unstructured import NAMES, gradual_runs
 
 

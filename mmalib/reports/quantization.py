@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, results, tables
-from mmalib.evaluate import multilingual_score
+from mmalib.model.evaluate import multilingual_score
 from mmalib.profiles import Profile
-from mmalib.reports import quantization_figures
+from mmalib.records import store
+from mmalib.reports import figures, quantization_figures, tables
 from mmalib.studies import quantization, tipped
 
 NAMES = {
@@ -47,7 +47,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def graphs(records: list[dict]) -> list[dict]:
     """The records of single graphs."""
-    return [r for r in results.of_notebook(records, "05") if r["config"]["method"] == "quantization"]
+    return [r for r in store.of_notebook(records, "05") if r["config"]["method"] == "quantization"]
 
 
 def gaps(records: list[dict], settings: Profile) -> list[str]:
@@ -126,7 +126,7 @@ def calibration(records: list[dict]) -> pd.DataFrame:
 def tipped_words(records: list[dict]) -> pd.DataFrame:
     """How every graph differs from the float one on the test sets, and the word that it tips most often."""
     rows = []
-    for record in results.of_notebook(records, "05"):
+    for record in store.of_notebook(records, "05"):
         for graph, languages in record.get("tipped", {}).items():
             for language, found in languages.items():
                 low, high = (found[f"points_{end}"] for end in ("low", "high"))

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mmalib import figures
-from mmalib.backbones import Parts
+from mmalib.model.backbones import Parts
+from mmalib.reports import figures
 from mmalib.studies.int8_choices import POINTS
 
 TICKS = {  # the graphs in the figure of the losses, in this order

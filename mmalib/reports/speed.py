@@ -10,9 +10,10 @@ import re
 
 import pandas as pd
 
-from mmalib import results, tables, throughput
 from mmalib.profiles import Profile
-from mmalib.reports import speed_figures
+from mmalib.records import store
+from mmalib.reports import speed_figures, tables
+from mmalib.speed import throughput
 from mmalib.studies import speed
 
 # printed name → the cases that are it here; the paper does not say in which pattern its models are sparse
@@ -155,7 +156,7 @@ def table_17(records: list[dict]) -> pd.DataFrame:
 
 def of_method(records: list[dict], method: str) -> list[dict]:
     """This notebook's records of one kind: "speed", "text" or "trained"."""
-    return [r for r in results.of_notebook(records, "07") if r["config"].get("method") == method]
+    return [r for r in store.of_notebook(records, "07") if r["config"].get("method") == method]
 
 
 def _best_printed() -> dict:

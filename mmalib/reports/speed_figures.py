@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from mmalib import figures
+from mmalib.reports import figures
 
 RUNTIMES = {  # name → (how it is written, colour, marker); colours are none of a language's
     "onnxruntime": ("ONNX Runtime", "#CCBB44", "o"),

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, results, tables
 from mmalib.profiles import Profile
+from mmalib.records import store
+from mmalib.reports import figures, tables
 from mmalib.studies import structured
 
 SHARES = (0.0, 0.25, 0.5, 0.75)  # the rows of the table
@@ -18,16 +19,16 @@ TITLES = {"heads": "Michel: heads wherever they are", "uniform": "Uniform: the s
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    curves = results.curves(results.of_notebook(records, "02"))
+    curves = store.curves(store.of_notebook(records, "02"))
     drawn: dict[str, pd.DataFrame | Figure] = {}
     if not curves.empty:
         drawn["table_structured"] = table(curves)
         for name, method in (("figure_1", "heads"), ("figure_2", "uniform")):
             if (curves["method"] == method).any():
                 drawn[name] = falling(curves, method)
-    if maps := [r for r in results.of_notebook(records, "02") if r["config"]["method"] == "heads"]:
+    if maps := [r for r in store.of_notebook(records, "02") if r["config"]["method"] == "heads"]:
         drawn["heads_removed"] = removal_map(maps)
-    if cuts := [r for r in results.of_notebook(records, "02") if r["config"]["method"] == "vocabulary"]:
+    if cuts := [r for r in store.of_notebook(records, "02") if r["config"]["method"] == "vocabulary"]:
         drawn["table_vocabulary"] = vocabulary_table(cuts, records)
     return drawn
 

@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import figures, results, tables
-from mmalib.evaluate import multilingual_score, retention
+from mmalib.model.evaluate import multilingual_score, retention
 from mmalib.profiles import Profile
+from mmalib.records import store
+from mmalib.reports import figures, tables
 from mmalib.reports.structured import knee, over_seeds
 from mmalib.studies import baselines, trials, unstructured
 
@@ -27,13 +28,13 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     if pruned := gradual_runs(records):
         drawn["table_3"] = table_3(records)
         drawn["retention"] = kept(records)
-        curves = results.curves(pruned)
+        curves = store.curves(pruned)
         for name, (criterion, schedule) in CURVES.items():
             if ((curves["method"] == criterion) & (curves["schedule"] == schedule)).any():
                 drawn[name] = on_the_way(curves, criterion, schedule)
-    if at_once := [r for r in results.of_notebook(records, "03") if "one_shot" in r["config"]]:
+    if at_once := [r for r in store.of_notebook(records, "03") if "one_shot" in r["config"]]:
         drawn["table_oneshot"] = one_shot_table(at_once)
-    if tried := [r for r in results.of_notebook(records, "03") if "trial" in r["config"]]:
+    if tried := [r for r in store.of_notebook(records, "03") if "trial" in r["config"]]:
         drawn["table_trials"] = trials_table(tried)
     return drawn
 
@@ -57,7 +58,7 @@ def gaps(records: list[dict], settings: Profile) -> list[str]:
 def gradual_runs(records: list[dict]) -> list[dict]:
     """The records of the gradually pruned models, but for those that a teacher helped: they are notebook 06's."""
     apart = ("one_shot", "trial", "hardness")
-    return [r for r in results.of_notebook(records, "03") if not any(key in r["config"] for key in apart)]
+    return [r for r in store.of_notebook(records, "03") if not any(key in r["config"] for key in apart)]
 
 
 def table_3(records: list[dict]) -> pd.DataFrame:
@@ -162,7 +163,7 @@ def kept(records: list[dict]) -> Figure:
 
 def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
     """Pruned at once and never trained again: test F1 by criterion, sparsity and pattern."""
-    curves = results.curves(at_once)
+    curves = store.curves(at_once)
     rows = []
     for key, group in curves.groupby(["share", "pattern", "backbone", "corpus", "method"]):
         share, pattern, backbone, corpus, method = key

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmalib import machine
+from mmalib.records import machine
 
 MODEL = "model.onnx"
 MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse"}

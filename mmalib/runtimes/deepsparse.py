@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmalib import machine
+from mmalib.records import machine
 from mmalib.runtimes import Engine
 
 WORKER = Path(__file__).with_name("deepsparse_worker.py")

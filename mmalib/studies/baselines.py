@@ -8,10 +8,11 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import machine, models
-from mmalib.backbones import fingerprint, load_model, load_tokenizer
-from mmalib.finetune import finetune
+from mmalib.model import disk
+from mmalib.model.backbones import fingerprint, load_model, load_tokenizer
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.records import machine
 from mmalib.studies.finish import done, finish, folders
 
 # The settings of a profile that say how a backbone is tuned, by the names that `finetune` has for them.
@@ -79,7 +80,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The tuned model of a baseline, on the machine's device, and its tokenizer; tuned first if it is not there yet."""
     tune(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
-    model, tokenizer = models.load(Path(runs) / profile.name / "models" / run_name(backbone, corpus, seed))
+    model, tokenizer = disk.load(Path(runs) / profile.name / "models" / run_name(backbone, corpus, seed))
     return model.to(machine.device()), tokenizer
 
 

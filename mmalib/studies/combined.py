@@ -21,11 +21,14 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import distill, export, gradual, models, results, sparsity, vocabulary
-from mmalib.corpus import Corpora, fewer, fewer_to_score
-from mmalib.evaluate import further_scores, scored
-from mmalib.finetune import finetune
+from mmalib.data.corpus import Corpora, fewer, fewer_to_score
+from mmalib.graph import export
+from mmalib.model import disk, distill
+from mmalib.model.evaluate import further_scores, scored
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.prune import gradual, sparsity, vocabulary
+from mmalib.records import store
 from mmalib.studies import baselines, distillation, int8_training, quantization, speed, structured, unstructured
 from mmalib.studies.distillation import TEACHER
 from mmalib.studies.finish import folders
@@ -98,7 +101,7 @@ def make(profile: Profile, name: str, seed: int, corpora: Corpora, *, corpus: st
     where = {"corpus": corpus, "runs": runs}
     run, settings = run_name(name, profile.teacher, corpus, seed), config(profile, name, corpus, seed)
     records, folder, checkpoints = folders(profile, run, runs)
-    record = results.finished(records, run, settings)
+    record = store.finished(records, run, settings)
     if record and (folder / export.GRAPH).is_file():  # records travel with git, models do not
         return record
     _make_parts(profile, name, settings["format"], seed, corpora, **where)
@@ -132,7 +135,7 @@ def make(profile: Profile, name: str, seed: int, corpora: Corpora, *, corpus: st
     made = time.monotonic()
     to_score, graph = fewer_to_score(corpora, profile.int8_sentences), export.session(folder)
     predict = partial(export.predict_tags, graph, tokenizer, max_length=profile.max_length)
-    results.save(
+    store.save(
         records,
         run,
         settings,
@@ -146,7 +149,7 @@ def make(profile: Profile, name: str, seed: int, corpora: Corpora, *, corpus: st
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"{run}: {size['megabytes']:.1f} MB", flush=True)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)
 
 
 def _sparse(profile: Profile) -> list[str]:
@@ -202,11 +205,11 @@ def _start(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The float model that int8 is learnt on."""
     if name != "small-q":
-        return models.load(Path(runs) / profile.name / "models" / start_run(name, profile, corpus, seed))
+        return disk.load(Path(runs) / profile.name / "models" / start_run(name, profile, corpus, seed))
     where = {"corpus": corpus, "runs": runs}
     tuned = Path(runs) / profile.name / "models" / run_name("small-float", profile.teacher, corpus, seed)
     if not tuned.is_dir():
-        model, tokenizer = models.load(
+        model, tokenizer = disk.load(
             structured.kept(profile, "uniform", SMALL, profile.teacher, seed, corpora, **where)
         )
         tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, structured.training_texts(corpora)))
@@ -228,9 +231,9 @@ def _start(
             frozen=profile.frozen_after,
             loss=lesson.loss,
         )
-        models.save(model, tokenizer, tuned)
+        disk.save(model, tokenizer, tuned)
         shutil.rmtree(checkpoints)
-    return models.load(tuned)
+    return disk.load(tuned)
 
 
 def _taught(

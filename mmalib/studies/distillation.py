@@ -18,10 +18,10 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import distill
-from mmalib.backbones import fingerprint, load_model, load_tokenizer
-from mmalib.corpus import fewer
-from mmalib.finetune import finetune
+from mmalib.data.corpus import fewer
+from mmalib.model import distill
+from mmalib.model.backbones import fingerprint, load_model, load_tokenizer
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
 from mmalib.studies import baselines
 from mmalib.studies.finish import done, finish, folders

@@ -7,23 +7,24 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import models, results
-from mmalib.corpus import Corpora
-from mmalib.evaluate import further_scores, scored
+from mmalib.data.corpus import Corpora
+from mmalib.data.subwords import predict_tags
+from mmalib.model import disk
+from mmalib.model.evaluate import further_scores, scored
 from mmalib.profiles import Profile
-from mmalib.subwords import predict_tags
+from mmalib.records import store
 
 
 def folders(profile: Profile, run: str, runs: Path) -> tuple[Path, Path, Path]:
     """Where a run's record, its model and its checkpoints lie: the folder of records, and two of its own."""
     home = Path(runs) / profile.name
-    return results.records_folder(runs, profile.name), home / "models" / run, home / "checkpoints" / run
+    return store.records_folder(runs, profile.name), home / "models" / run, home / "checkpoints" / run
 
 
 def done(profile: Profile, run: str, settings: dict, runs: Path) -> dict | None:
     """The record of a run whose model is there as well; records travel with git, models do not."""
     records, model, _ = folders(profile, run, runs)
-    record = results.finished(records, run, settings)
+    record = store.finished(records, run, settings)
     return record if record and model.is_dir() else None
 
 
@@ -45,8 +46,8 @@ def finish(
     predict = partial(predict_tags, model, tokenizer, max_length=profile.max_length)
     scores, further = scored(predict, corpora), further_scores(predict, corpora.further)
     trained = history.pop("seconds")
-    models.save(model, tokenizer, folder)
+    disk.save(model, tokenizer, folder)
     timings = {"train_s": trained, "score_s": time.monotonic() - start}
-    results.save(records, run, settings, scores=scores, further=further, history=history, timings=timings, **parts)
+    store.save(records, run, settings, scores=scores, further=further, history=history, timings=timings, **parts)
     shutil.rmtree(checkpoints)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)

@@ -9,8 +9,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from mmalib import floor, quantize, ranges
-from mmalib.corpus import fewer
+from mmalib.data.corpus import fewer
+from mmalib.graph import floor, quantize, ranges
 from mmalib.profiles import Profile
 
 POINTS = 1.0  # of dev F1 that no language may lose

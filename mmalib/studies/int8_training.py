@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from mmalib import export, qat, quantize
-from mmalib.finetune import finetune
+from mmalib.data.subwords import predict_tags
+from mmalib.graph import export, qat, quantize
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
-from mmalib.subwords import predict_tags
 
 QAT_RATE = 0.25  # of the profile's rate after tuning: the baseline is tuned already
 

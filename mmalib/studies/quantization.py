@@ -23,10 +23,11 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import export, quantize, ranges, results
-from mmalib.backbones import layers, load_tokenizer, parts
-from mmalib.corpus import fewer, fewer_to_score
+from mmalib.data.corpus import fewer, fewer_to_score
+from mmalib.graph import export, quantize, ranges
+from mmalib.model.backbones import layers, load_tokenizer, parts
 from mmalib.profiles import Profile
+from mmalib.records import store
 from mmalib.studies import baselines, int8_choices
 from mmalib.studies.int8_training import QAT_RATE, learn, size_of, tune
 
@@ -94,10 +95,10 @@ def make(
 ) -> dict:
     """Make one graph and those it is made from, score it, keep folder and record; done before → read."""
     home = Path(runs) / profile.name
-    records, run = results.records_folder(runs, profile.name), run_name(graph, backbone, corpus, seed)
+    records, run = store.records_folder(runs, profile.name), run_name(graph, backbone, corpus, seed)
     settings = config(profile, graph, backbone, corpus, seed)
     folder, checkpoints = home / "models" / run, home / "checkpoints" / run
-    record = results.finished(records, run, settings)
+    record = store.finished(records, run, settings)
     if record and (record.get("same_as") or (folder / export.GRAPH).is_file()):  # records travel with git, models not
         return record
     ask = partial(make, profile, backbone=backbone, seed=seed, corpora=corpora, corpus=corpus, runs=runs)
@@ -125,7 +126,7 @@ def make(
     if graph in FLOORS:
         lost = losses(scores, whole["scores"])
         found["floor"] |= {"lost_on_dev": lost, "met_everywhere": max(lost.values()) <= int8_choices.POINTS}
-    results.save(
+    store.save(
         records,
         run,
         settings,
@@ -137,7 +138,7 @@ def make(
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"{run}: {size['megabytes']:.1f} MB", flush=True)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)
 
 
 def losses(scores: dict, base: dict, split: str = "dev") -> dict[str, float]:

@@ -7,14 +7,14 @@ in the profiles.
 import shutil
 from pathlib import Path
 
-from mmalib import results
-from mmalib.backbones import fingerprint, load_model, load_tokenizer
-from mmalib.corpus import Corpora, fewer
-from mmalib.evaluate import entity_scores
-from mmalib.finetune import finetune
+from mmalib.data.corpus import Corpora, fewer
+from mmalib.data.subwords import predict_tags
+from mmalib.model.backbones import fingerprint, load_model, load_tokenizer
+from mmalib.model.evaluate import entity_scores
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.records import store
 from mmalib.studies.finish import folders
-from mmalib.subwords import predict_tags
 
 START = {
     "epochs": 3,
@@ -76,7 +76,7 @@ def attempt(profile: Profile, trial: str, backbone: str, corpora: Corpora, *, co
     """Tune a backbone with the settings of one trial on a part of English; done before → read."""
     run, settings = trial_name(trial, backbone, corpus), config(profile, trial, backbone, corpus)
     records, _, checkpoints = folders(profile, run, runs)
-    if record := results.finished(records, run, settings):
+    if record := store.finished(records, run, settings):
         return record
     model, tokenizer = load_model(backbone, seed=settings["seed"]), load_tokenizer(backbone)
     model, history = finetune(
@@ -95,6 +95,6 @@ def attempt(profile: Profile, trial: str, backbone: str, corpora: Corpora, *, co
         predicted = predict_tags(model, tokenizer, dev["words"], max_length=profile.max_length)
         scores[language] = {"dev": entity_scores(list(dev["tags"]), predicted)}
     timings = {"train_s": history.pop("seconds")}
-    results.save(records, run, settings, scores=scores, history=history, timings=timings)
+    store.save(records, run, settings, scores=scores, history=history, timings=timings)
     shutil.rmtree(checkpoints)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)

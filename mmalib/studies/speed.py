@@ -14,10 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmalib import export, machine, results, runtimes, throughput
-from mmalib.backbones import load_tokenizer
+from mmalib import runtimes
+from mmalib.graph import export
+from mmalib.model.backbones import load_tokenizer
 from mmalib.profiles import Profile
-from mmalib.studies.speed_cases import Case, build, cases, form, is_whole_base
+from mmalib.records import machine, store
+from mmalib.speed import throughput
+from mmalib.speed.cases import Case, build, cases, form, is_whole_base
 
 LENGTH = 128  # subwords, as in the paper
 TOKENIZER = "e5-half"  # any would do: a random model reads random subwords
@@ -55,9 +58,9 @@ def config(profile: Profile, case: Case, corpus: str) -> dict:
 
 def measure(profile: Profile, case: Case, *, corpus: str, runs: Path) -> dict:
     """Build a case, measure it, delete it; its record, read where it was measured before."""
-    records, run = results.records_folder(runs, profile.name), run_name(case.name, corpus)
+    records, run = store.records_folder(runs, profile.name), run_name(case.name, corpus)
     settings = config(profile, case, corpus)
-    if (record := results.finished(records, run, settings)) and not better_now(record):
+    if (record := store.finished(records, run, settings)) and not better_now(record):
         return record
     start = time.monotonic()
     base, tokenizer = base_folder(profile, runs), load_tokenizer(TOKENIZER)
@@ -71,9 +74,9 @@ def measure(profile: Profile, case: Case, *, corpus: str, runs: Path) -> dict:
         rows += measured(profile, {case.name: folders[which]}, some, settings["batches"], base)
     parts = {"sizes": {which: sizes(folder) for which, folder in folders.items()}} if case.sized else {}
     timings = {"seconds": time.monotonic() - start}
-    results.save(records, run, settings, scores={}, throughput=rows, timings=timings, **parts)
+    store.save(records, run, settings, scores={}, throughput=rows, timings=timings, **parts)
     shutil.rmtree(target, ignore_errors=True)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)
 
 
 def sizes(folder: Path) -> dict:

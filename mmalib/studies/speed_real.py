@@ -14,12 +14,18 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from mmalib import backbones, bench, export, machine, models, quantize, ranges, realtext, results, runtimes, subwords
-from mmalib.corpus import fewer
-from mmalib.evaluate import entity_scores
+from mmalib import runtimes
+from mmalib.app import bench
+from mmalib.data import subwords
+from mmalib.data.corpus import fewer
+from mmalib.graph import export, quantize, ranges
+from mmalib.model import backbones, disk
+from mmalib.model.evaluate import entity_scores
 from mmalib.profiles import Profile
+from mmalib.records import machine, store
+from mmalib.speed import realtext
+from mmalib.speed.cases import ALL, SPARSE
 from mmalib.studies import baselines, speed
-from mmalib.studies.speed_cases import ALL, SPARSE
 
 READERS = ("base", "trained", "trained int8")  # the paper's shape, random; the tuned baseline; the same in int8
 BATCH = 8
@@ -36,7 +42,7 @@ def text(profile: Profile, what: str, corpora: dict[str, DatasetDict], *, corpus
     """Read real sentences with one of `READERS`; its record has a row for every runtime and way of `realtext`."""
     if what not in READERS:
         raise ValueError(f"There is no reader '{what}'. Choose one of: {', '.join(READERS)}.")
-    records, run = results.records_folder(runs, profile.name), speed.run_name(f"text {what}", corpus)
+    records, run = store.records_folder(runs, profile.name), speed.run_name(f"text {what}", corpus)
     settings = {
         **speed.common(profile, corpus),
         "method": "text",
@@ -46,7 +52,7 @@ def text(profile: Profile, what: str, corpora: dict[str, DatasetDict], *, corpus
         # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
         "runtimes": speed.asked(profile, [name for name in ALL if what != "trained int8" or name not in SPARSE]),
     }
-    if (record := results.finished(records, run, settings)) and not speed.better_now(record):
+    if (record := store.finished(records, run, settings)) and not speed.better_now(record):
         return record
     folder, tokenizer = _reader(profile, what, corpora, corpus, runs)
     tests = [splits["test"]["words"] for splits in corpora.values()]
@@ -67,8 +73,8 @@ def text(profile: Profile, what: str, corpora: dict[str, DatasetDict], *, corpus
         print(f"{what} in {row['runtime']}, {row['way']}: {said}", flush=True)
     lengths = [len(window.ids) for window in subwords.windows(sentences, tokenizer, speed.LENGTH)]
     about = {"sentences": len(sentences), "mean_subwords": sum(lengths) / len(lengths), "longest": max(lengths)}
-    results.save(records, run, settings, scores={}, text=rows, about=about)
-    return results.finished(records, run, settings)
+    store.save(records, run, settings, scores={}, text=rows, about=about)
+    return store.finished(records, run, settings)
 
 
 def trained(
@@ -81,7 +87,7 @@ def trained(
     rounds in its own way.
     """
     home = Path(runs) / profile.name
-    records, found = results.records_folder(runs, profile.name), []
+    records, found = store.records_folder(runs, profile.name), []
     for record, folder, f1 in left(home / "models", others)[: profile.speed_models]:
         name = str(folder.relative_to(home / "models"))
         run = speed.run_name(f"trained {name}", corpus)
@@ -96,13 +102,13 @@ def trained(
             "batches": list(profile.speed_batches),
             "scored_sentences": profile.int8_sentences,
         }
-        old = results.finished(records, run, settings)
+        old = store.finished(records, run, settings)
         if settings["runtimes"] and (old is None or speed.better_now(old)):
             ready, base = exported(profile, folder, runs), _baseline(profile, corpora, corpus, runs)
             rows = speed.measured(profile, {name: ready}, settings["runtimes"], settings["batches"], base)
             f1_in = _scored(profile, ready, settings["runtimes"], corpora) if _int8_format(ready) else {}
-            results.save(records, run, settings, scores={}, throughput=rows, f1=f1, f1_in=f1_in)
-            old = results.finished(records, run, settings)
+            store.save(records, run, settings, scores={}, throughput=rows, f1=f1, f1_in=f1_in)
+            old = store.finished(records, run, settings)
         found += [old] if old else []
     return found
 
@@ -151,7 +157,7 @@ def exported(profile: Profile, folder: Path, runs: Path) -> Path:
         return folder
     target = Path(runs) / profile.name / "shapes" / "trained" / f"{folder.name}-{_weights(folder)}"
     if not (target / export.GRAPH).is_file():
-        export.export(*models.load(folder), target, provenance={"run": folder.name})
+        export.export(*disk.load(folder), target, provenance={"run": folder.name})
     return target
 
 
@@ -160,7 +166,7 @@ def _of_run(home: Path, record: dict) -> Iterator[Left]:
     for top in [home / run, *sorted(home.glob(f"{run}-*"))]:
         f1 = _f1(record, top.name.removeprefix(run).removeprefix("-"))
         graphs = {path.parent for path in top.rglob(export.GRAPH)}
-        found = graphs or ({top} if (top / models.WEIGHTS).is_file() else set())
+        found = graphs or ({top} if (top / disk.WEIGHTS).is_file() else set())
         if f1 and top.is_dir():
             yield from ((record, folder, f1) for folder in sorted(found))
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import heads, models, results, uniform, vocabulary
-from mmalib.corpus import fewer, fewer_to_score
-from mmalib.evaluate import score
-from mmalib.finetune import finetune
+from mmalib.data.corpus import fewer, fewer_to_score
+from mmalib.data.subwords import batches, training_rows
+from mmalib.model import disk
+from mmalib.model.evaluate import score
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.prune import heads, uniform, vocabulary
+from mmalib.records import store
 from mmalib.studies import baselines
-from mmalib.subwords import batches, training_rows
 
 METHODS = ("heads", "uniform")
 KEPT_SHARES = (0.25, 0.5, 0.75)  # of the heads removed: these models are kept, recovered
@@ -58,16 +60,16 @@ def prune(
 ) -> dict:
     """One trajectory: its record holds a curve with two points a step, pruned and recovered; done before → read."""
     home = Path(runs) / profile.name
-    records, run = results.records_folder(runs, profile.name), run_name(method, backbone, corpus, seed)
+    records, run = store.records_folder(runs, profile.name), run_name(method, backbone, corpus, seed)
     settings = config(profile, method, backbone, corpus, seed)
-    if record := results.finished(records, run, settings):
+    if record := store.finished(records, run, settings):
         return record
     start = time.monotonic()
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
     fewer_corpora = fewer_to_score(corpora, profile.curve_sentences)
     measured_on = _measured_on(profile, model, tokenizer, corpora["en"])
     unfinished = home / "checkpoints" / run
-    there = results.points(unfinished)
+    there = store.points(unfinished)
     for step, share in enumerate(_shrinking_(model, method, measured_on, profile.head_share)):
         for recovered in (False, True):
             if len(there) > 2 * step + recovered:  # put away before a kill
@@ -76,20 +78,20 @@ def prune(
             if recovered:
                 scored = _recover(profile, model, tokenizer, corpora, seed=seed, folder=unfinished / "recovery")
                 if round(share, 9) in KEPT_SHARES:
-                    models.save(scored, tokenizer, home / "models" / f"{run}-{100 * share:.0f}")
+                    disk.save(scored, tokenizer, home / "models" / f"{run}-{100 * share:.0f}")
             scores = score(scored, tokenizer, fewer_corpora, max_length=profile.max_length)
-            results.add_point(unfinished, {**_point(model, step, share), "recovered": recovered, "scores": scores})
+            store.add_point(unfinished, {**_point(model, step, share), "recovered": recovered, "scores": scores})
         print(f"{run}: {share:.0%} of the heads removed", flush=True)
-    results.save(
+    store.save(
         records,
         run,
         settings,
         scores={},
-        curve=results.points(unfinished),
+        curve=store.points(unfinished),
         timings={"seconds_since_last_start": time.monotonic() - start},
     )
     shutil.rmtree(unfinished)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)
 
 
 def kept(
@@ -112,7 +114,7 @@ def kept(
     for gone in _shrinking_(model, method, _measured_on(profile, model, tokenizer, corpora["en"]), profile.head_share):
         if round(gone, 9) == share:
             recovery = folder.parents[1] / "checkpoints" / f"{folder.name}-again"
-            models.save(_recover(profile, model, tokenizer, corpora, seed=seed, folder=recovery), tokenizer, folder)
+            disk.save(_recover(profile, model, tokenizer, corpora, seed=seed, folder=recovery), tokenizer, folder)
             return folder
     raise ValueError(f"No step of {run} leaves {1 - share:.0%} of the heads. Choose a head_share that does.")
 
@@ -125,19 +127,19 @@ def cut_vocabulary(
     The texts' labels are not looked at. Dev and test play no part in the choice.
     """
     home = Path(runs) / profile.name
-    records, run = results.records_folder(runs, profile.name), run_name("vocabulary", backbone, corpus, seed)
+    records, run = store.records_folder(runs, profile.name), run_name("vocabulary", backbone, corpus, seed)
     settings = {**baselines.config(profile, backbone, corpus, seed), "notebook": "02", "method": "vocabulary"}
-    if record := results.finished(records, run, settings):
+    if record := store.finished(records, run, settings):
         return record
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
     whole, cut = (home / "models" / name for name in (baselines.run_name(backbone, corpus, seed), run))
-    before = {**_size(model), "megabytes": models.size_mb(whole)}
+    before = {**_size(model), "megabytes": disk.size_mb(whole)}
     tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, training_texts(corpora)))
     scores = score(model, tokenizer, corpora, max_length=profile.max_length)
-    models.save(model, tokenizer, cut)
-    after = {**_size(model), "megabytes": models.size_mb(cut)}
-    results.save(records, run, settings, scores=scores, before=before, after=after)
-    return results.finished(records, run, settings)
+    disk.save(model, tokenizer, cut)
+    after = {**_size(model), "megabytes": disk.size_mb(cut)}
+    store.save(records, run, settings, scores=scores, before=before, after=after)
+    return store.finished(records, run, settings)
 
 
 def training_texts(corpora: dict[str, DatasetDict]) -> list[list[str]]:
@@ -156,23 +158,23 @@ def _measured_on(
 
 def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], share: float) -> Iterator[float]:
     """Make the model smaller in place, step by step; yields the share of heads that is gone, first 0."""
-    whole = sum(map(len, models.heads_left(model)))
+    whole = sum(map(len, disk.heads_left(model)))
     steps = {"heads": _fewer_heads_, "uniform": _uniformly_smaller_}[method]
     yield 0.0
     for _ in steps(model, measured_on, share):
-        yield 1 - sum(map(len, models.heads_left(model))) / whole
+        yield 1 - sum(map(len, disk.heads_left(model))) / whole
 
 
 def _fewer_heads_(model: PreTrainedModel, measured_on: list[dict], share: float) -> Iterator[None]:
     for removed in heads.plan(model, measured_on, share):
-        left = models.heads_left(model)
+        left = disk.heads_left(model)
         new = {layer: [head for head in gone if head in left[layer]] for layer, gone in removed.items()}
         heads.remove_heads_(model, {layer: gone for layer, gone in new.items() if gone})
         yield
 
 
 def _uniformly_smaller_(model: PreTrainedModel, measured_on: list[dict], share: float) -> Iterator[None]:
-    number, width = model.config.num_attention_heads, models.neurons_left(model)[0]
+    number, width = model.config.num_attention_heads, disk.neurons_left(model)[0]
     for heads_kept, neurons_kept in uniform.plan(number, width, share):
         uniform.shrink_(model, measured_on, heads_kept, neurons_kept)
         yield
@@ -207,7 +209,7 @@ def _recover(
 
 
 def _point(model: PreTrainedModel, step: int, share: float) -> dict:
-    left = models.heads_left(model)
+    left = disk.heads_left(model)
     return {"step": step, "share": share, "heads_left": left, **_size(model)}
 
 

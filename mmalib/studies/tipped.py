@@ -5,10 +5,12 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from mmalib import disagreement, export, results
-from mmalib.backbones import load_tokenizer
-from mmalib.corpus import fewer
+from mmalib.data.corpus import fewer
+from mmalib.graph import export
+from mmalib.model import disagreement
+from mmalib.model.backbones import load_tokenizer
 from mmalib.profiles import Profile
+from mmalib.records import store
 from mmalib.studies import baselines, quantization
 from mmalib.studies.quantization import KINDS
 
@@ -41,9 +43,9 @@ def compare(
     profile: Profile, backbone: str, seed: int, corpora: dict[str, DatasetDict], *, corpus: str, runs: Path
 ) -> dict:
     """Tag the test sets with every graph, and record where it differs from the float one; done before → read."""
-    records, run = results.records_folder(runs, profile.name), run_name(backbone, corpus, seed)
+    records, run = store.records_folder(runs, profile.name), run_name(backbone, corpus, seed)
     settings = config(profile, backbone, corpus, seed)
-    if record := results.finished(records, run, settings):
+    if record := store.finished(records, run, settings):
         return record
     make = partial(quantization.make, profile, backbone=backbone, seed=seed, corpora=corpora, corpus=corpus, runs=runs)
     tests = {language: fewer(splits["test"], profile.int8_sentences) for language, splits in corpora.items()}
@@ -65,5 +67,5 @@ def compare(
         }
         for graph in planned(profile)
     }
-    results.save(records, run, settings, scores={}, tipped=tipped)
-    return results.finished(records, run, settings)
+    store.save(records, run, settings, scores={}, tipped=tipped)
+    return store.finished(records, run, settings)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from mmalib import results
-from mmalib.corpus import fewer
+from mmalib.data.corpus import fewer
 from mmalib.profiles import Profile
+from mmalib.records import store
 from mmalib.studies import baselines, unstructured
 from mmalib.studies.unstructured import START
 
@@ -51,7 +51,7 @@ def attempt(
 ) -> dict:
     """One trial of one criterion: a short pruning whose English dev F1 is all that is looked at."""
     home, seed = Path(runs) / profile.name, profile.seeds[0]
-    records, run = results.records_folder(runs, profile.name), trial_name(criterion, number, backbone, corpus)
+    records, run = store.records_folder(runs, profile.name), trial_name(criterion, number, backbone, corpus)
     settings = {
         **baselines.config(profile, backbone, corpus, seed),
         **unstructured.method_settings(profile, criterion, TRIALS[criterion][number]),
@@ -64,7 +64,7 @@ def attempt(
         "trial_sentences": TRIAL["sentences"],
         "trial_dev_sentences": TRIAL["dev_sentences"],
     }
-    if record := results.finished(records, run, settings):
+    if record := store.finished(records, run, settings):
         return record
     model, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
     english = DatasetDict(
@@ -73,6 +73,6 @@ def attempt(
     folder = home / "checkpoints" / run
     _, history, _ = unstructured.gradually(profile, model, tokenizer, english, settings, folder=folder, measure=None)
     best = {"f1": max(history["dev_f1"][round(TRIAL["pruning_epochs"]) :])}  # of the epochs at full sparsity
-    results.save(records, run, settings, scores={"en": {"dev": best}}, history=history)
+    store.save(records, run, settings, scores={"en": {"dev": best}}, history=history)
     shutil.rmtree(folder)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)

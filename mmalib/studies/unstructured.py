@@ -14,15 +14,17 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib import distill, gradual, magnitude, movement, obs, results, sparsity
-from mmalib.corpus import fewer_to_score
-from mmalib.evaluate import score
-from mmalib.finetune import finetune
+from mmalib.data.corpus import fewer_to_score
+from mmalib.data.subwords import training_rows
+from mmalib.model import distill
+from mmalib.model.evaluate import score
+from mmalib.model.finetune import finetune
 from mmalib.profiles import Profile
+from mmalib.prune import gradual, magnitude, movement, obs, sparsity
+from mmalib.records import store
 from mmalib.studies import baselines
 from mmalib.studies.distillation import TEACHER
 from mmalib.studies.finish import done, finish, folders
-from mmalib.subwords import training_rows
 
 CRITERIA = ("magnitude", "movement", "obs")
 MEASURED = 5  # at most as many of the mask updates are measured on the way, however many there are
@@ -146,7 +148,7 @@ def one_shot(
 ) -> dict:
     """Prune a baseline at once, without training after it, at every sparsity of `ONE_SHOT`; a point of a curve each."""
     home = Path(runs) / profile.name
-    records, run = results.records_folder(runs, profile.name), one_shot_name(criterion, backbone, corpus, seed)
+    records, run = store.records_folder(runs, profile.name), one_shot_name(criterion, backbone, corpus, seed)
     settings = {
         **baselines.config(profile, backbone, corpus, seed),
         **method_settings(
@@ -155,20 +157,20 @@ def one_shot(
         "one_shot": True,
         "curve_sentences": profile.curve_sentences,
     }
-    if record := results.finished(records, run, settings):
+    if record := store.finished(records, run, settings):
         return record
     to_score, unfinished = fewer_to_score(corpora, profile.curve_sentences), home / "checkpoints" / run
     whole, tokenizer = baselines.load(profile, backbone, seed, corpora, corpus=corpus, runs=runs)
     weighed = _criterion(profile, whole, tokenizer, corpora["en"], settings)
-    for share, pattern in ONE_SHOT[len(results.points(unfinished)) :]:
+    for share, pattern in ONE_SHOT[len(store.points(unfinished)) :]:
         model = copy.deepcopy(whole)
         sparsity.one_shot_(model, weighed, share, pattern)
         point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)["total"]}
         scores = score(model, tokenizer, to_score, max_length=profile.max_length)
-        results.add_point(unfinished, {**point, "scores": scores})
-    results.save(records, run, settings, scores={}, curve=results.points(unfinished))
+        store.add_point(unfinished, {**point, "scores": scores})
+    store.save(records, run, settings, scores={}, curve=store.points(unfinished))
     shutil.rmtree(unfinished)
-    return results.finished(records, run, settings)
+    return store.finished(records, run, settings)
 
 
 def gradually(

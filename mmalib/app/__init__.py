@@ -1,0 +1,1 @@
+"""What a user starts: the command line, the study without a browser, publishing, model cards."""

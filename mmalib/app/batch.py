@@ -1,0 +1,244 @@
+"""The whole study without a browser: papermill over the notebooks in order, resumable, one line for each.
+
+Notebooks skip the runs whose record is there, so starting again after a kill simply goes on. Each notebook
+has a kernel of its own in this interpreter. That kernel dies with the study, even if the study is killed, and
+shares its lock, so that no orphan can write records beside a study that was started again.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmalib import profiles
+from mmalib.records import lock, store
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+PRODUCTS = ("records", "models", "checkpoints", "notebooks", "tables", "figures")
+RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
+
+# What a kernel runs. `lifeline` is the reading end of a pipe that only the study could write to: the read
+# returns when the study is gone. ipykernel only polls its parent, and may miss one that died early.
+KERNEL = """
+import os, runpy, shutil, threading
+def follow():
+    os.read({lifeline}, 1)
+    shutil.rmtree({folder!r}, ignore_errors=True)
+    os.killpg(os.getpid(), 9)  # a kernel leads a group of its own; its workers go with it
+threading.Thread(target=follow, daemon=True).start()
+runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+"""
+
+
+def notebooks(root: Path) -> list[Path]:
+    """The notebooks of the study in order: `01_*.ipynb` and up; `00_*` explains and is no part of it."""
+    found = sorted(path for path in Path(root).glob("[0-9][0-9]_*.ipynb") if path.name[:2] != "00")
+    if not found:
+        raise ValueError(
+            f"There are no notebooks (01_….ipynb and up) in {root}. Run the study from a checkout of the "
+            "repository, or say with --notebooks where they are."
+        )
+    return found
+
+
+def run(
+    profile: str,
+    only: str | None = None,
+    fresh: bool = False,
+    runs: Path = Path("runs"),
+    folder: Path = NOTEBOOKS,
+) -> int:
+    """Execute the notebooks in order, or those that `only` numbers ("01,03"); 0 if all went well, else 1."""
+    profiles.load_profile(profile)  # an unknown name ends here, before anything is touched
+    chosen = _choose(notebooks(folder), only)
+    if fresh and only:
+        raise ValueError("--fresh deletes what every notebook made, so it cannot go with --only. Drop one.")
+    home = Path(runs) / profile
+    with lock.hold(home) as held:
+        if fresh:
+            _start_over(home)
+        for name in PRODUCTS:
+            store.sweep(home / name)
+        for leftover in (home / "notebooks").glob("*.running.ipynb"):
+            leftover.unlink()
+        for path in chosen:
+            if not _execute(path, home, {"profile": profile, "runs": str(Path(runs).resolve())}, held):
+                return 1
+    _report(home)
+    return 0
+
+
+def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ()) -> int:
+    """Draw every table and figure again from the records alone; 0 if nothing is missing, else 1 and a list."""
+    from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
+
+    settings = profiles.load_profile(profile)
+    home = Path(runs) / profile
+    records = store.read(home / "records")
+    if not records:
+        command = f"python -m mmalib study --profile {profile}"
+        raise ValueError(f"There are no records in {home}. Run `{command}` first.")
+    gaps = reports.gaps(records, settings)
+    if gaps:
+        print("Not measured yet, and missing in what follows:", *gaps, sep="\n  ")
+    written = reports.redraw(records, home / "tables", home / "figures", formats or reports.FORMATS)
+    print("Written:", *written, sep="\n  ")
+    return 1 if gaps else 0
+
+
+def _choose(found: list[Path], only: str | None) -> list[Path]:
+    if only is None:
+        return found
+    wanted = [number.strip().zfill(2) for number in only.split(",")]
+    there = sorted({path.name[:2] for path in found})
+    if unknown := [number for number in wanted if number not in there]:
+        raise ValueError(f"There is no notebook {', '.join(unknown)}. Choose from: {', '.join(there)}.")
+    return [path for path in found if path.name[:2] in wanted]
+
+
+def _start_over(home: Path) -> None:
+    there = [home / name for name in PRODUCTS if os.path.lexists(home / name)]
+    if links := [str(path) for path in there if path.is_symlink()]:
+        raise ValueError(f"--fresh does not follow links: remove {', '.join(links)} yourself, then start again.")
+    print("Starting over, deleting:", *there or ["nothing, there is nothing yet"], sep="\n  ", flush=True)
+    for path in there:
+        shutil.rmtree(path)
+
+
+def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
+    """Execute one notebook; say how it went, and leave the executed copy either way."""
+    import papermill  # here: half a second that `--help` need not wait for
+    from nbclient.exceptions import DeadKernelError
+
+    (home / "notebooks").mkdir(exist_ok=True)
+    executed = home / "notebooks" / path.name
+    running = executed.with_suffix(".running.ipynb")
+    print(f"{path.stem}  started", flush=True)
+    begin, cells, failure, result = time.monotonic(), [], "", ""
+    try:
+        with _progress(path, cells), _kernel(held) as kernel:
+            notebook = papermill.execute_notebook(
+                _literal(path),
+                _literal(running),
+                parameters,
+                kernel_name="python3",
+                language="python",
+                km=kernel,
+                on_cell_execute=lambda cell, cell_index: cells.append(cell.source),
+                progress_bar=False,
+                start_timeout=120,
+                iopub_timeout=120,  # a busy machine is slow, not broken
+            )
+        result = _result(notebook)
+    except papermill.PapermillExecutionError as error:
+        failure = "\n".join(f"{error.ename}: {error.evalue}".splitlines()[:12])
+    except DeadKernelError:
+        failure = "The kernel died while this cell ran; running out of memory is the usual reason."
+    except RuntimeError as error:  # of jupyter_client: it died, or was silent, before the first cell
+        failure = f"The kernel did not start: {' '.join(str(error).split())}"
+    left = running.exists()
+    if left:
+        os.replace(running, executed)
+    seconds = time.monotonic() - begin
+    print(f"{path.stem}  {'failed' if failure else 'ok'}  {seconds:.0f} s  {result}".rstrip(), flush=True)
+    if failure:
+        if cells:
+            print(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
+        print(*(f"  {line}" for line in failure.splitlines()), sep="\n")
+        if left:
+            print(f"  The executed notebook: {executed}", flush=True)
+    return not failure
+
+
+@contextmanager
+def _kernel(held: int) -> Iterator:
+    """A kernel in this very interpreter, whatever kernels are installed; it talks over files, not ports."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_core.utils import run_sync
+
+    lifeline, ours = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="mmalib-") as folder:  # socket paths must be short
+        kernel = AsyncKernelManager(
+            kernel_name="python3",
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+            transport="ipc",
+            connection_file=f"{folder}/kernel.json",
+        )
+        program = KERNEL.format(lifeline=lifeline, folder=folder)
+        kernel.kernel_spec.argv = [sys.executable, "-c", program, "-f", "{connection_file}"]
+        environment = {
+            **os.environ,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "IPYTHONDIR": folder,  # nobody's start-up files or history
+        }
+        in_haste = True
+        try:
+            run_sync(kernel.start_kernel)(env=environment, pass_fds=(held, lifeline))
+            client = kernel.client()
+            kernel.client = lambda: client  # papermill's own client would be left with its sockets open
+            try:
+                yield kernel
+            finally:
+                client.stop_channels()
+            in_haste = False
+        finally:
+            run_sync(kernel.shutdown_kernel)(now=in_haste)
+            os.close(lifeline)
+            os.close(ours)
+
+
+@contextmanager
+def _progress(path: Path, cells: list) -> Iterator[None]:
+    """On a terminal, a line redrawn every second; elsewhere nothing, so that log files stay readable."""
+    import nbformat
+
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source]
+    total = len(code) + 1  # papermill adds the cell with the parameters
+    begin, ended = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(1):
+            minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+            line = f"{path.stem}  {max(len(cells) - 1, 0)}/{total} cells  {minutes}:{seconds:02d}"
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    if sys.stderr.isatty():
+        ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if ticker.is_alive():
+            ticker.join()
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _literal(path: Path) -> str:
+    """Papermill takes a path for a format string."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _result(notebook) -> str:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    texts = [output.text for output in outputs if output.get("name") == "stdout"]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith(RESULT)]
+    return lines[-1].removeprefix(RESULT) if lines else ""
+
+
+def _report(home: Path) -> None:
+    table = home / "tables" / "table_1.md"
+    if table.exists():
+        print("\nTable 1: F1 on entities, mean ± standard deviation over seeds\n")
+        print(table.read_text(encoding="utf-8"))
+    for name in ("notebooks", "tables", "figures"):
+        count = len(list((home / name).glob("[!.]*")))
+        print(f"{name}: {home / name} ({count} files)")
+    sys.stdout.flush()

@@ -1,0 +1,72 @@
+"""The `bench` command: speeds of exported models in a table, and a record of each model in each runtime."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from mmalib import runtimes
+from mmalib.records import store
+from mmalib.reports import tables
+from mmalib.speed import throughput
+
+
+def run(
+    folders: Sequence[Path],
+    runtime_names: Sequence[str],
+    batches: Sequence[int],
+    length: int,
+    *,
+    threads: int,
+    seconds: float,
+    baseline: Path | None,
+    records: Path,
+) -> int:
+    """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record."""
+    base = Path(baseline or folders[0])
+    named = throughput.named(folders)
+    measured = throughput.measure(
+        named, runtime_names, batches, length, threads=threads, seconds=seconds, baseline=base
+    )
+    every: list[dict] = []
+    for (model, runtime), rows in groupby(
+        map(throughput.told, measured), key=lambda row: (row["model"], row["runtime"])
+    ):
+        some = list(rows)
+        config = {
+            "model": model,
+            "weights": fingerprint(named[model]),
+            "runtime": runtime,
+            "batches": list(batches),
+            "length": length,
+            "threads": threads,
+            "seconds": seconds,
+            "baseline": fingerprint(base),
+        }
+        store.save(records, _record_name(config), config, scores={}, throughput=some)
+        every += some
+    print(f"\nSpeed-up over {base} in ONNX Runtime at the same batch; {threads} threads, length {length}:\n")
+    print(tables.markdown(throughput.table(every)))
+    if any(row.get("busy") for row in every):
+        print(
+            "The machine was busy with other things, so this means little, for DeepSparse least of all. Measure again."
+        )
+    print(f"Records: {records}")
+    return int(any("failed" in row for row in every))
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells one exported model from another of the same name."""
+    digest = hashlib.sha256()
+    with open(runtimes.locate(folder), "rb") as file:
+        while some := file.read(1 << 20):
+            digest.update(some)
+    return digest.hexdigest()[:12]
+
+
+def _record_name(config: dict) -> str:
+    # The configuration is in the name, so that no measurement stands in the way of another.
+    tag = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{config['model']}-{config['runtime']}-{tag}")

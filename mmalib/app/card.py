@@ -1,0 +1,284 @@
+"""A model card beside every exported model of a study, as the hub wants it: what it is, how good, how fast, its limits.
+
+Every number is read: from the run's record, the folder's mmalib.json, the records of notebook 07, and, for a shipped
+backbone, the report beside its weights. What was not measured is said to be so.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mmalib.graph.export import CARD, GRAPH, PROVENANCE
+from mmalib.model import backbones
+from mmalib.predict import WINDOW
+from mmalib.records import store
+from mmalib.reports import backbones as shipped
+from mmalib.reports import tables
+from mmalib.reports.figures import LANGUAGE_NAMES
+from mmalib.speed import throughput
+
+PACKAGES = ("torch", "transformers", "onnxruntime")
+METHODS = {
+    "baseline": "tuned on English, nothing taken out",
+    "heads": "attention heads removed by importance",
+    "uniform": "heads and neurons removed alike in every layer",
+    "vocabulary": "subwords removed",
+    "magnitude": "weights pruned by magnitude",
+    "movement": "weights pruned by movement",
+    "obs": "weights pruned by second order (Optimal BERT Surgeon)",
+    "distillation": "a smaller model tuned on English",
+    "quantization": "a tuned model as a graph",
+}
+FORMATS = {
+    "qdq": "for ONNX Runtime and OpenVINO",
+    "qoperator": "the form that DeepSparse runs fast",
+    "dynamic": "activations are measured while it runs",
+}
+LABELLED = {"conll": "CoNLL-2003", "sample": "the generated sample (templates and drawn names)"}
+UNLABELLED = {"conll": "CoNLL-2002", "sample": "the generated sample"}
+
+
+def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
+    """Write the card of every exported model below home/models that one of these records tells of; their paths."""
+    models, known, written = Path(home) / "models", {record["run"]: record for record in records}, []
+    for graph in sorted(models.rglob(GRAPH)):
+        folder, name = graph.parent, graph.parent.relative_to(models).as_posix()
+        path = folder / PROVENANCE
+        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        record = known.get(about.get("run")) or known.get(folder.name)
+        if record and not any(part.startswith(".") for part in name.split("/")):  # those are being written
+            store.write_atomic(folder / CARD, text(record, about, _speeds(name, records), folder=name))
+            written.append(folder / CARD)
+    return written
+
+
+def text(record: dict, about: dict, speeds: Sequence[dict], *, folder: str | None = None) -> str:
+    """The card of one model; `about` is its mmalib.json, `speeds` rows of `throughput`, each with its `machine`."""
+    folder = folder or record["run"]
+    parts = [f"{FRONT}# {Path(folder).name}", INTRO, *_facts(record, about)]
+    parts += [USE.format(quoted=shlex.quote(folder), folder=json.dumps(folder, ensure_ascii=False))]
+    parts += ["\n## How good it is\n", _measured_in(record, about), _scores(record["scores"])]
+    parts += ["\n## How fast it is\n", _speed_table(speeds)]
+    parts += ["\n## What it was trained on\n", *_training(record, about)]
+    parts += ["\n## Limits\n", *_limits(record), "\n## Licence\n", LICENCE]
+    parts += ["\n## Where it comes from\n", *_origin(record)]
+    return "\n".join(parts) + "\n"
+
+
+def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
+    """The rows of throughput that notebook 07 has measured for a folder, each with the machine it ran on."""
+    trained = [r for r in sorted(records, key=lambda r: r["run"]) if r["config"].get("method") == "trained"]
+    mine = [record for record in trained if record["config"]["folder"] == name]
+    return [{**row, "machine": record["machine"]} for record in mine for row in record["throughput"]]
+
+
+def _facts(record: dict, about: dict) -> list[str]:
+    """What the model is, was made by and weighs."""
+    config, size, of_int8 = record["config"], record.get("size") or {}, about.get("quantization")
+    name = config.get("combination") or config.get("graph") or config.get("setting")
+    started = _started(config)["method"]
+    how = METHODS.get(started, started) + (", then int8" if "combination" in config else "")
+    weight = about.get("megabytes", size.get("megabytes"))
+    before = f", {of_int8['megabytes_float']:,.2f} MB before int8" if of_int8 else ""
+    return [
+        f"- Backbone: `{_backbone(record)}`",
+        f"- Method: {config['method']}{f' (`{name}`)' if name else ''}, {how}",
+        f"- Taken out: {'; '.join(_taken_out(record, about)) or 'nothing'}",
+        f"- Numbers: {_int8(of_int8) if of_int8 else 'float32'}",
+        f"- Size: {'not measured' if weight is None else f'{weight:,.2f} MB'}{before}",
+    ]
+
+
+def _taken_out(record: dict, about: dict) -> list[str]:
+    """Weights, heads, neurons and subwords that the model has lost, with what was asked for."""
+    config, zeros, found = record["config"], record.get("sparsity") or {}, []
+    share, int8 = zeros.get("measured", about.get("sparsity")), about.get("quantization", {}).get("sparsity_int8")
+    if share:
+        asked = f", asked for {zeros['requested']:.1%}" if "requested" in zeros else ""
+        rounded = "" if int8 is None else f", {int8:.1%} in int8 with what rounding made zero"
+        found.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
+    if (removed := _setting(config, "removed")) is not None:
+        found.append(f"{removed:.1%} of the heads and neurons of every layer")
+    elif _started(config)["method"] in ("heads", "uniform"):
+        found.append("heads and neurons: `config.json` tells how many under `pruned`")
+    return [*found, *(["subwords that no training text of the three languages needs"] if _cut(record) else [])]
+
+
+def _int8(quantization: dict) -> str:
+    kind, form, kept = quantization["kind"], quantization["format"], quantization.get("skip")
+    said = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
+    said += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
+    said += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
+    return "; ".join(said + ([f"left in float: {', '.join(kept)}"] if kept else []))
+
+
+def _scored_itself(record: dict, about: dict) -> bool:
+    """Whether the record's F1 is of this very graph: another one made from the run's has another size."""
+    scored = (record.get("size") or {}).get("megabytes")
+    return "runtime" in record["config"] and scored in (None, about.get("megabytes", scored))
+
+
+def _measured_in(record: dict, about: dict) -> str:
+    """The runtime of the scores, and whether it ran this graph."""
+    said = f"F1 over entities, measured in {record['config'].get('runtime', 'PyTorch')} on "
+    if _scored_itself(record, about):
+        return f"{said}this graph.\n"
+    if "quantization" in about:
+        return f"{said}the run's own model. This int8 graph was made from it later and was not scored itself.\n"
+    close = about.get("parity", {}).get("max_abs_difference")
+    parity = "" if close is None else f" The graph's logits differ from PyTorch's by at most {close:.1e}."
+    return f"{said}the weights that this graph was exported from.{parity}\n"
+
+
+def _scores(scores: dict) -> str:
+    rows = [
+        {"language": LANGUAGE_NAMES.get(language, language), "split": split}
+        | {name: f"{one[key]:.3f}" for name, key in (("F1", "f1"), ("low", "f1_low"), ("high", "f1_high"))}
+        | {"sentences": one["sentences"]}
+        for language, splits in scores.items()
+        for split, one in splits.items()
+    ]
+    return tables.markdown(pd.DataFrame(rows)) + INTERVALS if rows else "Not measured."
+
+
+def _speed_table(speeds: Sequence[dict]) -> str:
+    """Samples a second and the speed-up in every runtime and batch, or why there are none."""
+    if not speeds:
+        return "Not measured."
+    machines = [f"{_cpu(row['machine'])}, threads: {row['threads']}" for row in speeds]
+    shown = throughput.table(speeds).assign(machine=machines)
+    shown = shown[["runtime", "batch", "samples/s", "speed-up", "machine", "note"]].astype(str)
+    shown = shown.map(lambda cell: " ".join(cell.split()).replace("|", "\\|"))
+    lengths = sorted({row["length"] for row in speeds})
+    return tables.markdown(shown) + SPEED_UP.format(lengths=" or ".join(map(str, lengths)))
+
+
+def _training(record: dict, about: dict) -> list[str]:
+    """Which text and which labels have played a part, and the teacher."""
+    config, seen, more = record["config"], [], []
+    corpus, labelled = config["corpus"], _at_most(config["train_sentences"])
+    if _setting(config, "sees_target_text"):
+        capped = _at_most(_setting(config, "unlabelled_sentences"))
+        whose = f"{UNLABELLED.get(corpus, corpus)} with the teacher's answers"
+        seen.append(f"Spanish and Dutch training sentences of {whose}, {capped} in each language")
+    if _cut(record):
+        seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
+    if "qat_epochs" in config:
+        how = " under fake quantization" if about.get("quantization", {}).get("kind") == "qat" else ""
+        more = [
+            f"- Then trained on{how}: epochs: {config['qat_epochs']}, sentences: {_at_most(config['qat_sentences'])}"
+        ]
+    if languages := config.get("floor_languages"):
+        names = ", ".join(LANGUAGE_NAMES.get(language, language) for language in languages)
+        more.append(f"- What stays in float was chosen on labelled dev sentences: {names}")
+    name = Path(_setting(config, "teacher") or config["backbone"]).name
+    return [
+        f"- Labelled: English training sentences of {LABELLED.get(corpus, corpus)}, {labelled}",
+        f"- Unlabelled: {'; '.join(seen) or 'none; no Spanish or Dutch text after pretraining'}",
+        *more,
+        f"- Teacher: {f'`{name}`, tuned on the same labels' if _setting(config, 'hardness') else 'none'}",
+    ]
+
+
+def _limits(record: dict) -> list[str]:
+    """What not to expect of the model, with its own numbers."""
+    config, test = record["config"], {k: v["test"]["f1"] for k, v in record["scores"].items() if "test" in v}
+    said = [_pretraining(record)]
+    if "en" in test:
+        each = [f"{LANGUAGE_NAMES.get(name, name)} {f1:.3f}" for name, f1 in test.items()]
+        weaker = [LANGUAGE_NAMES.get(name, name) for name, f1 in test.items() if f1 < test["en"]]
+        behind = f" Weaker than in English: {', '.join(weaker)}." if weaker else ""
+        said.append(f"Only English labels were tuned on. Test F1: {', '.join(each)}.{behind}")
+    said.append(f"Tuned on windows of {config['max_length']} subwords; predicts in windows of {WINDOW} that overlap.")
+    said += ["It has learnt from generated text and knows generated text only."] if config["corpus"] == "sample" else []
+    said.append("Not evaluated for bias: whose names it misses more often than others' is not known.")
+    return [f"- {one}" for one in said]
+
+
+def _pretraining(record: dict) -> str:
+    """Where a shipped backbone comes from; nothing is known of another, or of other weights under its name."""
+    name, weights = _backbone(record), _started(record["config"]).get("weights")
+    if name not in backbones.SHIPPED or weights != backbones.fingerprint(name):
+        return f"What the backbone `{name}` was pretrained on, its licence and its limits, its own card tells."
+    report = shipped.read()[name]
+    taught = f", distilled from it in {report['seconds'] / 60:.0f} minutes" if report["steps"] else ""
+    return (
+        "The backbone comes from multilingual-e5-small by way of a copy at 4 bits a weight"
+        f"{taught}: {report['parameters'] / 1e6:.1f} million weights."
+    )
+
+
+def _origin(record: dict) -> list[str]:
+    versions = [f"{name} {record['versions'].get(name, 'not known')}" for name in PACKAGES]
+    return [
+        f"- Run: `{record['run']}`, finished {record['finished']}",
+        f"- Commit: {record['commit'] or 'not known'}",
+        f"- Versions: {', '.join(versions)}",
+        f"- Machine: {_cpu(record['machine'])}, GPU: {record['machine'].get('gpu') or 'none'}",
+    ]
+
+
+def _started(config: dict) -> dict:
+    """The configuration of the model that a combination starts from; of any other model, its own."""
+    return config.get("start", config)
+
+
+def _setting(config: dict, key: str) -> object:
+    return config.get(key, _started(config).get(key))
+
+
+def _backbone(record: dict) -> str:
+    return Path(_started(record["config"])["backbone"]).name
+
+
+def _cut(record: dict) -> bool:
+    # Whether the vocabulary was cut: by the run itself, or on the way to a combination.
+    return record["config"]["method"] == "vocabulary" or record["config"].get("combination") == "small-q"
+
+
+def _at_most(number: int | None) -> str:
+    return "all of them" if number is None else f"at most {number:,}"
+
+
+def _cpu(machine: dict) -> str:
+    return f"{machine['cpu']}, cores: {machine['cores']}"
+
+
+FRONT = """---
+language: [en, es, nl]
+license: apache-2.0
+library_name: onnx
+pipeline_tag: token-classification
+tags: [named-entity-recognition, onnx, model-compression, mmalib]
+---
+
+"""
+INTRO = """
+Finds persons, organizations, places and other names in English, Spanish and Dutch text, on a CPU: a graph for ONNX
+runtimes with its tokenizer, from a study of what compression costs the languages that a model was not tuned on.
+This card is written by `mmalib.app.card` from the run's record.
+"""
+USE = """
+## How to use it
+
+In the folder that holds this one, with `mmalib` installed:
+
+```
+python -m mmalib predict {quoted} "Angela Merkel visited Madrid."
+```
+
+```python
+from mmalib import predict
+
+find = predict.load({folder})
+print(find(["Angela Merkel visited Madrid."]))
+```"""
+INTERVALS = "\nLow and high bound the 95% interval of F1, by resampling sentences."
+SPEED_UP = """
+Samples of {lengths} subwords. Speed-up: over the dense float baseline in ONNX Runtime at the same batch, in turns."""
+LICENCE = """Apache-2.0; a shipped backbone's weights are MIT (multilingual-e5-small). No text that the model was tuned
+or scored on is part of this folder. CoNLL's text, where it was used, has terms of its own: the Reuters corpus
+(English), EFE (Spanish), De Morgen (Dutch)."""

@@ -1,0 +1,247 @@
+"""The command line, thin: read arguments, call one function, turn a user's mistake into one sentence.
+
+Imports happen where they are used, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m mmalib study                     the small study: two CPU cores, offline, minutes
+  python -m mmalib study --profile paper     the paper's own scale; wants a GPU
+  python -m mmalib study --only 01,03        two notebooks of it
+  MMALIB_DATA=path/to/conll python -m mmalib study
+  python -m mmalib figures                   draw tables and figures again, without training
+  python -m mmalib figures --format pdf,tex --profile quick
+                                             the same for a report
+  python -m mmalib predict runs/quick/models/01-e5-half-sample-seed1 "Angela Merkel besuchte Madrid."
+  python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
+                                             how fast is an exported model here?
+  python -m mmalib doctor                    what can this machine run?
+
+A study that was stopped or killed goes on from its last finished run when it is started again.
+Exit codes: 0 all well, 1 a notebook failed or results are missing, 2 a mistake in what was asked,
+130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if getattr(options, "publish", False) and not options.profile:
+        parser.error("--publish takes the records of a profile: say which with --profile")
+    try:
+        with _interruptible():
+            return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"mmalib: {error}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End at once on Ctrl-C or a polite kill.
+
+    Whatever a study has written is whole at any moment, and its kernel ends when it does. So unwinding gains
+    nothing, and from the middle of papermill's event loop it would now and then end in a traceback.
+    """
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in handled}
+    for number in handled:
+        if before[number] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _end(*_) -> None:
+    line = "mmalib: interrupted; started again, it goes on from the last finished run\n"
+    os.write(2, (("\n" if os.isatty(2) else "") + line).encode())
+    os._exit(130)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from mmalib.app import batch
+
+    folder = options.notebooks or batch.NOTEBOOKS
+    return batch.run(options.profile, options.only, options.fresh, options.runs, folder)
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from mmalib import reports
+    from mmalib.app import batch, publish
+
+    formats = options.format.split(",") if options.format else ()
+    reports.check(formats)
+    if options.profile and not options.publish:
+        return batch.redraw(options.profile, options.runs, formats)
+    lacking = publish.take(options.profile, options.runs) if options.publish else []
+    if lacking:
+        print("Not measured, and missing in what follows:", *lacking, sep="\n  ")
+    print("Written:", *publish.redraw(formats or reports.FORMATS), sep="\n  ")
+    return 1 if lacking else 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from mmalib import predict
+
+    typing = not options.text and sys.stdin.isatty()
+    texts = iter(options.text) if options.text else predict.lines(sys.stdin.buffer)
+    try:
+        for line in predict.run(options.folder, texts, as_json=options.json, at_once=1 if typing else predict.AT_ONCE):
+            print(line, flush=typing)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from mmalib.app import bench
+    from mmalib.records import machine, store
+
+    return bench.run(
+        options.folders,
+        options.runtime.split(","),
+        [_whole("--batch", number) for number in options.batch.split(",")],
+        options.length,
+        threads=machine.describe()["cores"] if options.threads is None else options.threads,
+        seconds=options.seconds,
+        baseline=options.baseline,
+        records=store.records_folder(options.runs, "bench"),
+    )
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name} is '{text}'. Give whole numbers with commas between them, as in 1,4,8.") from None
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mmalib.records import machine
+
+    print(*machine.doctor(), sep="\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmalib",
+        description="What happens to the languages that a multilingual model was never tuned on, "
+        "when it is made fast enough for a CPU? This runs the study and draws its results.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--profile",
+        default="quick",
+        metavar="NAME",
+        help="size of the study: quick (default; minutes on two cores), small (a day and more on two cores, or a GPU), "
+        "paper (a GPU and the hub's models)",
+    )
+    where.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder for everything that is made (default: runs)",
+    )
+
+    study = commands.add_parser(
+        "study",
+        parents=[where],
+        help="run the notebooks in order, without a browser",
+        description="Run the notebooks in order and leave records, tables, figures and executed notebooks in "
+        "RUNS/PROFILE. Runs that are already recorded there are skipped.",
+    )
+    study.add_argument("--only", metavar="01,03", help="only the notebooks with these numbers")
+    study.add_argument(
+        "--fresh", action="store_true", help="first delete what this profile made before, and start over"
+    )
+    study.add_argument(
+        "--notebooks",
+        type=Path,
+        metavar="DIR",
+        help="folder of the notebooks (default: the one of the checkout that mmalib was installed from)",
+    )
+    study.set_defaults(command=_study)
+
+    figures = commands.add_parser(
+        "figures",
+        help="draw tables and figures again from the records, without training",
+        description="Draw every table and figure again from records, without training: those of the repository "
+        "(figures/, and the tables in README.md), or with --profile those of RUNS/PROFILE.",
+    )
+    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what it lacks")
+    figures.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    figures.add_argument(
+        "--format",
+        metavar="NAMES",
+        help="with commas between: svg, png, pdf for figures; csv, md, tex (booktabs) for tables "
+        "(default: svg,png,csv,md)",
+    )
+    figures.add_argument(
+        "--publish",
+        action="store_true",
+        help="first put the records of RUNS/PROFILE in the place of those in figures/",
+    )
+    figures.set_defaults(command=_figures)
+
+    predict = commands.add_parser(
+        "predict",
+        help="find the names in text",
+        description="Find persons, organisations, locations and other names in text, with a model that the study has "
+        "left or an exported one. Prints a line for every name (type, place of its characters, probability, text), "
+        "and an empty line after each text.",
+    )
+    predict.add_argument("folder", type=Path, metavar="FOLDER", help="of the model, as in runs/quick/models")
+    predict.add_argument("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
+    predict.add_argument("--json", action="store_true", help="a line of JSON for every text instead")
+    predict.set_defaults(command=_predict)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure the speed of exported models",
+        description="Measure samples a second of exported models (folders with a model.onnx), each in turns with the "
+        "baseline. Prints a table and leaves a record of each model and runtime in RUNS/bench/records. "
+        "Run it on an otherwise idle machine.",
+    )
+    bench.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    bench.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAMES",
+        help="onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
+        "openvino:precision=bf16:hint=throughput:shapes=fixed",
+    )
+    bench.add_argument("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")
+    bench.add_argument("--length", type=int, default=128, metavar="N", help="subwords a sample (default: 128)")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: every core that may be used")
+    bench.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)")
+    bench.add_argument(
+        "--baseline", type=Path, metavar="FOLDER", help="what ONNX Runtime runs beside it (default: the first FOLDER)"
+    )
+    bench.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    bench.set_defaults(command=_bench)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine can run",
+        description="Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk.",
+    )
+    doctor.set_defaults(command=_doctor)
+    return parser

@@ -1,0 +1,313 @@
+"""The corpora: CoNLL-2003 English and CoNLL-2002 Spanish and Dutch, or the generated sample, all in IOB2.
+
+CoNLL comes as the original files (Tjong Kim Sang 2002; Tjong Kim Sang and De Meulder 2003) or as the parquet
+that the hub converted from them; both end in the same sentences. `dev` is testa, `test` is testb.
+
+A folder may hold test sets of further languages beside them: `wikineural/xx.test` (WikiNEuRal, Tedeschi et al. 2021),
+a word and its tag a line. They are scored and nothing else, and take no part in the paper's numbers.
+"""
+
+import codecs
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Features, List, Value
+from huggingface_hub import snapshot_download
+
+from mmalib.data import sample
+from mmalib.profiles import Profile
+
+LANGUAGES = ("en", "es", "nl")
+LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
+
+# The two layouts a folder may have: language -> split -> file, relative to the folder.
+ORIGINAL = {
+    language: {"train": f"{name}.train", "dev": f"{name}.testa", "test": f"{name}.testb"}
+    for language, name in (("en", "conll2003/eng"), ("es", "conll2002/esp"), ("nl", "conll2002/ned"))
+}
+PARQUET = {
+    language: {
+        "train": f"{name}/train/0000.parquet",
+        "dev": f"{name}/validation/0000.parquet",
+        "test": f"{name}/test/0000.parquet",
+    }
+    for language, name in (("en", "conll2003"), ("es", "es"), ("nl", "nl"))
+}
+
+# The hub's own loading scripts no longer run (datasets 4 and later); this branch holds their output.
+HUB_REVISION = "refs/convert/parquet"
+HUB_REPOSITORIES = {"en": "eriktks/conll2003", "es": "eriktks/conll2002", "nl": "eriktks/conll2002"}
+FURTHER = "wikineural/??.test"  # a language each, by its two letters
+_UNREACHED = (
+    "CoNLL could not be fetched from the hub ({}). Set MMALIB_DATA to a folder that holds it, "
+    "or to 'sample' for the generated corpus."
+)
+
+CAP_SEED = 0
+
+
+class Sentence(NamedTuple):
+    """The words of a sentence and their IOB2 tags, one each."""
+
+    words: list[str]
+    tags: list[str]
+
+
+class Corpora(dict[str, DatasetDict]):
+    """Train, dev and test of the study's languages; test sets of further languages in `further`."""
+
+    def __init__(self, corpora: Mapping[str, DatasetDict], further: Mapping[str, Dataset] | None = None) -> None:
+        super().__init__(corpora)
+        self.further = dict(further or {})
+
+
+def fewer(sentences: Dataset, cap: int | None) -> Dataset:
+    """At most `cap` sentences, in their order; a smaller cap keeps a subset of what a larger one keeps."""
+    return sentences.select(_chosen(len(sentences), cap))
+
+
+def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str, DatasetDict]:
+    """The corpora with at most `cap` sentences in every dev and test set, for scores along a curve."""
+    return {
+        language: DatasetDict({split: data if split == "train" else fewer(data, cap) for split, data in splits.items()})
+        for language, splits in corpora.items()
+    }
+
+
+def read_conll(path: str | Path, columns: tuple[int, ...] = (3, 4)) -> list[Sentence]:
+    """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four."""
+    sentences: list[Sentence] = []
+    words: list[str] = []
+    tags: list[str] = []
+    expected = None  # columns, set by the first word of the file
+    lines = _lines(path)
+    for number, line in enumerate([*lines, ""], start=1):
+        # Only blanks and tabs separate: a word may hold U+00A0, U+0085 or U+2028, where str.split would cut.
+        parts = [part for part in line.rstrip("\r").replace("\t", " ").split(" ") if part]
+        if not parts or parts[0] == "-DOCSTART-":
+            if words:
+                sentences.append(Sentence(words, to_iob2(tags)))
+                words, tags = [], []
+            continue
+        if len(parts) not in columns or len(parts) != (expected or len(parts)):
+            any_of = " or ".join(map(str, columns))
+            wanted = f"{expected} as on the lines before" if expected else f"{any_of}, word first and entity last"
+            raise ValueError(
+                f"{path}, line {number}: found columns: {len(parts)}, expected: {wanted}. Repair the line."
+            )
+        if parts[-1] not in LABELS:
+            raise ValueError(
+                f"{path}, line {number}: unknown tag {parts[-1]!r}. "
+                "The last column must be O, or B- or I- followed by PER, ORG, LOC or MISC."
+            )
+        expected = len(parts)
+        words.append(parts[0])
+        tags.append(parts[-1])
+    if not sentences:
+        raise ValueError(f"{path}, line {len(lines)}: the file ends without any sentence. Copy it again.")
+    return sentences
+
+
+def to_iob2(tags: list[str]) -> list[str]:
+    """The tags of one sentence, IOB1 or IOB2, in IOB2: an entity's first tag is always `B-`.
+
+    IOB1 writes `B-` only where an entity follows another of its type at once, so an `I-` after anything but
+    its own type starts an entity. IOB2 comes out unchanged.
+    """
+    before = ["O", *tags][: len(tags)]
+    return [
+        "B" + tag[1:] if tag != "O" and tag[2:] != last[2:] else tag for last, tag in zip(before, tags, strict=True)
+    ]
+
+
+def load(profile: Profile, data: str | None = None) -> Corpora:
+    """The corpora of a profile by language, as train, dev and test of `words` and `tags` (lists of strings).
+
+    `data` is "sample", "hub" or a folder; None takes the environment's MMALIB_DATA, then the profile's own.
+    """
+    source, further = _source(profile, data), {}
+    if source == "sample":
+        corpora = {
+            language: {split: [Sentence(*pair) for pair in pairs] for split, pairs in splits.items()}
+            for language, splits in sample.generate().items()
+        }
+    elif source == "hub":
+        corpora = _read(PARQUET, _download())
+    else:
+        corpora = _read_folder(Path(source).expanduser())
+        further = _further(Path(source).expanduser(), profile.eval_sentences)
+    return Corpora({language: _datasets(language, corpora[language], profile) for language in LANGUAGES}, further)
+
+
+def corpus_name(profile: Profile, data: str | None = None) -> str:
+    """Which corpus `load` would give: "sample", or "conll" for a folder and the hub alike."""
+    return "sample" if _source(profile, data) == "sample" else "conll"
+
+
+def evaluation_sentences(folder: Path) -> list[list[str]]:
+    """The words of every dev and test sentence in a folder of original files, for whoever must not train on them."""
+    files = [Path(folder) / of[split] for of in ORIGINAL.values() for split in ("dev", "test")]
+    sentences = [sentence for file in files for sentence in read_conll(file)]
+    sentences += [
+        sentence for file in sorted(Path(folder).glob(FURTHER)) for sentence in read_conll(file, columns=(2,))
+    ]
+    return [sentence.words for sentence in sentences]
+
+
+def describe(corpora: Corpora) -> pd.DataFrame:
+    """Sentences, words and entities by type of every language and split."""
+    rows = []
+    for language, splits in [*corpora.items(), *((name, {"test": test}) for name, test in corpora.further.items())]:
+        for split, rows_of_split in splits.items():
+            tags = [tag for sentence in rows_of_split["tags"] for tag in sentence]
+            begun = Counter(tag[2:] for tag in tags if tag.startswith("B-"))
+            entities = {label[2:]: begun[label[2:]] for label in LABELS if label.startswith("B-")}
+            rows.append(
+                {"language": language, "split": split, "sentences": len(rows_of_split), "words": len(tags)} | entities
+            )
+    return pd.DataFrame(rows)
+
+
+def _source(profile: Profile, data: str | None) -> str:
+    return data or os.environ.get("MMALIB_DATA") or profile.data
+
+
+def _lines(path: str | Path) -> list[str]:
+    raw = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x}). Convert the file first; "
+            "the shared task's own files are Latin-1: iconv -f latin1 -t utf-8."
+        ) from error
+    return text.removesuffix("\n").split("\n")
+
+
+def _read_folder(folder: Path) -> dict[str, dict[str, list[Sentence]]]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no data folder {folder}. Point MMALIB_DATA at the folder that holds conll2003 and "
+            "conll2002, or set it to 'sample' for the generated corpus."
+        )
+    roots = dict.fromkeys(LANGUAGES, folder)
+    layout = min((ORIGINAL, PARQUET), key=lambda files: len(_missing(files, roots)))
+    if missing := _missing(layout, roots):
+        raise ValueError(
+            f"The data folder {folder} lacks {', '.join(missing)}. It should hold .train, .testa and "
+            ".testb of conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es "
+            "and nl, each with train, validation and test/0000.parquet. Add what lacks, "
+            "or set MMALIB_DATA to 'sample' for the generated corpus."
+        )
+    return _read(layout, roots)
+
+
+def _further(folder: Path, cap: int | None) -> dict[str, Dataset]:
+    """The test sets of the languages that are not among the study's."""
+    paths = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
+    return {path.stem: _dataset(_capped(read_conll(path, columns=(2,)), cap)) for path in paths}
+
+
+def _missing(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> list[str]:
+    return [
+        file for language, files in layout.items() for file in files.values() if not (roots[language] / file).is_file()
+    ]
+
+
+def _read(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> dict[str, dict[str, list[Sentence]]]:
+    read = read_conll if layout is ORIGINAL else read_parquet
+    return {
+        language: {split: read(roots[language] / file) for split, file in files.items()}
+        for language, files in layout.items()
+    }
+
+
+def _download() -> dict[str, Path]:
+    # Without a network this falls back on what the hub's client has in its cache, which may be only a part.
+    try:
+        folders = {
+            repository: snapshot_download(
+                repository,
+                repo_type="dataset",
+                revision=HUB_REVISION,
+                allow_patterns=[file for files in PARQUET.values() for file in files.values()],
+            )
+            for repository in dict.fromkeys(HUB_REPOSITORIES.values())
+        }
+    except OSError as error:
+        raise ValueError(_UNREACHED.format(str(error).partition("\n")[0])) from error
+    roots = {language: Path(folders[repository]) for language, repository in HUB_REPOSITORIES.items()}
+    if missing := _missing(PARQUET, roots):
+        raise ValueError(_UNREACHED.format(f"there was no {', no '.join(missing)}"))
+    return roots
+
+
+def read_parquet(path: str | Path) -> list[Sentence]:
+    """The sentences of one file of the hub's converted parquet (columns `tokens` and `ner_tags`)."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names, table = _label_names(file.schema_arrow), file.read(["tokens", "ner_tags"])
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a readable parquet file ({error}). Fetch it again.") from error
+    if set(table.column_names) != {"tokens", "ner_tags"}:
+        raise ValueError(f"{path} lacks the column tokens or ner_tags. Use the hub's own files.")
+    sentences = []
+    columns = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
+    for row, (words, tags) in enumerate(zip(*columns, strict=True)):
+        if not words and not tags:  # the conversion of CoNLL-2002 ends each split with an empty row
+            continue
+        try:
+            tags = [tag if isinstance(tag, str) else names[tag] for tag in tags]
+        except KeyError as error:
+            raise ValueError(
+                f"{path}, row {row}: label {error} has no name in the file, and numbers are never guessed. "
+                "Use the hub's own files."
+            ) from error
+        unknown = sorted(set(tags) - set(LABELS))
+        if unknown or len(words) != len(tags):
+            problem = f"unknown tag {unknown[0]!r}" if unknown else f"{len(words)} words and {len(tags)} tags"
+            raise ValueError(f"{path}, row {row}: {problem}. Use the hub's own files.")
+        sentences.append(Sentence(words, to_iob2(tags)))
+    if not sentences:
+        raise ValueError(f"{path} has {table.num_rows} rows and not a single sentence. Fetch it again.")
+    return sentences
+
+
+def _label_names(schema: pa.Schema) -> dict[int, str]:
+    # The hub writes the features into the schema's metadata. Two corpora need not number their labels alike,
+    # so the names come from there and nowhere else.
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = Features.from_dict(metadata.get("info", {}).get("features") or {})
+    label = getattr(features.get("ner_tags"), "feature", None)
+    return dict(enumerate(getattr(label, "names", ())))
+
+
+def _datasets(language: str, splits: dict[str, list[Sentence]], profile: Profile) -> DatasetDict:
+    english = profile.train_sentences if language == "en" else None  # no other language is ever trained on
+    caps = {"train": english, "dev": profile.eval_sentences, "test": profile.eval_sentences}
+    return DatasetDict({split: _dataset(_capped(rows, caps[split])) for split, rows in splits.items()})
+
+
+def _capped(sentences: list[Sentence], cap: int | None) -> list[Sentence]:
+    return [sentences[index] for index in _chosen(len(sentences), cap)]
+
+
+def _chosen(number: int, cap: int | None) -> list[int]:
+    # A smaller cap keeps a subset of what a larger one keeps; the order of the file stays.
+    order = list(range(number))
+    random.Random(CAP_SEED).shuffle(order)
+    return sorted(order[:cap])
+
+
+def _dataset(sentences: list[Sentence]) -> Dataset:
+    columns = {"words": [s.words for s in sentences], "tags": [s.tags for s in sentences]}
+    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, List(Value("string")))))

@@ -1,0 +1,264 @@
+"""The generated sample corpus: English, Spanish and Dutch sentences with PER, ORG, LOC and MISC in IOB2.
+
+It stands in for CoNLL-2002/2003 where those cannot be had, so that the whole study runs offline. Names come
+from Faker (people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from
+templates, one package data file per language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`. Two rules make
+the corpus a test rather than an echo:
+
+* a name belongs to one of train, dev and test, in all three languages at once (`share_out`);
+* a template belongs to one of them too, since every template stands under the heading of its split.
+
+Notation of the template files. `== train`, `== dev`, `== test` open the splits; whatever stands above them
+serves all three. `kind = a | b` lists what a kind may become, `# ...` is a comment, every other line is a
+template. In a template
+
+    [was born|grew up]   is one of the alternatives; [again|] may be nothing
+    <day>                is a word or name of that kind and carries no label
+    {LOC.city}           is an entity, labelled with what stands before the dot
+    {LOC.city^}          is the same in capitals; a line that begins with ^ is a headline, all in capitals
+
+Convention: nationalities and languages are MISC in every language, also in Spanish, which writes them in
+lower case. (CoNLL-2002 leaves those Spanish words unlabelled; here the languages are kept alike.) Titles
+("Dr.") and quotation marks stay outside the entity; the whole of a nested organisation name is one entity.
+"""
+
+import random
+import re
+import unicodedata
+from importlib import resources
+
+from babel import Locale
+from babel.core import get_global
+from faker import Faker
+
+LOCALES = {"en": "en_US", "es": "es_ES", "nl": "nl_NL"}
+SIZES = {"train": 2000, "dev": 400, "test": 400}
+
+# CLDR codes. Countries whose name needs an article in one of the languages (Reino Unido, the Netherlands)
+# stay out; NATIONS are languages whose name is also the nationality, in all three languages.
+COUNTRIES = (
+    "AF AL DZ AD AO AR AM AU AT AZ BD BB BE BZ BJ BT BO BR BG BF BI KH CM CA TD CL CN CO CR HR CU CY DK "
+    "DJ EC EG ER EE ET FJ FI FR GA GE DE GH GR GT GN GY HT HN HU IS IN ID IQ IR IE IL IT JM JP JO KZ KE "
+    "KW LA LV LB LS LR LY LI LT LU MG MW MY ML MT MR MX MD MC MN ME MA MZ NA NP NZ NI NE NG NO OM PK PA "
+    "PY PE PL PT QA RO RU RW SN RS SG SK SI SO ES LK SR SE TJ TZ TH TG TN TR TM UG UA UY UZ VE VN YE ZM "
+    "ZW"
+)
+NATIONS = (
+    "de fr it nl es pt pl cs sk hu ro bg hr sr sl uk ru fi sv no da is et lv lt el tr fa ja ko zh vi id "
+    "ka hy az kk uz mn sq mk bs mt ga ca gl be ne so lo my km"
+)
+TONGUES = "eu la cy ur hi ta te sw zu xh yo ha am ti eo fy lb fo kl mi sm to ku tg ky tt yi br co sc gd qu gn ay"
+
+# Acronyms that the templates use as plain words.
+PLAIN_ACRONYMS = "CEO PDF GDP DNA GPS VIP PIB ADN IVA DNI NIF BTW USB SIM"
+
+PERSON = r"((van|de|den|der|ter|ten) ){0,2}[^\W\d_a-z]\w+"  # "Vermeer", "van der Meer"
+PLACE = r"[^\W\d_a-z]\w+([ -][^\W\d_a-z]\w+)?"  # "Leeuwarden", "New York", "Velsen-Noord"
+
+Sentence = tuple[list[str], list[str]]  # words, IOB2 tags
+
+
+def generate(seed: int = 2024) -> dict[str, dict[str, list[Sentence]]]:
+    """The corpus as language -> split -> sentences, the same on every machine for the same `seed`."""
+    files = {language: read_templates(language) for language in LOCALES}
+    names = draw_names(files, seed)
+    return {
+        language: {
+            split: write_sentences(
+                files[language][split]["templates"],
+                files[language]["all"]["kinds"] | files[language][split]["kinds"] | names[language][split],
+                count=size,
+                rng=random.Random(f"{seed} {language} {split}"),
+            )
+            for split, size in SIZES.items()
+        }
+        for language in LOCALES
+    }
+
+
+# Templates: reading them, and turning one into a sentence.
+
+
+def read_templates(language: str) -> dict[str, dict]:
+    """The file of one language: section ("all" or a split) -> {"kinds": {kind: list}, "templates": list}."""
+    sections: dict[str, dict] = {name: {"kinds": {}, "templates": []} for name in ("all", *SIZES)}
+    section = sections["all"]
+    text = resources.files("mmalib.data").joinpath("templates", f"{language}.txt").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        kind = re.match(r"([\w.]+) = (.+)", line)
+        if line.startswith("== "):
+            section = sections.get(line[3:], sections["all"])
+        elif kind:
+            section["kinds"][kind[1]] = kind[2].split(" | ")
+        elif line and not line.startswith("#"):
+            section["templates"].append(line)
+    return sections
+
+
+def write_sentences(
+    templates: list[str], kinds: dict[str, list[str]], *, count: int, rng: random.Random
+) -> list[Sentence]:
+    """`count` different sentences, every template used about equally often, in random order."""
+    order = list(templates)
+    sentences: dict[str, Sentence] = {}
+    while len(sentences) < count:
+        rng.shuffle(order)
+        for template in order:
+            words, tags = write_sentence(template, kinds, rng)
+            names = entity_names(words, tags)
+            if len(set(names)) == len(names):  # no one meets herself, no team plays itself
+                sentences.setdefault(" ".join(words), (words, tags))
+    return list(sentences.values())[:count]
+
+
+def write_sentence(template: str, kinds: dict[str, list[str]], rng: random.Random) -> Sentence:
+    """One sentence from one template."""
+    words: list[str] = []
+    tags: list[str] = []
+    for item in fill(template.removeprefix("^ "), kinds, rng).split():
+        slot = re.fullmatch(r"\{([\w.]+)(\^?)\}", item)
+        if not slot:
+            words.append(item)
+            tags.append("O")
+            continue
+        name = fill(rng.choice(kinds[slot[1]]), kinds, rng).split()
+        label = slot[1].split(".")[0]
+        words += [word.upper() for word in name] if slot[2] else name
+        tags += [f"B-{label}"] + [f"I-{label}"] * (len(name) - 1)
+    if template.startswith("^ "):
+        words = [word.upper() for word in words]
+    words[0] = words[0][0].upper() + words[0][1:]
+    return words, tags
+
+
+def fill(text: str, kinds: dict[str, list[str]], rng: random.Random) -> str:
+    """`text` with every [a|b] decided and every <kind> replaced, from the innermost outwards."""
+    while found := re.search(r"\[([^\[\]]*)\]", text):
+        text = text[: found.start()] + rng.choice(found[1].split("|")) + text[found.end() :]
+    while found := re.search(r"<([A-Za-z]+)>", text):
+        text = text[: found.start()] + rng.choice(kinds[found[1]]) + text[found.end() :]
+    return text
+
+
+def entity_names(words: list[str], tags: list[str]) -> list[str]:
+    """The entities of a sentence, as text."""
+    names: list[str] = []
+    for word, tag in zip(words, tags, strict=True):
+        if tag.startswith("B-"):
+            names.append(word)
+        elif tag.startswith("I-"):
+            names[-1] += " " + word
+    return names
+
+
+# Names: collecting them, and dealing them out to the splits.
+
+
+def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """All names, as language -> split -> kind -> list; no name is in two splits."""
+    rng = random.Random(f"{seed} names")
+    home: dict[str, str] = {}  # name -> the split that owns it, whatever its type or language
+    for file in files.values():
+        for split in SIZES:
+            home |= {key(name): split for name in file[split]["kinds"]["wordname"]}
+
+    names: dict[str, dict] = {language: {split: {} for split in SIZES} for language in LOCALES}
+    for kind, triples in cldr_names().items():
+        for split, kept in share_out(triples, home, rng).items():
+            for number, language in enumerate(LOCALES):
+                names[language][split][kind] = [triple[number] for triple in kept]
+    for language, file in files.items():
+        twins = {"twin": file["all"]["kinds"]["twin"]}
+        for kind, drawn in (twins | faker_names(language, seed) | {"acronym": acronyms(rng)}).items():
+            for split, kept in share_out([(name,) for name in drawn], home, rng).items():
+                names[language][split].setdefault(kind, []).extend(name for (name,) in kept)
+        for split in SIZES:
+            add_derived_(names[language][split], language)
+    return names
+
+
+def share_out(
+    concepts: list[tuple[str, ...]], home: dict[str, str], rng: random.Random
+) -> dict[str, list[tuple[str, ...]]]:
+    """Deal names to the splits, three to train for one to dev and one to test.
+
+    A concept is one thing under its names in one or more languages. It follows a name that `home` knows
+    already; where its names live in different splits it is dropped. `home` learns the new names.
+    """
+    deal = ("train", "test", "train", "dev", "train")
+    shared: dict[str, list[tuple[str, ...]]] = {split: [] for split in SIZES}
+    concepts = list(concepts)
+    rng.shuffle(concepts)
+    fresh = 0
+    for concept in concepts:
+        owners = {home[key(name)] for name in concept if key(name) in home}
+        if len(owners) > 1:
+            continue
+        if owners:
+            split = owners.pop()
+        else:
+            split = deal[fresh % len(deal)]
+            fresh += 1
+        home.update((key(name), split) for name in concept)
+        shared[split].append(concept)
+    return shared
+
+
+def key(name: str) -> str:
+    """What makes a name this name: its last word without accents or case ("van der Meer" -> "meer")."""
+    letters = unicodedata.normalize("NFD", name.split()[-1])
+    return "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
+
+
+def add_derived_(names: dict[str, list[str]], language: str) -> None:
+    """Add what follows from other kinds: any first name, one-word surnames, Dutch capitals and endings."""
+    names["first"] = list(dict.fromkeys(names["man"] + names["woman"]))
+    names["plain"] = [name for name in names["last"] if " " not in name]
+    names["Last"] = [name[0].upper() + name[1:] for name in names["last"]]  # "Van der Meer zei ..."
+    names["language"] = names["nation"] + names["tongue"]
+    if language == "nl":  # Duits -> Duitse, Chinees -> Chinese
+        names["nation"] = [re.sub("ees$", "es", name) + "e" for name in names["nation"]]
+
+
+def cldr_names() -> dict[str, list[tuple[str, ...]]]:
+    """Countries, nationalities, further languages and cities as triples of names (en, es, nl)."""
+    locales = [Locale(language) for language in LOCALES]
+    territories = {name for locale in locales for name in locale.territories.values()}
+    cities = []
+    for zone in sorted({zone for zones in get_global("territory_zones").values() for zone in zones}):
+        default = zone.split("/")[-1].replace("_", " ")  # CLDR names a city only where it differs from this
+        triple = tuple(locale.time_zones.get(zone, {}).get("city", default) for locale in locales)
+        if re.match("Africa|America|Asia|Australia|Europe", zone) and territories.isdisjoint(triple):
+            cities.append(triple)
+    cities = [triple for triple in cities if all(re.fullmatch(PLACE, name) for name in triple)]
+    return {
+        "nation": [tuple(locale.languages[code] for locale in locales) for code in NATIONS.split()],
+        "tongue": [tuple(locale.languages[code] for locale in locales) for code in TONGUES.split()],
+        "country": [tuple(locale.territories[code] for locale in locales) for code in COUNTRIES.split()],
+        "city": cities,
+    }
+
+
+def faker_names(language: str, seed: int) -> dict[str, list[str]]:
+    """First names, surnames and towns of one language."""
+    fake = Faker(LOCALES[language], use_weighting=False)
+    fake.seed_instance(seed)
+    draws = {
+        "city": fake.state if language == "es" else fake.city,  # es_ES: provinces, named after their capitals
+        "last": fake.last_name,
+        "man": fake.first_name_male,
+        "woman": fake.first_name_female,
+    }
+    names = {}
+    for kind, draw in draws.items():
+        shape = PLACE if kind == "city" else PERSON
+        drawn = dict.fromkeys(draw() for _ in range(1500))  # each once, in the order drawn
+        names[kind] = [name for name in drawn if re.fullmatch(shape, name)]
+    return names
+
+
+def acronyms(rng: random.Random) -> list[str]:
+    """Acronyms for unions, parties and agencies."""
+    letters = "ABCDEFGIKLMNOPRSTUV"
+    drawn = ["".join(rng.choice(letters) for _ in range(3 + number % 2)) for number in range(150)]
+    return [name for name in dict.fromkeys(drawn) if name not in PLAIN_ACRONYMS.split()]

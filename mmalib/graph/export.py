@@ -1,0 +1,121 @@
+"""PyTorch → ONNX: one folder that a runtime and the tokenizer file can serve, without torch or transformers.
+
+    model.onnx       input_ids and attention_mask, int64 [batch, length] → logits [batch, length, labels]
+    config.json, tokenizer.json, ...   as Optimum lays them out
+    mmalib.json      where the model comes from, and what was checked: parity with PyTorch, share of zeros
+
+The graph is checked before the folder appears: its logits against PyTorch's on several batches and lengths with
+padding, and the zeros in the encoder's weights against the model's. How the graph is made is in `trace`.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from datasets import DatasetDict
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib import runtimes
+from mmalib.data.corpus import LABELS
+from mmalib.data.subwords import BATCH_TOKENS, Run, tags, word_logits
+from mmalib.graph.trace import OPSET, linears, trace
+from mmalib.model.disk import complete_folder
+from mmalib.model.evaluate import scored
+from mmalib.records import machine
+
+GRAPH = "model.onnx"
+PROVENANCE = "mmalib.json"
+CARD = "README.md"  # written by `card`, once the model is scored
+TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
+
+
+def export(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, provenance: dict | None = None
+) -> dict:
+    """Write the folder (complete or not at all) and return what its mmalib.json says."""
+    if wrong := next((name for name, linear in linears(model).items() if type(linear) is not nn.Linear), None):
+        raise ValueError(
+            f"{wrong} is no plain linear map. Make the model plain again (qat.remove_) before exporting it."
+        )
+    # The Trainer leaves mixed precision on in the live model, and the attention is changed below: work on a copy.
+    plain = extract_model_from_parallel(copy.deepcopy(model), keep_fp32_wrapper=False).cpu().float().eval()
+    plain.set_attn_implementation("eager")
+    with complete_folder(folder) as fresh:
+        zeros, total = trace(plain, fresh / GRAPH)
+        parity = _parity(plain, session(fresh))
+        plain.config.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        about = {
+            **(provenance or {}),
+            "parity": parity,
+            "sparsity": zeros / total,
+            "encoder_weights": total,
+            "megabytes": size_mb(fresh),
+            "opset": OPSET,
+            "commit": machine.commit(),
+            "versions": machine.versions(),
+        }
+        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return about
+
+
+def session(folder: Path, threads: int | None = None) -> Run:
+    """The exported model in ONNX Runtime on the CPU, on all cores unless told."""
+    return runtimes.load(folder, threads or machine.describe()["cores"])
+
+
+def labels(folder: Path) -> list[str]:
+    """The label names of an exported model, in the order of its logits."""
+    names = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["id2label"]
+    return [names[str(number)] for number in range(len(names))]
+
+
+def size_mb(folder: Path) -> float:
+    """Size of the graph with its weights in megabytes of a million bytes."""
+    return (Path(folder) / GRAPH).stat().st_size / 1e6
+
+
+def predict_tags(
+    run: Run,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[list[str]],
+    max_length: int,
+    *,
+    names: Sequence[str] = LABELS,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[str]]:
+    """One tag for every word of every sentence, from any runtime; `names` are the labels in the order of the logits."""
+    return tags(word_logits(run, tokenizer, sentences, max_length, batch_tokens=batch_tokens), names)
+
+
+def score(
+    run: Run, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on dev and test of every language, as `evaluate.score`, from any runtime."""
+    return scored(lambda sentences: predict_tags(run, tokenizer, sentences, max_length), corpora)
+
+
+@torch.inference_mode()
+def _parity(model: PreTrainedModel, run: Run) -> dict:
+    """The largest difference of a logit from PyTorch's over batches of random subwords, the later rows shorter."""
+    draw = torch.Generator().manual_seed(0)
+    pad = model.config.pad_token_id or 0
+    longest = min(model.config.max_position_embeddings - pad - 1, 128)  # XLM-R counts positions from pad + 1
+    shapes = [(rows, min(length, longest)) for rows, length in ((1, 1), (1, 33), (3, 16), (4, 128))]
+    found = []
+    for rows, length in shapes:
+        ids = torch.randint(pad + 1, model.config.vocab_size, (rows, length), generator=draw)
+        real = torch.arange(length) < (length * (rows - torch.arange(rows)[:, None])) // rows
+        real[:, 0] = True
+        ids[~real] = pad
+        theirs = model(input_ids=ids, attention_mask=real.long()).logits
+        ours = torch.from_numpy(run(ids.numpy(), real.long().numpy()))
+        found.append((ours - theirs)[real].abs().max())
+    worst = float(torch.stack(found).max())  # nan, if one is
+    if not worst <= TOLERANCE:
+        raise ValueError(f"The exported graph's logits differ from PyTorch's by {worst:.2g}, over {TOLERANCE}.")
+    return {"max_abs_difference": worst, "tolerance": TOLERANCE, "shapes": [list(shape) for shape in shapes]}

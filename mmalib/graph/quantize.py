@@ -1,0 +1,242 @@
+"""One builder of int8 graphs for four sources of activation ranges.
+
+    dynamic        no ranges: every activation is measured while the model runs
+    static         ranges from English training sentences (`ranges.calibrate`)
+    without data   ranges from random subwords (`ranges.random_rows`)
+    qat            ranges learnt in a fake-quantized fine-tune (`qat`)
+
+Weights become int8, symmetric, so that a pruned weight stays exactly zero; activations uint8, affine. What is quantized
+are the linear maps of the encoder's layers. The two products of activations in attention stay in float: at 128
+subwords they are under 3% of a base model's multiplications. So do the classifier and, unless `embeddings` says
+otherwise, the embeddings, which a lookup makes no faster: they only weigh on the disk.
+
+The same ranges are written in the format that each runtime runs fast:
+
+    qdq         QuantizeLinear and DequantizeLinear around MatMuls, one scale an output: ONNX Runtime, OpenVINO.
+                The inputs of the MatMuls are quantized, their outputs are float.
+    qoperator   QLinearMatMul, one scale a matrix: DeepSparse, which runs the other format slower than float.
+                The outputs of the MatMuls are quantized too, before their bias is added.
+
+The graph is rewritten by onnxruntime.quantization; r = scale (q - zero point) and its choice of both are described at
+`compute_scale_zp` there.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_reload_model_with_shape_infer
+
+from mmalib.graph.export import CARD, GRAPH, PROVENANCE, size_mb
+from mmalib.graph.trace import matmuls
+from mmalib.model.disk import complete_folder
+from mmalib.records import machine
+
+KINDS = ("dynamic", "static", "without data", "qat")
+FORMATS = ("qdq", "qoperator")
+Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph → lowest and highest value
+
+
+def quantize(
+    source: Path,
+    target: Path,
+    *,
+    kind: str,
+    ranges: Ranges | None = None,
+    format: str = "qdq",
+    skip: Collection[str] = (),
+    embeddings: bool = False,
+    reduce_range: bool = False,
+    provenance: dict | None = None,
+) -> dict:
+    """Write the int8 model of the exported folder `source` into the folder `target`; what its mmalib.json says.
+
+    `skip` names linear maps that stay in float (see `names`). `reduce_range` gives weights 7 bits, against saturation
+    on CPUs without VNNI. `embeddings` makes the table of word embeddings uint8 as well.
+    """
+    _check(kind, ranges, format)
+    proto = _load(source)
+    chosen = _chosen(proto.graph, skip, source)
+    if machine.saturates() and not reduce_range:
+        warnings.warn(
+            "This CPU has no VNNI: u8 x s8 products saturate, and scores measured here may be lower than elsewhere. "
+            "reduce_range=True avoids it at the price of one bit.",
+            stacklevel=2,
+        )
+    float_weights = {name: _weight(proto.graph, f"{name}.weight") for name in chosen}
+    tables = [node.name for node in proto.graph.node if node.op_type == "Gather" and "word_embed" in node.input[0]]
+    with complete_folder(target) as fresh, _quiet():
+        for path in Path(source).iterdir():
+            if path.name not in (GRAPH, PROVENANCE, CARD):
+                shutil.copy2(path, fresh / path.name)
+        nodes = chosen + (tables if embeddings else [])
+        _build(proto, fresh / GRAPH, nodes, ranges, format, reduce_range)
+        zeros, int8_zeros, total = _zeros(onnx.load(fresh / GRAPH).graph, float_weights)
+        before = json.loads((Path(source) / PROVENANCE).read_text(encoding="utf-8"))
+        about = {
+            **before,
+            **(provenance or {}),
+            "megabytes": size_mb(fresh),
+            "quantization": {
+                "kind": kind,
+                "format": "dynamic" if ranges is None else format,
+                "quantized": len(chosen),
+                "skip": sorted(skip),
+                "embeddings": embeddings,
+                "reduce_range": reduce_range,
+                "sparsity": zeros / total,  # of the quantized maps in float; rounding makes more zeros in int8
+                "sparsity_int8": int8_zeros / total,
+                "megabytes_float": before["megabytes"],
+            },
+            "commit": machine.commit(),
+            "versions": machine.versions(),
+        }
+        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return about
+
+
+def names(folder: Path) -> list[str]:
+    """The linear maps of an exported float model that can be quantized, in the order in which they run."""
+    return list(matmuls(_load(folder).graph))
+
+
+def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict:
+    """Ranges by module, {"input": (low, high), "output": ...} each, as ranges by tensor of the graph in `folder`."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, node in matmuls(_load(folder).graph).items():
+        if name not in learnt:
+            raise ValueError(f"There are no ranges for {name}. Learn them on the model that was exported to {folder}.")
+        # Query, key and value read the same tensor: the widest of their ranges holds for all.
+        for tensor, which in ((node.input[0], "input"), (node.output[0], "output")):
+            if which in learnt[name]:
+                low, high = learnt[name][which]
+                old = found.get(tensor, (low, high))
+                found[tensor] = (min(low, old[0]), max(high, old[1]))
+    return found
+
+
+def _check(kind: str, ranges: Ranges | None, format: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"There is no kind of quantization '{kind}'. Choose one of: {', '.join(KINDS)}.")
+    if format not in FORMATS:
+        raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
+    if kind == "dynamic":
+        if ranges is not None:
+            raise ValueError("Dynamic quantization measures activations while it runs and takes no ranges.")
+        if format != "qdq":
+            raise ValueError("A dynamic graph has one form, and DeepSparse crashes on it. Leave format as it is.")
+    elif not ranges:
+        raise ValueError(f"Quantization of the kind '{kind}' needs the ranges of activations. Give ranges=.")
+
+
+def _load(folder: Path) -> onnx.ModelProto:
+    path = Path(folder) / GRAPH
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {GRAPH}. Give a folder that mmalib.graph.export has written.")
+    return onnx.load(path)
+
+
+def _chosen(graph: onnx.GraphProto, skip: Collection[str], source: Path) -> list[str]:
+    found = list(matmuls(graph))
+    if unknown := sorted(set(skip) - set(found)):
+        raise ValueError(f"{source} has no linear map '{unknown[0]}' to leave in float. quantize.names lists them.")
+    chosen = [name for name in found if name not in skip]
+    if not chosen:
+        why = "all are skipped" if found else "it has no linear map of an encoder that mmalib.graph.export has named"
+        raise ValueError(f"There is nothing to quantize in {source}: {why}.")
+    return chosen
+
+
+def _build(
+    proto: onnx.ModelProto, path: Path, nodes: list[str], ranges: Ranges | None, format: str, reduce_range: bool
+) -> None:
+    kinds = ["MatMul", "Gather"]
+    if ranges is None:
+        # The quantizer leaves a file beside its input, so its input is in memory.
+        quantize_dynamic(proto, path, kinds, per_channel=True, reduce_range=reduce_range, nodes_to_quantize=nodes)
+        return
+    wanted = _tensors(proto.graph, nodes, outputs=format == "qoperator")
+    if lost := [tensor for tensor in wanted if tensor not in ranges]:
+        raise ValueError(f"The ranges lack {len(lost)} of {len(wanted)} tensors that are quantized, {lost[0]} first.")
+    for tensor in wanted:
+        low, high = ranges[tensor]
+        if not (np.isfinite([low, high]).all() and low <= high):
+            raise ValueError(f"The range of {tensor} is {low} to {high}. Calibrate again, or tune the model again.")
+    data = TensorsData(
+        CalibrationMethod.MinMax, {name: tuple(np.array(end, np.float32) for end in ranges[name]) for name in wanted}
+    )
+    inferred = save_and_reload_model_with_shape_infer(proto)
+    common = (QuantType.QInt8, QuantType.QUInt8, data, nodes, [], kinds)
+    if format == "qdq":
+        options = {"OpTypesToExcludeOutputQuantization": ["MatMul"]}
+        quantizer = QDQQuantizer(inferred, True, reduce_range, *common, options)
+    else:
+        quantizer = ONNXQuantizer(inferred, False, reduce_range, QuantizationMode.QLinearOps, True, *common, {})
+    built = quantizer.quantize_model()
+    _float_residuals_(built.graph)
+    onnx.save(built, path)
+
+
+def _float_residuals_(graph: onnx.GraphProto) -> None:
+    """Let all but the quantized MatMuls read a tensor itself, where the quantizer gave them its rounded copy.
+
+    Without this the residual connections were rounded too: less exact, and one node slower each.
+    """
+    made = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            last = made.get(name)
+            first = made.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
+            if first is not None and first.op_type == "QuantizeLinear" and node.op_type != "MatMul":
+                node.input[place] = first.input[0]
+
+
+def _tensors(graph: onnx.GraphProto, nodes: Collection[str], *, outputs: bool) -> list[str]:
+    """The activations that these MatMuls read and, if wanted, write; each once."""
+    found = matmuls(graph)
+    chosen = [found[name] for name in nodes if name in found]
+    read = [node.input[0] for node in chosen]
+    return list(dict.fromkeys(read + ([node.output[0] for node in chosen] if outputs else [])))
+
+
+def _weight(graph: onnx.GraphProto, name: str) -> np.ndarray:
+    return next(numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name == name)
+
+
+def _zeros(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> tuple[int, int, int]:
+    """Zeros in float, zeros in int8 and number of the quantized weights; no float zero may have become another."""
+    zeros = int8_zeros = total = 0
+    for name, weight in weights.items():
+        quantized = _weight(graph, f"{name}.weight_quantized")
+        if quantized.dtype != np.int8 or quantized[weight == 0].any():
+            raise ValueError(f"The int8 weights of {name} are not zero where the float weights are.")
+        zeros, int8_zeros = zeros + int((weight == 0).sum()), int8_zeros + int((quantized == 0).sum())
+        total += weight.size
+    return zeros, int8_zeros, total
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantizer's advice to pre-process: its graph optimizations would take the names away."""
+    root, old = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    # It also writes into the folder for temporary files, and leaves things there.
+    with tempfile.TemporaryDirectory() as scratch:
+        before, tempfile.tempdir = tempfile.tempdir, scratch
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            root.setLevel(old)

@@ -1,0 +1,115 @@
+"""Ranges of activations without training: calibration on text, or on nothing but random subwords.
+
+Three methods, all of onnxruntime.quantization: `minmax` keeps everything seen; `percentile` cuts the share of values
+that is furthest out; `entropy` cuts where the histogram loses least, in the sense of Kullback and Leibler, when it is
+reduced to 128 levels (Migacz 2017, 8-bit inference with TensorRT).
+
+Rows run in batches of one length, so that no padding is counted.
+"""
+
+import contextlib
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+from transformers import PreTrainedTokenizerFast
+
+from mmalib.data.subwords import windows
+from mmalib.graph.export import GRAPH
+from mmalib.graph.trace import INPUTS, matmuls
+
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+# With the library's default of 128 bins for 128 levels there is one candidate, the whole range: no calibration at all.
+BINS = {"minmax": {}, "entropy": {"num_bins": 512, "num_quantized_bins": 128}, "percentile": {"num_bins": 2048}}
+
+
+def calibrate(
+    folder: Path,
+    rows: Sequence[list[int]],
+    *,
+    method: str = "minmax",
+    percentile: float = 99.99,
+    batch_size: int = 16,
+) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of the inputs and outputs of the encoder's linear maps, over these rows of subwords.
+
+    `folder` is an exported float model. `percentile` is the share of values, in percent, that the range of the method
+    of that name holds.
+    """
+    if method not in METHODS:
+        raise ValueError(f"There is no calibration method '{method}'. Choose one of: {', '.join(METHODS)}.")
+    if not rows:
+        raise ValueError("There is nothing to calibrate on. Give rows of subwords: sentence_rows or random_rows.")
+    wanted = {tensor for node in matmuls(onnx.load(Path(folder) / GRAPH).graph).values() for tensor in _ends(node)}
+    if not wanted:
+        raise ValueError(
+            f"{folder} has no linear map of an encoder that mmalib.graph.export has named: nothing to calibrate."
+        )
+    options = {**BINS[method], **({"percentile": percentile} if method == "percentile" else {})}
+    # The calibrator writes beside the model and prints what it does.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        copied = Path(shutil.copy2(Path(folder) / GRAPH, scratch))
+        calibrator = create_calibrator(
+            copied,
+            ["MatMul"],
+            augmented_model_path=str(copied.with_name("augmented.onnx")),
+            calibrate_method=METHODS[method],
+            extra_options=options,
+        )
+        for batch in _batches(rows, batch_size):
+            # One batch at a time: all the activations of all batches at once would not fit into memory.
+            calibrator.collect_data(_Reader(batch))
+        found = calibrator.compute_data()
+    return {name: tuple(np.asarray(end).item() for end in found[name].range_value) for name in sorted(wanted)}
+
+
+def sentence_rows(
+    sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> list[list[int]]:
+    """Sentences (lists of words) as rows of subwords with the special tokens."""
+    return [window.ids for window in windows(sentences, tokenizer, max_length)]
+
+
+def random_rows(
+    tokenizer: PreTrainedTokenizerFast, *, number: int, length: int, vocabulary: int | None = None, seed: int = 0
+) -> list[list[int]]:
+    """Rows of random subwords between the special tokens: calibration for those who have no text at all."""
+    special = set(tokenizer.all_special_ids)
+    usable = [token for token in range(vocabulary or len(tokenizer)) if token not in special]
+    draw = np.random.default_rng(seed)
+    inner = draw.choice(usable, size=(number, length - 2)).tolist()
+    return [[tokenizer.cls_token_id, *row, tokenizer.sep_token_id] for row in inner]
+
+
+class _Reader(CalibrationDataReader):
+    """Hands one batch to the calibrator, which wants to be given a reader."""
+
+    def __init__(self, batch: dict[str, np.ndarray]) -> None:
+        self.left = [batch]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self.left.pop() if self.left else None
+
+
+def _ends(node: onnx.NodeProto) -> tuple[str, str]:
+    return node.input[0], node.output[0]
+
+
+def _batches(rows: Sequence[list[int]], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of one length together, the largest first: the first batch sets the width of the histograms' bins."""
+    groups: dict[int, list[list[int]]] = {}
+    for row in rows:
+        groups.setdefault(len(row), []).append(row)
+    chunks = [some[start : start + size] for some in groups.values() for start in range(0, len(some), size)]
+    for chunk in sorted(chunks, key=lambda some: -len(some) * len(some[0])):
+        ids = np.array(chunk, dtype=np.int64)
+        yield dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))

@@ -1,0 +1,1 @@
+"""Encoders: where they come from, how they are tuned and taught, how good they are, a model in a folder and back."""

@@ -1,0 +1,125 @@
+"""Short name → model and tokenizer; and what the three architectures call their layers and linear maps."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
+
+from mmalib.data.corpus import LABELS
+from mmalib.model import packed
+
+SHIPPED = ("e5", "e5-half", "e5-narrow")
+HUB = {
+    "xlm": "FacebookAI/xlm-roberta-base",
+    "mlbert": "google-bert/bert-base-multilingual-cased",
+    "distilbert": "distilbert/distilbert-base-multilingual-cased",
+    "minilm": "microsoft/Multilingual-MiniLM-L12-H384",
+}
+# Multilingual-MiniLM ships without a fast tokenizer; its vocabulary is XLM-R's (its model card says so).
+TOKENIZERS = {"minilm": HUB["xlm"]}
+# Weights of few bits have exact zeros, and a weight that is exactly 0 counts as pruned in this study.
+ALMOST_ZERO = 1e-8
+
+
+class Parts(NamedTuple):
+    """The six linear maps of one transformer layer, under one name each for every architecture."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    mix: nn.Linear  # takes the heads' outputs together
+    widen: nn.Linear  # the feed-forward pair
+    narrow: nn.Linear
+
+
+def locate(name: str) -> str:
+    """Where a backbone comes from: the folder of a shipped one, a model id of the hub, or a local folder."""
+    if name in SHIPPED:
+        return str(packed.unpacked(name))
+    if name in HUB:
+        return HUB[name]
+    if (Path(name) / "config.json").is_file():
+        return str(name)
+    known = ", ".join([*SHIPPED, *HUB])
+    raise ValueError(f"'{name}' is neither a backbone ({known}) nor a folder with a config.json.")
+
+
+def fingerprint(name: str) -> str | None:
+    """Tells one set of weights from another under the same name; None for the hub's, which are named by their id."""
+    if name in SHIPPED:
+        return packed.fingerprint(name)
+    weights = Path(locate(name)) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else None
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a backbone."""
+    return _loaded(AutoTokenizer, TOKENIZERS.get(name) or locate(name), name)
+
+
+def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
+    """A backbone with a head for the study's labels (drawn from `seed` where it brings none), in float32."""
+    torch.manual_seed(seed)
+    logging.set_verbosity_error()  # the report on missing weights is read here, not by the user
+    logging.disable_progress_bar()
+    model, report = _loaded(
+        AutoModelForTokenClassification,
+        locate(name),
+        name,
+        num_labels=len(LABELS),
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: i for i, label in enumerate(LABELS)},
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
+        raise ValueError(f"The weights of '{name}' lack {len(lost)} tensors, {lost[0]} first. Fetch them again.")
+    with torch.no_grad():
+        for linear in (linear for layer in layers(model) for linear in parts(layer)):
+            linear.weight[linear.weight == 0] = ALMOST_ZERO
+    return model
+
+
+def _loaded(kind: type, source: str, name: str, **settings):
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **settings)
+    except (OSError, ValueError) as error:
+        where = "fetched from the hub" if name in HUB else "loaded"
+        raise ValueError(
+            f"The backbone '{name}' ({source}) could not be {where}: {str(error).splitlines()[0]} "
+            "Give a local folder in its place, or use --profile quick, which needs nothing from outside."
+        ) from error
+
+
+def layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The transformer layers of a BERT, XLM-RoBERTa or DistilBERT, with or without a head."""
+    base = model.base_model
+    return base.transformer.layer if hasattr(base, "transformer") else base.encoder.layer
+
+
+def parts(layer: nn.Module) -> Parts:
+    """The linear maps of one layer of a BERT, XLM-RoBERTa or DistilBERT."""
+    attention = layer.attention
+    if hasattr(attention, "q_lin"):  # DistilBERT
+        ffn = layer.ffn
+        return Parts(attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, ffn.lin1, ffn.lin2)
+    own, after = attention.self, attention.output.dense
+    return Parts(own.query, own.key, own.value, after, layer.intermediate.dense, layer.output.dense)
+
+
+def freeze_(model: PreTrainedModel, share: float | None) -> None:
+    """Keep the embeddings and this share of the layers, from below, as they are in training; None freezes nothing."""
+    if share is None:
+        return
+    for module in [model.base_model.embeddings, *layers(model)[: round(share * len(layers(model)))]]:
+        module.requires_grad_(False)

@@ -1,0 +1,46 @@
+"""Which words carry the difference between two models: a loss of F1 may be spread over a language, or be one word.
+
+A word that is frequent in a corpus and on the border between two tags is tipped everywhere at once. So beside the
+points lost stands what would be lost had the most tipped word stayed as it was.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mmalib.model.evaluate import difference
+
+TOP = 3  # words that are named
+
+
+def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list[str]], after: list[list[str]]) -> dict:
+    """The difference in points with its interval, the words whose tags changed most, and the points without the first.
+
+    Words that differ in case are different words.
+    """
+    changed = [
+        (word, old, new)
+        for sentence in zip(words, before, after, strict=True)
+        for word, old, new in zip(*sentence, strict=True)
+        if old != new
+    ]
+    tipped = Counter(word for word, _, _ in changed).most_common(TOP)
+    found = {
+        **difference(gold, before, after),
+        "words": sum(map(len, words)),
+        "changed": len(changed),
+        "most": [{"word": word, "times": times, "how": _how(word, changed)} for word, times in tipped],
+    }
+    if tipped:
+        first = tipped[0][0]
+        held = [
+            [old if word == first else new for word, old, new in zip(*sentence, strict=True)]
+            for sentence in zip(words, before, after, strict=True)
+        ]
+        found["points_without_first"] = difference(gold, before, held, resamples=1)["points"]  # without its interval
+    return found
+
+
+def _how(word: str, changed: list[tuple[str, str, str]]) -> str:
+    """The change of tag that is most frequent for this word."""
+    (old, new), _ = Counter((old, new) for each, old, new in changed if each == word).most_common(1)[0]
+    return f"{old} to {new}"

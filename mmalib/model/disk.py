@@ -1,0 +1,170 @@
+"""A tuned or pruned model in a folder, and back from it with the same logits; what pruning does to its config.
+
+The folder holds the weights (safetensors), the config and the tokenizer. A model whose layers have lost heads or
+neurons says so under one key of its config:
+
+    "pruned": {
+        "heads_left": [10, 12, ...],         one number a layer
+        "heads_removed": [[1, 5], [], ...],  for every layer, by the numbers that the heads had at first
+        "neurons_left": [1536, 512, ...]     width of every feed-forward pair
+    }
+
+All other entries of the config (heads, hidden and feed-forward size) stay those of the whole model. The key is written
+and read in this module only. `AutoModel` does not know it and refuses the folder for its shapes; use `load`.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from mmalib.model.backbones import layers, load_tokenizer, parts
+
+PRUNED = "pruned"  # the key in config.json
+WEIGHTS = "model.safetensors"
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Model and tokenizer in one folder; the folder is complete or not there."""
+    with complete_folder(folder) as fresh:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+
+
+def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model (float32, ready to predict) and the tokenizer that `save` put into `folder`, pruned or not."""
+    folder = Path(folder).resolve()  # so that no folder is mistaken for a backbone's short name
+    for name in ("config.json", WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no {name}. Give a folder that mmalib.model.disk.save has written.")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are all overwritten: leave no trace
+        model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+    _shrink_(model, folder)
+    try:
+        stored = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}). Make the model again.") from error
+    _compare({name: tuple(tensor.shape) for name, tensor in stored.items()}, model, folder)
+    model.load_state_dict(stored)
+    return model.eval(), load_tokenizer(str(folder))
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def size_mb(folder: Path) -> float:
+    """Size of a saved model's weights in megabytes of a million bytes."""
+    return (Path(folder) / WEIGHTS).stat().st_size / 1e6
+
+
+def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] | None = None) -> None:
+    """Bring the config up to date after layers have shrunk: `heads` went now, the sizes are read from the layers."""
+    gone = _heads_removed(model)
+    for number, more in (heads or {}).items():
+        gone[number] = sorted({*gone[number], *more})
+    total = model.config.num_attention_heads
+    entry = {
+        "heads_left": [total - len(of_layer) for of_layer in gone],
+        "heads_removed": gone,
+        "neurons_left": neurons_left(model),
+    }
+    setattr(model.config, PRUNED, entry)
+
+
+def heads_left(model: PreTrainedModel) -> list[list[int]]:
+    """For every layer the heads that are still there, by their first numbers, in the order of their slices."""
+    total = model.config.num_attention_heads
+    return [[head for head in range(total) if head not in gone] for gone in _heads_removed(model)]
+
+
+def neurons_left(model: PreTrainedModel) -> list[int]:
+    """The feed-forward width of every layer."""
+    return [parts(layer).widen.out_features for layer in layers(model)]
+
+
+def keep_outputs_(linear: nn.Linear, kept: Tensor) -> None:
+    """Leave a linear map only the outputs with these numbers; make the optimizer after this, not before."""
+    linear.weight = _part(linear.weight, 0, kept)
+    if linear.bias is not None:
+        linear.bias = _part(linear.bias, 0, kept)
+    linear.out_features = len(kept)
+
+
+def keep_inputs_(linear: nn.Linear, kept: Tensor) -> None:
+    """Leave a linear map only the inputs with these numbers; make the optimizer after this, not before."""
+    linear.weight = _part(linear.weight, 1, kept)
+    linear.in_features = len(kept)
+
+
+def _part(old: nn.Parameter, dimension: int, kept: Tensor) -> nn.Parameter:
+    rest = old.detach().index_select(dimension, kept.to(old.device))
+    return nn.Parameter(rest, requires_grad=old.requires_grad)
+
+
+def _heads_removed(model: PreTrainedModel) -> list[list[int]]:
+    entry = getattr(model.config, PRUNED, None)
+    return [list(gone) for gone in entry["heads_removed"]] if entry else [[] for _ in layers(model)]
+
+
+def _shrink_(model: PreTrainedModel, folder: Path) -> None:
+    """Give a whole model the shapes that its config tells of; which weights go does not matter here."""
+    entry = getattr(model.config, PRUNED, None)
+    if not entry:
+        return
+    size = model.config.hidden_size // model.config.num_attention_heads
+    try:
+        shapes = list(zip(layers(model), entry["heads_left"], entry["neurons_left"], strict=True))
+        consistent = [len(left) for left in heads_left(model)] == entry["heads_left"]
+    except (KeyError, TypeError, ValueError):
+        consistent = False
+    if not consistent:
+        raise ValueError(f"'{PRUNED}' in {folder / 'config.json'} does not fit the model. Save the model again.")
+    for layer, heads, neurons in shapes:
+        own = parts(layer)
+        width, inner = torch.arange(heads * size), torch.arange(neurons)
+        for linear in (own.query, own.key, own.value):
+            keep_outputs_(linear, width)
+        keep_inputs_(own.mix, width)
+        keep_outputs_(own.widen, inner)
+        keep_inputs_(own.narrow, inner)
+
+
+def _compare(stored: dict[str, tuple], model: PreTrainedModel, folder: Path) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = [f"{name} is missing" for name in wanted if name not in stored]
+    problems += [f"{name} is unexpected" for name in stored if name not in wanted]
+    problems += [
+        f"{name} has the shape {stored[name]} and should have {wanted[name]}"
+        for name in wanted
+        if name in stored and stored[name] != wanted[name]
+    ]
+    if problems:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit its config.json in {len(problems)} tensors: {problems[0]}. "
+            "Save the model again with mmalib.model.disk.save."
+        )

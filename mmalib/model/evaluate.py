@@ -1,0 +1,177 @@
+"""Entity-level scores: F1 as the shared task counts it, its bootstrap interval, and scores across languages.
+
+Entities are found by seqeval in its default mode, which follows the shared task's conlleval.pl: an `I-` that
+continues nothing starts an entity, and a change of type ends one. A predicted entity is right when its type
+and both its ends are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from seqeval.metrics.sequence_labeling import get_entities
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib.data.corpus import LABELS
+from mmalib.data.subwords import predict_tags
+from mmalib.records.counts import GOLD, PREDICTED, RIGHT, written
+
+TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
+
+
+def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resamples: int = 1000, seed: int = 0) -> dict:
+    """F1, precision and recall over all entities and per type, with a 95% interval of F1 over sentences.
+
+    `counts` holds, in short, what was right, predicted and gold in every sentence (`mmalib.records.counts`).
+    All scores lie between 0 and 1. A quotient of nothing by nothing is 0: without entities F1 is 0.
+    """
+    _check(gold, predicted)
+    counts = _count(gold, predicted)
+    low, high = np.percentile(_f1(_resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
+    total = counts.sum(axis=(0, 1))
+    return {
+        **_scores(total),
+        "f1_low": low,
+        "f1_high": high,
+        "sentences": len(gold),
+        "words": sum(len(tags) for tags in gold),
+        "entities": int(total[GOLD]),
+        "types": {
+            name: {**_scores(of_type), "entities": int(of_type[GOLD])}
+            for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
+        },
+        "counts": written(counts),
+    }
+
+
+def difference(
+    gold: list[list[str]],
+    before: list[list[str]],
+    after: list[list[str]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Points of F1 that `after` has more than `before`, with a 95% interval.
+
+    Both are scored on the same drawn sentences, so that what is hard for both takes no part: the interval is narrower
+    than what two single ones would give.
+    """
+    for predicted in (before, after):
+        _check(gold, predicted)
+    pair = np.stack([_count(gold, predicted).sum(axis=1) for predicted in (before, after)], axis=1)
+    was, became = _f1(pair.sum(axis=0)).tolist()
+    drawn = _f1(_resampled(pair, resamples, seed))  # (resamples, before and after)
+    low, high = np.percentile(drawn[:, 1] - drawn[:, 0], [2.5, 97.5]).tolist()
+    return {"points": 100 * (became - was), "points_low": 100 * low, "points_high": 100 * high}
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    corpora: dict[str, DatasetDict],
+    *,
+    max_length: int,
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on dev and test of every language."""
+    return scored(partial(predict_tags, model, tokenizer, max_length=max_length), corpora)
+
+
+def scored(
+    predict: Callable[[Sequence[list[str]]], list[list[str]]],
+    corpora: Mapping[str, Mapping[str, Dataset]],
+    names: Sequence[str] = ("dev", "test"),
+) -> dict[str, dict[str, dict]]:
+    """Entity scores of whatever predicts a tag a word, on the splits of these names of every language."""
+    return {
+        language: {
+            split: entity_scores(list(splits[split]["tags"]), predict(splits[split]["words"])) for split in names
+        }
+        for language, splits in corpora.items()
+    }
+
+
+def further_scores(
+    predict: Callable[[Sequence[list[str]]], list[list[str]]], further: Mapping[str, Dataset]
+) -> dict[str, dict[str, dict]]:
+    """Entity scores on the test sets of further languages, in the form of `scored`."""
+    return scored(predict, {language: {"test": test} for language, test in further.items()}, ("test",))
+
+
+def multilingual_score(scores: dict, base: dict, split: str) -> float:
+    """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
+    pairs = _f1_pairs(scores, base, split)
+    return sum((f1 - base_f1 for language, (f1, base_f1) in pairs.items() if language != "en"), 0.0)
+
+
+def retention(scores: dict, base: dict, split: str) -> dict[str, float]:
+    """The percentage of the base's F1 that the model keeps, per language; nan where the base has none."""
+    pairs = _f1_pairs(scores, base, split)
+    return {name: 100 * f1 / base_f1 if base_f1 else float("nan") for name, (f1, base_f1) in pairs.items()}
+
+
+def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
+    if not gold:
+        raise ValueError("There are no sentences to score. Check the corpus and the split.")
+    if len(gold) != len(predicted):
+        raise ValueError(f"{len(gold)} gold sentences but {len(predicted)} predicted ones. Predict each once.")
+    known = set(LABELS)
+    for index, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
+        if len(right) != len(guess):
+            raise ValueError(
+                f"Sentence {index} has {len(right)} gold tags but {len(guess)} predicted ones. Predict each word once."
+            )
+        for side, tags in (("gold", right), ("predicted", guess)):
+            if not known.issuperset(tags):
+                unknown = next(tag for tag in tags if tag not in known)
+                raise ValueError(
+                    f"Sentence {index} has the unknown {side} tag {unknown!r}. Known are {', '.join(LABELS)}."
+                )
+
+
+def _count(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
+    # Sentence by sentence, so that no entity runs over a sentence's end.
+    counts = np.zeros((len(gold), len(TYPES), 3), dtype=np.int64)  # (sentences, types, right/predicted/gold)
+    column = {name: index for index, name in enumerate(TYPES)}
+    for sentence, pair in zip(counts, zip(gold, predicted, strict=True), strict=True):
+        right, guess = (set(get_entities(list(tags))) for tags in pair)  # (type, first word, last word)
+        for kind, entities in ((RIGHT, right & guess), (PREDICTED, guess), (GOLD, right)):
+            for name, _, _ in entities:
+                sentence[column[name], kind] += 1
+    return counts
+
+
+def _scores(count: np.ndarray) -> dict[str, float]:
+    right, predicted, gold = count.tolist()
+    return {
+        "f1": 2 * right / max(predicted + gold, 1),
+        "precision": right / max(predicted, 1),
+        "recall": right / max(gold, 1),
+    }
+
+
+def _resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    # The bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and count again.
+    if resamples < 1:
+        raise ValueError(f"The interval needs at least one resample, not {resamples}.")
+    draw = np.random.default_rng(seed)
+    size = len(counts)
+    # (resamples, ...); one draw at a time, since all at once would take resamples x sentences of memory
+    return np.array([counts[draw.integers(size, size=size)].sum(axis=0) for _ in range(resamples)])
+
+
+def _f1(counts: np.ndarray) -> np.ndarray:
+    return 2 * counts[..., RIGHT] / np.maximum(counts[..., PREDICTED] + counts[..., GOLD], 1)
+
+
+def _f1_pairs(scores: dict, base: dict, split: str) -> dict[str, tuple[float, float]]:
+    if set(scores) != set(base):
+        raise ValueError(
+            f"The model is scored on {', '.join(sorted(scores))} and the base on {', '.join(sorted(base))}. "
+            "Compare runs that were scored on the same languages."
+        )
+    for language in scores:
+        if split not in scores[language] or split not in base[language]:
+            raise ValueError(f"The split {split!r} of {language} is not scored in both runs. Score it in both.")
+    return {language: (scores[language][split]["f1"], base[language][split]["f1"]) for language in scores}

@@ -1,0 +1,291 @@
+"""Fine-tuning on English entities: one function over the Transformers Trainer.
+
+The checkpoint is chosen by English dev F1, or the mean of many is taken: no other language is looked at. What comes
+later (pruning, quantization-aware training) comes in as Trainer callbacks. A loss that is not a number ends training at
+once.
+
+Four settings are there for the languages that are not trained on: a higher rate for the new head, smoothed labels,
+words hidden behind `<mask>`, and the mean of many checkpoints in place of the best one.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import (
+    DataCollatorForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from mmalib.data.subwords import IGNORED, predict_tags, training_rows
+from mmalib.model.averaging import Averaging
+from mmalib.model.backbones import freeze_
+from mmalib.model.evaluate import entity_scores
+from mmalib.records import machine
+
+HEAD = "classifier."  # what the names of a head's parameters begin with
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Dataset | list[dict],
+    dev: Dataset,
+    *,
+    folder: Path,
+    seed: int,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    max_length: int,
+    warm_up: float = 0.1,
+    weight_decay: float = 0.01,
+    cycles: int = 1,
+    rewinds: Sequence[float] = (),
+    end_rate: float = 0.0,
+    choose_after: float = 0.0,
+    frozen: float | None = None,
+    head_rate: float = 1.0,
+    label_smoothing: float = 0.0,
+    masked_words: float = 0.0,
+    average_from: float | None = None,
+    loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[PreTrainedModel, dict]:
+    """The model tuned on `train`, at the epoch that is best on `dev` (both English), and its history.
+
+    The learning rate warms up and falls linearly to `end_rate`, anew at each of the epochs `rewinds`; or to 0 as
+    `cycles` cosines with restarts. Only epochs that end after `choose_after` epochs compete: before that, a model that
+    is being pruned is not as sparse as it should be.
+    `frozen` is the share of the layers that stay as they came, with the embeddings. The head learns at `head_rate`
+    times the rate. A share of `masked_words` is hidden at every step. With `average_from` the result is the mean of ten
+    checkpoints of each epoch after that one, whatever English dev says.
+    `train` has words and tags, or is a list of rows as `training_rows` makes them. A `loss` in place of the model's own
+    takes logits [rows, positions, labels] and the batch, with every further column of the rows (one number a row).
+    Checkpoints go to `folder`; a run that was killed goes on from there with the same result. Whoever has put the
+    result away removes the folder. The history has the dev F1 of every epoch and of the mean where there is one, the
+    best epoch, and the seconds since the last start.
+    """
+    _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after, average_from)
+    if loss and label_smoothing:
+        raise ValueError("label_smoothing is of the model's own loss. Set it to 0 where another loss is given.")
+    freeze_(model, frozen)
+    rows = train
+    if not isinstance(train, list):
+        rows = training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, max_length)
+    settings = TrainingArguments(
+        output_dir=str(folder),
+        seed=seed,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing_factor=label_smoothing,
+        max_grad_norm=1.0,
+        warmup_steps=warm_up,  # below 1, a share of all steps
+        lr_scheduler_type="linear" if cycles == 1 else "cosine_with_restarts",
+        lr_scheduler_kwargs={} if cycles == 1 else {"num_cycles": cycles},
+        train_sampling_strategy="group_by_length",
+        bf16=_has_bf16(),
+        use_cpu=machine.device() == "cpu",
+        dataloader_pin_memory=machine.device() == "cuda",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,  # the best and the last
+        load_best_model_at_end=True,
+        metric_for_best_model="f1",
+        greater_is_better=True,
+        logging_strategy="epoch",
+        report_to="none",
+        remove_unused_columns=False,  # a loss may read columns that the model does not
+    )
+    averaging = [] if average_from is None else [Averaging(average_from)]
+    trainer = _EntityTrainer(
+        model,
+        settings,
+        train_dataset=rows,
+        data_collator=_Collator(tokenizer, masked_words=masked_words),
+        processing_class=tokenizer,
+        callbacks=[*callbacks, *averaging],
+        dev=dev,
+        max_length=max_length,
+        loss=loss,
+        head_rate=head_rate,
+        rewinds=rewinds,
+        end_rate=end_rate,
+        choose_after=choose_after,
+    )
+    done = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    scores = [entry for entry in trainer.state.log_history if "eval_f1" in entry]
+    best = max((entry for entry in scores if entry["epoch"] > choose_after), key=lambda entry: entry["eval_f1"])
+    history = {
+        "dev_f1": [entry["eval_f1"] for entry in scores],
+        "best_epoch": best["epoch"],
+        "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "seconds": done.metrics["train_runtime"],
+    }
+    for average in averaging:
+        average.apply_(trainer.accelerator.unwrap_model(trainer.model))
+        history["average_dev_f1"], history["averaged"] = trainer.dev_f1(), average.taken
+    # Without the mixed precision of training: what is scored and pruned next is what will be saved.
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), history
+
+
+class _Collator(DataCollatorForTokenClassification):
+    """Pads a batch, and hides some of its words behind the mask; a word begins where a label stands."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, masked_words: float) -> None:
+        super().__init__(tokenizer)
+        if masked_words and tokenizer.mask_token_id is None:
+            raise ValueError("masked_words needs a tokenizer with a mask. Set it to 0 for this backbone.")
+        self.masked_words = masked_words
+
+    def torch_call(self, features: list[dict]) -> dict[str, torch.Tensor]:
+        """The batch."""
+        batch = super().torch_call(features)
+        if self.masked_words:
+            word = (batch["labels"] != IGNORED).cumsum(dim=1)  # 0 before the first one
+            hidden = torch.rand(len(word), int(word.max()) + 1) < self.masked_words  # [rows, words]
+            hidden[:, 0] = False
+            special = torch.isin(batch["input_ids"], torch.tensor(self.tokenizer.all_special_ids))
+            batch["input_ids"][hidden.gather(1, word) & ~special] = self.tokenizer.mask_token_id
+        return batch
+
+
+class _EntityTrainer(Trainer):
+    """The Trainer, evaluating with entity F1 over whole sentences in place of the loss over windows."""
+
+    def __init__(
+        self,
+        *positional,
+        dev: Dataset,
+        max_length: int,
+        loss: Callable | None,
+        head_rate: float,
+        rewinds: Sequence[float],
+        end_rate: float,
+        choose_after: float,
+        **named,
+    ) -> None:
+        # The Trainer wants to know that there is something to evaluate on, and asks for nothing else of it.
+        super().__init__(*positional, eval_dataset=dev, **named)
+        self.loss, self.head_rate = loss, head_rate
+        self.max_length, self.rewinds, self.end_rate, self.choose_after = max_length, rewinds, end_rate, choose_after
+
+    def create_optimizer(self, *positional, **named) -> torch.optim.Optimizer:
+        """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
+        fresh, optimizer = self.optimizer is None, super().create_optimizer(*positional, **named)
+        if fresh and self.head_rate != 1:
+            head = {id(p) for name, p in self.model.named_parameters() if name.startswith(HEAD)}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in head]
+                group["params"] = [p for p in group["params"] if id(p) not in head]
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.head_rate})
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None) -> LRScheduler:
+        """The linear rate with rewinds in place of the Trainer's, with which it agrees where there are none."""
+        if self.args.lr_scheduler_type != "linear":
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            rate = partial(
+                _rate,
+                total=num_training_steps,
+                warm_up=self.args.get_warmup_steps(num_training_steps),
+                rewinds=[round(epoch * num_training_steps / self.args.num_train_epochs) for epoch in self.rewinds],
+                floor=self.end_rate / self.args.learning_rate,
+            )
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, *positional, **named):
+        """The given loss on one batch, or the model's own: cross-entropy over the labels."""
+        if self.loss is None:
+            return super().compute_loss(model, inputs, *positional, **named)
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        return self.loss(logits, inputs)
+
+    def training_step(self, *positional, **named) -> torch.Tensor:
+        """One step, which must have a finite loss: the Trainer would go on for hours without."""
+        loss = super().training_step(*positional, **named)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}: training has diverged. "
+                f"Try a lower learning rate than {self.args.learning_rate}."
+            )
+        return loss
+
+    def evaluate(self, *_, **__) -> dict[str, float]:
+        """F1 on English dev, as the Trainer wants it."""
+        metrics = {"eval_f1": self.dev_f1()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def dev_f1(self) -> float:
+        """F1 on English dev of the model as it is now."""
+        dev = self.eval_dataset
+        predicted = predict_tags(self.model, self.processing_class, dev["words"], max_length=self.max_length)
+        return entity_scores(list(dev["tags"]), predicted, resamples=1)["f1"]
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        return self.state.epoch > self.choose_after and super()._determine_best_metric(metrics, trial)
+
+
+def _rate(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
+    """The factor of the learning rate: up to 1 in the warm-up, then down to `floor`, from 1 again at each rewind."""
+    if step < warm_up:
+        return step / warm_up
+    begin = max([warm_up, *(rewind for rewind in rewinds if rewind <= step)])
+    end = min([total, *(rewind for rewind in rewinds if rewind > step)])
+    return floor + (1 - floor) * max(0.0, (end - step) / max(1, end - begin))
+
+
+def _check(
+    epochs: float,
+    learning_rate: float,
+    cycles: int,
+    rewinds: Sequence[float],
+    end_rate: float,
+    choose_after: float,
+    average_from: float | None,
+) -> None:
+    if not 0 <= end_rate <= learning_rate:
+        raise ValueError(f"end_rate is {end_rate}: it must lie between 0 and the learning rate, {learning_rate}.")
+    if cycles > 1 and (rewinds or end_rate):
+        raise ValueError("cycles are cosines that end at 0: give either cycles, or rewinds and end_rate.")
+    if not all(0 < rewind < epochs for rewind in rewinds):
+        raise ValueError(f"rewinds are {list(rewinds)}: all must lie within the {epochs} epochs of training.")
+    if not 0 <= choose_after < epochs:
+        raise ValueError(f"choose_after is {choose_after}: no epoch of {epochs} would be left to choose from.")
+    if average_from is not None and not 0 <= average_from < epochs:
+        raise ValueError(f"average_from is {average_from}: none of the {epochs} epochs would be left to average.")
+
+
+def _has_bf16() -> bool:
+    """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
+    if machine.device() == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = machine.describe()["flags"]
+    return bool(flags["avx512_bf16"] or flags["amx_bf16"])
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint; what a kill left half written is removed."""
+    complete = []
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            complete.append((json.loads((path / "trainer_state.json").read_text())["global_step"], str(path)))
+        except (OSError, ValueError):  # the Trainer writes this file last
+            shutil.rmtree(path)
+    return max(complete)[1] if complete else None

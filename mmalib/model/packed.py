@@ -1,0 +1,163 @@
+"""The shipped backbones, small in git: weights in blocks of 4 or 8 bits, unpacked once into a cache folder.
+
+    weights/vocabulary/   what all backbones share: tokenizer, embeddings
+    weights/NAME/         a backbone's config and layers
+    weights/SHA256SUMS    the hash of every one of these files, as `sha256sum -c` reads them
+
+A matrix W [out, in] is stored as `W.scales` [out, in / 32] (float16) and either `W.halves` [out, in / 2] (uint8: in
+each block of 32 the low half of byte j is value j, the high half value j + 16, and 8 stands for zero) or `W.bytes`
+[out, in] (int8); a value is its scale times that number. All other tensors are stored as they are.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from mmalib.records.machine import WEIGHTS
+
+BLOCK = 32  # values under one scale
+SUMS, SHARED, CONFIG = "SHA256SUMS", "vocabulary", "config.json"
+
+
+def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
+    """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
+    folder = _cache() / f"{name}-{fingerprint(name, weights)}"
+    if folder.is_dir():  # it appears complete or not at all
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
+            if not folder.is_dir():
+                _unpack(name, folder, weights)
+    except (OSError, SafetensorError) as error:  # a full disk may come as either
+        raise ValueError(
+            f"The backbone '{name}' could not be unpacked into {folder.parent} ({error}). "
+            "Free some space there, or set MMALIB_CACHE to a folder that can be written to."
+        ) from error
+    return folder
+
+
+def fingerprint(name: str, weights: Path = WEIGHTS) -> str:
+    """Tells one version of a backbone from another, by the stored hashes of its files."""
+    lines = [f"{total}  {path}\n" for path, total in sorted(_sums(name, weights).items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+def halves(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Whole numbers from -8 to 7 [out, in] two a byte, as they are stored; `scales` [out, in / 32] says the blocks."""
+    blocks = (values + 8).astype(np.uint8).reshape(*scales.shape, BLOCK)
+    return (blocks[..., : BLOCK // 2] | blocks[..., BLOCK // 2 :] << 4).reshape(len(values), -1)
+
+
+def whole_numbers(stored: np.ndarray) -> np.ndarray:
+    """The inverse of `halves`: [out, in / 2] to [out, in]."""
+    blocks = stored.reshape(len(stored), -1, BLOCK // 2)
+    return np.concatenate([blocks & 15, blocks >> 4], axis=-1).reshape(len(stored), -1).astype(np.int8) - 8
+
+
+def rounded(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix [out, in] as whole numbers of 4 or 8 bits, and the scales of their blocks."""
+    blocks = matrix.astype(np.float32).reshape(len(matrix), -1, BLOCK)
+    most = 2 ** (bits - 1) - 1
+    scales = (np.abs(blocks).max(axis=-1) / most).astype(np.float16)
+    steps = np.maximum(scales.astype(np.float32), np.finfo(np.float16).tiny)[..., None]
+    return np.clip(np.rint(blocks / steps), -most - 1, most).astype(np.int8).reshape(matrix.shape), scales
+
+
+def pack(tensors: Mapping[str, np.ndarray], bits: int = 8) -> dict[str, np.ndarray]:
+    """Tensors as they are stored: matrices in blocks, all others in float16."""
+    packed = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or tensor.shape[1] % BLOCK:
+            packed[name] = tensor.astype(np.float16)
+            continue
+        values, packed[f"{name}.scales"] = rounded(tensor, bits)
+        kind, stored = ("bytes", values) if bits == 8 else ("halves", halves(values, packed[f"{name}.scales"]))
+        packed[f"{name}.{kind}"] = stored
+    return packed
+
+
+def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors in float32 that `pack` stored, or a 4-bit file."""
+    tensors = {}
+    for key, stored in packed.items():
+        name, _, kind = key.rpartition(".")
+        if kind in ("halves", "bytes"):
+            values = whole_numbers(stored) if kind == "halves" else stored
+            steps = packed[f"{name}.scales"].astype(np.float32)[..., None]  # [out, blocks, 1]
+            tensors[name] = (values.reshape(*steps.shape[:2], BLOCK) * steps).reshape(values.shape)
+        elif kind != "scales":
+            tensors[key] = stored.astype(np.float32)
+    return tensors
+
+
+def save(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors that everybody may read."""
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(0o644)  # safetensors lets nobody but the owner
+
+
+def write_sums(weights: Path = WEIGHTS) -> None:
+    """Write the hash of every file of the weights anew."""
+    paths = [path for folder in weights.iterdir() if folder.is_dir() for path in folder.iterdir() if _counts(path)]
+    text = "".join(f"{_hash(path)}  {path.relative_to(weights).as_posix()}\n" for path in sorted(paths))
+    (weights / SUMS).write_text(text)
+
+
+def _unpack(name: str, folder: Path, weights: Path) -> None:
+    for path, total in _sums(name, weights).items():
+        if not (weights / path).is_file() or _hash(weights / path) != total:
+            raise ValueError(
+                f"{weights / path} is missing or damaged: its SHA-256 is not {total}. Reinstall the package."
+            )
+    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a call that was killed
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        fresh, tensors = Path(temporary) / "complete", {}
+        fresh.mkdir()
+        for source in (weights / SHARED, weights / name):  # what a backbone brings itself comes second
+            for path in filter(_counts, source.iterdir()):
+                if path.suffix == ".safetensors":
+                    tensors |= unpack(load_file(path))
+                else:
+                    shutil.copyfile(path, fresh / path.name)
+        save(tensors, fresh / "model.safetensors", {"format": "pt"})
+        with open(fresh / "model.safetensors", "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(fresh, folder)
+
+
+def _sums(name: str, weights: Path) -> dict[str, str]:
+    """The stored hashes of the files that a backbone is made of."""
+    try:
+        pairs = [line.split("  ", 1) for line in (weights / SUMS).read_text().splitlines()]
+    except OSError as error:
+        raise ValueError(f"{weights / SUMS} cannot be read ({error.strerror}). Reinstall the package.") from error
+    mine = {path: total for total, path in pairs if path.split("/")[0] in (SHARED, name)}
+    if f"{name}/{CONFIG}" not in mine:
+        raise ValueError(f"{weights / SUMS} does not know the backbone '{name}'. Reinstall the package.")
+    return mine
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file is part of the backbone, and not what is told of it."""
+    return path.suffix == ".safetensors" or path.name in (CONFIG, "tokenizer.json", "tokenizer_config.json")
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _cache() -> Path:
+    if own := os.environ.get("MMALIB_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mmalib"

@@ -1,0 +1,1 @@
+"""What goes out of a model: weights by masks, schedules and criteria, heads, neurons, subwords."""

@@ -1,0 +1,202 @@
+"""Pruning while the Trainer trains: when sparsity grows, and the callbacks that prune and that hold masks.
+
+Sparsity grows from `initial` at `begin` to `final` at `end` in equal steps of time (Zhu and Gupta 2017, To prune, or
+not to prune, equation 1; the linear schedule has the exponent 1):
+
+    s_t = s_final + (s_initial - s_final) * (1 - (t - begin) / (end - begin)) ** 3
+
+The jump from 0 to `initial` comes first. The three stages (tune, prune, tune sparse) and the two recipes are those of
+Kurtic et al. 2022, The Optimal BERT Surgeon, table 9.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, TrainerCallback
+
+from mmalib.prune.sparsity import Criterion, Masks, apply_, block_size, check, dropped, prune_, weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The three stages in epochs, and the learning rate over them."""
+
+    dense: float
+    pruning: float
+    sparse: float
+    updates: int  # of the masks, first and last included
+    initial: float = 0.7
+    learning_rate: float = 8e-5
+    end_rate: float = 3e-5
+    rewinds: tuple[float, ...] = ()  # epochs at which the learning rate starts again
+
+    @property
+    def epochs(self) -> float:
+        """All three stages."""
+        return self.dense + self.pruning + self.sparse
+
+    def schedule(self, kind: str, final: float) -> list[tuple[float, float]]:
+        """When (in epochs) the masks reach which sparsity."""
+        return schedule(kind, self.dense, self.dense + self.pruning, self.initial, final, self.updates)
+
+
+# For SQuAD, table 9. The masks change twice an epoch in the short one; the long one changes them at every rewind.
+RECIPES = {
+    "10 epochs": Recipe(2, 6, 2, updates=13, rewinds=(8,)),
+    "30 epochs": Recipe(2, 24, 4, updates=7, end_rate=8e-6, rewinds=(2, 6, 10, 14, 18, 22, 26)),
+}
+
+
+def schedule(
+    kind: str, begin: float, end: float, initial: float, final: float, updates: int
+) -> list[tuple[float, float]]:
+    """`updates` moments at equal distances from `begin` to `end` (in epochs), each with the sparsity from there on."""
+    powers = {"cubic": 3, "linear": 1}
+    if kind not in powers:
+        raise ValueError(f"There is no schedule '{kind}'. Choose one of: {', '.join(powers)}.")
+    if not 0 <= initial <= final < 1:
+        raise ValueError(f"Sparsity cannot grow from {initial} to {final}: give shares of weights from 0 to below 1.")
+    if updates < 1 or not 0 <= begin <= end or (updates > 1 and begin == end):
+        raise ValueError(f"{updates} mask updates do not fit between epoch {begin} and epoch {end}.")
+    if updates == 1:
+        return [(float(begin), final)]
+    shares = [number / (updates - 1) for number in range(updates)]
+    return [(begin + (end - begin) * t, final + (initial - final) * (1 - t) ** powers[kind]) for t in shares]
+
+
+class Hold(TrainerCallback):
+    """Keeps masks through any training; pruned weights are exactly 0 after every optimizer step."""
+
+    def __init__(self, masks: Masks) -> None:
+        self.masks = masks
+
+    def on_train_begin(self, args, state, control, *, model, **_) -> None:
+        own = weights(model)
+        if {name: mask.shape for name, mask in self.masks.items()} != {name: w.shape for name, w in own.items()}:
+            raise ValueError("The masks are those of another model. Take them from this one with masks_of.")
+        self.masks = {name: self.masks[name].to(weight.device) for name, weight in own.items()}
+        apply_(model, self.masks)
+
+    def on_optimizer_step(self, args, state, control, *, model, **_) -> None:
+        # Adam's momentum moves a weight on without a gradient, and a pruned weight has a gradient. Its moments need
+        # no care: they reach no other weight.
+        apply_(model, self.masks)
+
+    def on_train_end(self, args, state, control, *, model, **_) -> None:
+        """The model is the chosen one here, not that of the last step."""
+        for name, weight in weights(model).items():
+            if weight[~self.masks[name]].any():
+                raise RuntimeError(f"Pruned weights of {name} are not 0 after training. Something else changes them.")
+
+
+class Pruning(Hold):
+    """Prunes while the Trainer trains, at the moments of a schedule; a killed run goes on with the same result.
+
+    `score(model)` may measure the model before a mask update (`stage` "recovered") and after it ("pruned"), at the
+    first one, at every so many (`every`) after it, and in the end. The points are in the Trainer's log, so that they
+    survive a kill, and in `points` when training is over.
+    Masks and what the criterion remembers lie beside the Trainer's checkpoints.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        updates: Sequence[tuple[float, float]],
+        *,
+        pattern: str = "1",
+        steps: int = 1,
+        score: Callable[[PreTrainedModel], dict] | None = None,
+        every: int = 1,
+    ) -> None:
+        if not updates:
+            raise ValueError("The schedule has no mask update. Give at least one (epoch, sparsity).")
+        super().__init__({})
+        self.criterion, self.updates, self.pattern, self.steps, self.score = criterion, updates, pattern, steps, score
+        self.every = every
+        self.points: list[dict] = []
+
+    def on_train_begin(self, args, state, control, *, model, **_) -> None:
+        check(model, self.updates[-1][1], self.pattern)
+        if frozen := [name for name, weight in weights(model).items() if not weight.requires_grad]:
+            raise ValueError(f"{len(frozen)} of the weights to prune are frozen, {frozen[0]} first. Freeze no layer.")
+        self.due = self._due(state.max_steps, args.num_train_epochs)
+        self.criterion.state.clear()
+        self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights(model).items()}
+        if state.global_step:
+            self._restore_(_beside(args, state.global_step), model.device)
+
+    def on_step_begin(self, args, state, control, *, model, **_) -> None:
+        if state.global_step not in self.due:
+            return
+        measured = list(self.due).index(state.global_step) % self.every == 0
+        if self.score and measured:
+            self._log(state, model, "recovered")
+        sparsity = self.due[state.global_step]
+        self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks, self.steps)
+        self._log(state, model, "pruned", measured)
+
+    def on_pre_optimizer_step(self, args, state, control, *, model, **_) -> None:
+        self.criterion.observe(model, self.masks)
+
+    def on_epoch_end(self, args, state, control, **_) -> None:
+        # Before the Trainer's own checkpoint, which it writes right after this: no checkpoint is without its masks.
+        held = {f"mask/{name}": mask for name, mask in self.masks.items()}
+        held |= {f"state/{name}": tensor for name, tensor in self.criterion.state.items()}
+        path = _beside(args, state.global_step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in held.items()}, f"{path}.tmp")
+        os.replace(f"{path}.tmp", path)
+
+    def on_save(self, args, state, control, **_) -> None:
+        for path in Path(args.output_dir).glob("pruning-*.safetensors"):
+            if not path.with_name(f"checkpoint-{path.stem.partition('-')[2]}").exists():
+                path.unlink()
+        if state.best_global_step and state.best_global_step <= max(self.due):
+            raise ValueError(
+                f"An epoch is up for choice that ends before the last mask update ({self.updates[-1][0]} epochs). "
+                "Give finetune that moment as choose_after."
+            )
+
+    def on_train_end(self, args, state, control, *, model, **_) -> None:
+        super().on_train_end(args, state, control, model=model)
+        size, total = block_size(self.pattern), sum(mask.numel() for mask in self.masks.values())
+        wanted = size * round(self.updates[-1][1] * (total // size))
+        if dropped(self.masks) != wanted:
+            raise RuntimeError(f"{dropped(self.masks)} of {total} weights are pruned, and {wanted} should be.")
+        if self.score:
+            self._log(state, model, "recovered")
+        self.points = [entry for entry in state.log_history if "stage" in entry and "scores" in entry]
+
+    def _due(self, max_steps: int, epochs: float) -> dict[int, float]:
+        due = {round(epoch * max_steps / epochs): sparsity for epoch, sparsity in self.updates}
+        if len(due) < len(self.updates) or list(due.values()) != sorted(due.values()):
+            raise ValueError(
+                f"{len(self.updates)} mask updates in {max_steps} steps: two would fall on one step, or sparsity would "
+                "fall. Use fewer updates, or train longer."
+            )
+        if max(due) >= max_steps:
+            raise ValueError(
+                f"The last mask update is due at epoch {self.updates[-1][0]}, but training ends at {epochs}. "
+                "Leave time to tune the sparse model."
+            )
+        return due
+
+    def _log(self, state, model: PreTrainedModel, stage: str, measured: bool = True) -> None:
+        share = dropped(self.masks) / sum(mask.numel() for mask in self.masks.values())
+        point = {"step": state.global_step, "epoch": state.epoch, "stage": stage, "sparsity": share}
+        state.log_history.append(point | ({"scores": self.score(model)} if self.score and measured else {}))
+
+    def _restore_(self, path: Path, device: torch.device) -> None:
+        if not path.exists():
+            raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
+        for key, tensor in load_file(path, device=str(device)).items():
+            kind, _, name = key.partition("/")
+            (self.masks if kind == "mask" else self.criterion.state)[name] = tensor
+
+
+def _beside(args, step: int) -> Path:
+    return Path(args.output_dir) / f"pruning-{step}.safetensors"

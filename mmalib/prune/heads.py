@@ -1,0 +1,189 @@
+"""How much each attention head matters, and taking heads out (Michel et al. 2019, Are Sixteen Heads Really Better
+than One?).
+
+A gate of value 1 multiplies the output of each head. The importance of head h is the expected absolute gradient of
+the loss with respect to its gate (their section 4):
+
+    I_h = E_x | dL(x) / dgate_h |
+
+x is one row of a batch (a window of a sentence) and L(x) its mean cross-entropy over the scored subwords. The
+importances of a layer are divided by their l2 norm. Heads leave step by step, the least important first, and the rest
+is weighed anew after each step, until every layer has one head.
+
+Transformers has no gates any more. A head's output is its slice of what enters `mix`, so a hook there is the gate;
+`remove_heads_` takes the slice out of the weights. Heads always go by the numbers that they had in the whole model,
+and {layer: heads} names them wherever heads are given.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from mmalib.data.subwords import IGNORED
+from mmalib.model.backbones import layers, parts
+from mmalib.model.disk import heads_left, keep_inputs_, keep_outputs_, record_pruning_
+
+
+def head_size(model: PreTrainedModel) -> int:
+    """How many numbers one head puts out; pruning does not change it."""
+    return model.config.hidden_size // model.config.num_attention_heads
+
+
+def importance(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], masked: Mapping[int, Iterable[int]] | None = None
+) -> Tensor:
+    """I_h of every head, [layers, heads], l2-normalised per layer; nan where a head is removed or `masked`.
+
+    Masked heads are off while the others are weighed. Padding and rows without a scored subword do not count.
+    """
+    off, left = _checked(model, masked or {}), heads_left(model)
+    sums = [torch.zeros(len(heads), dtype=torch.float64) for heads in left]
+    rows = 0
+    for batch in batches:
+        scored = (batch["labels"] != IGNORED).any(1)  # [rows]
+        rows += int(scored.sum())
+        for total, gradient in zip(sums, gate_gradients(model, batch, off), strict=True):
+            total += gradient.cpu()[scored.cpu()].abs().sum(0, dtype=torch.float64)
+    if not rows:
+        raise ValueError("There is no scored subword to weigh heads by. Give batches of labelled sentences.")
+    if not all(total.isfinite().all() for total in sums):
+        raise ValueError("The loss has no finite gradient: the model has probably diverged. Tune it again.")
+    found = torch.full((len(left), model.config.num_attention_heads), torch.nan)
+    for number, (heads, total) in enumerate(zip(left, sums, strict=True)):
+        on = [slot for slot, head in enumerate(heads) if head not in off.get(number, ())]
+        norm = total[on].norm().clamp_min(torch.finfo(torch.float64).tiny)  # a layer may have gradients of zero alone
+        found[number, [heads[slot] for slot in on]] = (total[on] / norm).float()
+    return found
+
+
+def gate_gradients(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], masked: Mapping[int, Iterable[int]] | None = None
+) -> list[Tensor]:
+    """dL(x) / dgate for every layer, [rows, heads left], exact for each row of the batch, without dropout."""
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    rows = len(batch["input_ids"])
+    # One gate a row: rows do not mix, so the gradient of the sum of their losses holds that of each loss.
+    gates = [gate.repeat(rows, 1).requires_grad_() for gate in _gates(model, _checked(model, masked or {}))]
+    training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad(), _scaled(model, gates):
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            return list(torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), gates))
+    finally:
+        model.train(training)
+
+
+def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the scored subwords of each row, [rows]; 0 where a row has none."""
+    each = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    return each.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)  # each: [rows, subwords], 0 where ignored
+
+
+@contextmanager
+def gated(model: PreTrainedModel, masked: Mapping[int, Iterable[int]]) -> Iterator[PreTrainedModel]:
+    """The model with these heads switched off for as long as the context lasts; its weights stay as they are."""
+    with _scaled(model, _gates(model, _checked(model, masked))):
+        yield model
+
+
+def plan(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], share: float = 1 / 12
+) -> list[dict[int, list[int]]]:
+    """Which heads to take out, step by step: each step holds the step before and the next lowest `share` of all heads.
+
+    The last step leaves one head in every layer, and may be smaller than the others.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}: the share of all heads that goes in one step lies above 0 and up to 1.")
+    batches = list(batches)  # every step goes through them
+    left = heads_left(model)
+    size = max(1, round(share * sum(len(heads) for heads in left)))
+    room = [len(heads) - 1 for heads in left]  # how many may still go, per layer
+    masked: dict[int, list[int]] = {}
+    steps = []
+    while any(room):
+        going = size
+        for number, head in _ascending(importance(model, batches, masked)):
+            if going and room[number]:
+                masked.setdefault(number, []).append(head)
+                room[number] -= 1
+                going -= 1
+        steps.append({number: sorted(heads) for number, heads in sorted(masked.items())})
+    return steps
+
+
+def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> None:
+    """Take heads out of the weights and say so in the config; every layer keeps at least one.
+
+    The number of heads is nowhere else: the forward pass of all three architectures reads it from the shapes.
+    """
+    gone, left, size = _checked(model, heads), heads_left(model), head_size(model)
+    for number, of_layer in gone.items():
+        if len(of_layer) == len(left[number]):
+            raise ValueError(f"Layer {number} would lose its last head. Leave at least one of {left[number]}.")
+    for number, of_layer in gone.items():
+        slots = torch.tensor([slot for slot, head in enumerate(left[number]) if head not in of_layer])
+        kept = (slots[:, None] * size + torch.arange(size)).flatten()
+        own = parts(layers(model)[number])
+        for linear in (own.query, own.key, own.value):
+            keep_outputs_(linear, kept)
+        keep_inputs_(own.mix, kept)
+    record_pruning_(model, gone)
+
+
+def _ascending(weighed: Tensor) -> list[tuple[int, int]]:
+    """(layer, head) from the least to the most important; without those that are nan."""
+    places = weighed.isfinite().nonzero()  # [heads, 2]
+    order = weighed[weighed.isfinite()].argsort(stable=True)
+    return [(int(number), int(head)) for number, head in places[order]]
+
+
+def _checked(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> dict[int, list[int]]:
+    """The given heads as lists, if each is there and named once."""
+    left, found = heads_left(model), {}
+    for number, given in heads.items():
+        if number not in range(len(left)):
+            raise ValueError(f"There is no layer {number!r}: the model has the layers 0 to {len(left) - 1}.")
+        found[number] = list(given)
+        for head in found[number]:
+            if head not in left[number]:
+                raise ValueError(
+                    f"Layer {number} has no head {head}; it has {left[number]}. "
+                    "Heads keep the numbers that they had in the whole model, and go only once."
+                )
+            if found[number].count(head) > 1:
+                raise ValueError(f"Head {head} of layer {number} is given twice. Name each head once.")
+    return found
+
+
+def _gates(model: PreTrainedModel, off: Mapping[int, list[int]]) -> list[Tensor]:
+    """For every layer the gates of the heads left, [heads left]: 0 for those in `off`, 1 for the others."""
+    return [
+        torch.tensor([head not in off.get(number, ()) for head in heads], dtype=model.dtype, device=model.device)
+        for number, heads in enumerate(heads_left(model))
+    ]
+
+
+@contextmanager
+def _scaled(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
+    """Multiply the output of each head by its gate, [heads left] or [rows, heads left], inside the context."""
+    size = head_size(model)
+
+    def scale(gate: Tensor):
+        wide = gate.repeat_interleave(size, -1).unsqueeze(-2)  # [1, width] or [rows, 1, width]
+        return lambda _, inputs: (inputs[0] * wide,)  # inputs[0]: [rows, subwords, width]
+
+    handles = [
+        parts(layer).mix.register_forward_pre_hook(scale(gate))
+        for layer, gate in zip(layers(model), gates, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,159 @@
+"""Second-order pruning (Kurtic et al. 2022, The Optimal BERT Surgeon): the weights go whose loss others mend best.
+
+What a weight costs and how the others mend it is `fisher`; here are the gradients of a model behind it, and the
+memory: `criterion` makes of both what `sparsity` prunes by, gradually or with `one_shot_`, where `steps` is the
+recomputation.
+
+A weight that is pruned already gets gradients of 0. Its row of F is then lambda alone, and [F^-1] over the others is
+the inverse of F over the others: they are weighed, and moved, with the pruned ones held at 0.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib.data.subwords import IGNORED, batches
+from mmalib.prune import sparsity
+from mmalib.prune.fisher import WAITING, BlockInverseFisher, saliency, update
+from mmalib.prune.sparsity import Criterion, Masks, Scores, group_size, weights
+
+
+def gradients(
+    model: PreTrainedModel,
+    rows: Sequence[Mapping],
+    tokenizer: PreTrainedTokenizerFast,
+    masks: Masks,
+    *,
+    num_grads: int = 1024,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Iterator[dict[str, Tensor]]:
+    """`num_grads` gradients of the loss over `batch_size` rows each, for the weights in `masks`, without dropout.
+
+    Rows come in an order drawn from `seed`, anew in every round through them, so that no round repeats the batches of
+    another. A weight that its mask drops has a gradient of 0. What is in `.grad` stays there.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rounds = -(-num_grads * batch_size // len(rows))
+    order = torch.cat([torch.randperm(len(rows), generator=draw) for _ in range(rounds)]).tolist()
+    chosen = {name: weights(model)[name] for name in masks}
+    training, frozen = model.training, [weight for weight in chosen.values() if not weight.requires_grad]
+    model.eval()
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        for start in range(0, num_grads * batch_size, batch_size):
+            some = [rows[index] for index in order[start : start + batch_size]]
+            (batch,) = batches(some, tokenizer, batch_size)
+            with torch.enable_grad():
+                loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
+                if not loss.isfinite():
+                    raise ValueError(f"The loss is {loss.item()}: training has diverged. Try a lower learning rate.")
+                found = torch.autograd.grad(loss, list(chosen.values()))
+            yield {name: gradient * masks[name] for name, gradient in zip(chosen, found, strict=True)}
+    finally:
+        model.train(training)
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
+def fitted(size: int, pattern: str) -> int:
+    """The block size, rounded down to a multiple of what the pattern looks at together."""
+    group = group_size(pattern)
+    if size < group:
+        raise ValueError(f"Blocks of {size} do not fit pattern '{pattern}'. Use a block size of {group} or more.")
+    return size // group * group
+
+
+def check(model: PreTrainedModel, pattern: str, *, block_size: int = 50, max_gib: float = 6.0) -> None:
+    """Raise, before anything is trained, where the blocks do not fit the pattern or an inverse the memory."""
+    sizes = {name: weight.numel() for name, weight in weights(model).items()}
+    portions(sizes, fitted(block_size, pattern), max_gib)
+
+
+def portions(sizes: Mapping[str, int], block_size: int, max_gib: float) -> list[list[str]]:
+    """The names in their order, in portions whose inverses in float32 take `max_gib` of memory or less."""
+    found, room = [], -1.0
+    for name, size in sizes.items():
+        blocks = -(-size // block_size)
+        need = 4 * (blocks * block_size * (block_size + WAITING) + size) / 2**30  # R, what waits, one gradient
+        if need > max_gib:
+            raise ValueError(
+                f"The inverse Fisher of {name} alone takes {need:.2g} GiB, and max_gib is {max_gib}. "
+                "Raise max_gib or make the blocks smaller."
+            )
+        if need > room:
+            found.append([])
+            room = max_gib
+        found[-1].append(name)
+        room -= need
+    return found
+
+
+def criterion(
+    rows: Sequence[Mapping],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    block_size: int = 50,
+    damp: float = 1e-7,
+    num_grads: int = 1024,
+    batch_size: int = 16,
+    max_gib: float = 6.0,
+    seed: int = 0,
+) -> Criterion:
+    """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them).
+
+    Weights whose inverses do not fit into `max_gib` are done in portions with the same gradients, once for the scores
+    and once for the update, except the last portion, which waits for its update: slower, and the same result. Besides
+    there are the model, one pass backwards, and two numbers a weight.
+    """
+    rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
+    if not rows:
+        raise ValueError("No row has a label, so the loss has no gradient. Give rows of labelled sentences.")
+    BlockInverseFisher(1, block_size, damp, num_grads)  # complains where these make no sense
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
+    drawing = {"num_grads": num_grads, "batch_size": batch_size, "seed": seed}
+    inverses: dict[str, BlockInverseFisher] = {}  # of one portion at most
+    plan: list[list[str]] = []  # the portions of the last scores
+    size = block_size
+
+    def invert_(model: PreTrainedModel, masks: Masks, names: list[str]) -> None:
+        inverses.clear()  # before the next are made
+        for name in names:
+            inverses[name] = BlockInverseFisher(masks[name].numel(), size, damp, num_grads, model.device)
+        for found in gradients(model, rows, tokenizer, {name: masks[name] for name in names}, **drawing):
+            for name, gradient in found.items():
+                inverses[name].add(gradient.flatten())
+
+    def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
+        nonlocal size
+        size = fitted(block_size, pattern)
+        plan[:] = portions({name: mask.numel() for name, mask in masks.items()}, size, max_gib)
+        found, empty = {}, True
+        for names in plan:
+            invert_(model, masks, names)
+            for name, inverse in inverses.items():
+                weight = weights(model)[name]
+                found[name] = saliency(weight.flatten(), inverse, sparsity.block_size(pattern)).view(len(weight), -1)
+                empty = empty and inverse.empty
+        if empty:
+            raise ValueError("All gradients are 0. Check that the rows have labels that the model can learn from.")
+        return found
+
+    def prune_(model: PreTrainedModel, masks: Masks, before: Masks) -> None:
+        changes = {}
+        for names in reversed(plan):  # the last portion is still there
+            if list(inverses) != names:
+                invert_(model, before, names)
+            for name, inverse in inverses.items():
+                changes[name] = update(weights(model)[name].flatten(), inverse, ~masks[name].flatten())
+        inverses.clear()
+        # Only now, so that the gradients of every portion are those of the weights that were scored.
+        with torch.no_grad():
+            for name, weight in weights(model).items():
+                weight += changes[name].view_as(weight)
+
+    return Criterion("obs", scores, prune_)

@@ -1,0 +1,197 @@
+"""Masks over the encoder's linear weights: what can be pruned, in which pattern, and which units go.
+
+What can be pruned are the six linear maps of every layer: no embeddings, no LayerNorm, no classifier, no biases.
+A criterion (`magnitude`, `movement`, `obs`) gives every unit a score, and the lowest of the whole model go. A unit is
+
+    "1"     one weight
+    "4"     a block of 4 weights side by side in a row, along the input (any other number as well)
+    "2:4"   one weight, but at most 2 of every 4 side by side stay in the end (N:M, N are kept)
+
+`gradual` prunes during training; `one_shot_` prunes at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mmalib.model.backbones import layers, parts
+
+Scores = dict[str, Tensor]  # one number a unit, larger is kept: [out, in], for blocks [out, in / block]
+Masks = dict[str, Tensor]  # bool, [out, in], True is kept; the names are those of `weights`
+
+
+def _nothing(*_) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How the units are weighed; all three functions get the model and the masks that hold until now."""
+
+    name: str
+    scores: Callable[[PreTrainedModel, str, Masks], Scores]  # (model, pattern, masks), right before a mask update
+    # (model, new masks, masks until now): may change weights before those that the new masks drop become 0
+    prune_: Callable[[PreTrainedModel, Masks, Masks], None] = _nothing
+    observe: Callable[[PreTrainedModel, Masks], None] = _nothing  # before every optimizer step, gradients are there
+    revives: bool = False  # whether scores speak for pruned weights, so that they may come back
+    state: dict[str, Tensor] = field(default_factory=dict)  # what it remembers; saved with every checkpoint
+
+
+def weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The weights that can be pruned, [out, in] each, by their names in the model."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(linear.weight)]: linear.weight for layer in layers(model) for linear in parts(layer)}
+
+
+def at_random(seed: int = 0) -> Criterion:
+    """The control of all criteria: every unit draws its score."""
+
+    def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
+        draw = torch.Generator().manual_seed(seed)
+        return {
+            name: per_block(torch.rand(weight.shape, generator=draw), pattern)
+            for name, weight in weights(model).items()
+        }
+
+    return Criterion("random", scores)
+
+
+def block_size(pattern: str) -> int:
+    """How many weights leave together."""
+    return 1 if ":" in pattern else group_size(pattern)
+
+
+def group_size(pattern: str) -> int:
+    """How many weights of a row the pattern looks at together; the input width must be a multiple of it."""
+    kept, _, size = pattern.rpartition(":")
+    fits = size.isdecimal() and int(size) > 0
+    if ":" in pattern:
+        fits = fits and kept.isdecimal() and 0 < int(kept) < int(size)
+    if not fits:
+        raise ValueError(f"'{pattern}' is no pattern. Use '1', a block such as '4', or N:M such as '2:4' (N are kept).")
+    return int(size)
+
+
+def per_block(values: Tensor, pattern: str) -> Tensor:
+    """Numbers of single weights, [out, in], summed over each block of the pattern, [out, in / block]."""
+    return values.unflatten(1, (-1, block_size(pattern))).sum(2)
+
+
+def choose(scores: Scores, sparsity: float, pattern: str = "1", held: Masks | None = None) -> Masks:
+    """Masks without the round(sparsity * units) units of the lowest scores over all tensors.
+
+    What `held` has dropped stays dropped. Of equal scores the first goes first. Until an N:M pattern is reached, only
+    the M - N lowest of each group may go, so that it is met exactly in the end.
+    """
+    _check_sparsity(sparsity)
+    size = block_size(pattern)
+    ordered = []
+    for name, values in scores.items():
+        gone = torch.zeros_like(values, dtype=torch.bool)
+        if held is not None:
+            gone = ~held[name].unflatten(1, (-1, size)).any(2)
+        if not (values.isfinite() | gone).all():
+            raise ValueError(f"Scores of {name} are not finite. Training has diverged: try a lower learning rate.")
+        values = values.masked_fill(gone, -torch.inf)
+        ordered.append((_only_lowest(values, pattern) if ":" in pattern else values).flatten())
+    flat = torch.cat(ordered)  # [units]
+    number = round(sparsity * len(flat))
+    least, free = int((flat == -torch.inf).sum()), int((flat < torch.inf).sum())
+    if not least <= number <= free:
+        raise ValueError(
+            f"{number} of {len(flat)} units cannot go (sparsity {sparsity}): {least} are gone already, "
+            f"and pattern '{pattern}' lets no more than {free} go."
+        )
+    kept = torch.ones_like(flat, dtype=torch.bool)
+    if number:
+        last = flat.kthvalue(number).values  # the highest score that goes
+        kept = flat >= last
+        ties = (flat == last).nonzero().squeeze(1)
+        kept[ties[: number - int((~kept).sum())]] = False
+    pieces = kept.split([values.numel() for values in scores.values()])
+    return {
+        name: piece.view(values.shape).repeat_interleave(size, 1)
+        for (name, values), piece in zip(scores.items(), pieces, strict=True)
+    }
+
+
+def _only_lowest(values: Tensor, pattern: str) -> Tensor:
+    """Infinity for the N highest of every M, so that they never go."""
+    kept, size = (int(number) for number in pattern.split(":"))
+    groups = values.unflatten(1, (-1, size))  # [out, groups, M]
+    lowest = groups.argsort(dim=2, stable=True)[..., : size - kept]
+    free = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, lowest, True)
+    if (groups.isinf() & ~free).any():
+        raise ValueError(f"More weights are gone already than pattern '{pattern}' lets go in a group.")
+    return groups.masked_fill(~free, torch.inf).flatten(1)
+
+
+@torch.no_grad()
+def apply_(model: PreTrainedModel, masks: Masks) -> None:
+    """Set to exactly 0 what the masks drop."""
+    for name, weight in weights(model).items():
+        weight.masked_fill_(~masks[name], 0.0)  # times 0 would leave -0.0 and nan behind
+
+
+def masks_of(model: PreTrainedModel) -> Masks:
+    """The masks that a sparse model shows: its weights that are not 0."""
+    return {name: weight.detach() != 0 for name, weight in weights(model).items()}
+
+
+def measured(model: PreTrainedModel) -> dict:
+    """The share of weights that are exactly 0: in all of `weights`, and in every layer."""
+    zeros = [[int((linear.weight == 0).sum()) for linear in parts(layer)] for layer in layers(model)]
+    sizes = [[linear.weight.numel() for linear in parts(layer)] for layer in layers(model)]
+    by_layer = [sum(some) / sum(all_) for some, all_ in zip(zeros, sizes, strict=True)]
+    return {"total": sum(map(sum, zeros)) / sum(map(sum, sizes)), "layers": by_layer}
+
+
+def one_shot_(
+    model: PreTrainedModel, criterion: Criterion, sparsity: float, pattern: str = "1", *, steps: int = 1
+) -> Masks:
+    """Prune without training; in several steps the criterion weighs what is left anew in each."""
+    check(model, sparsity, pattern)
+    return prune_(model, criterion, sparsity, pattern, masks_of(model), steps)
+
+
+def prune_(
+    model: PreTrainedModel, criterion: Criterion, sparsity: float, pattern: str, masks: Masks, steps: int
+) -> Masks:
+    """One mask update: from `masks` to those that it returns, with the weights that they drop set to 0."""
+    _check_sparsity(sparsity)
+    before = 1 - dropped(masks) / sum(mask.numel() for mask in masks.values())
+    for step in range(1, steps + 1):
+        # Each step takes the same share of what is left, the last one goes exactly to `sparsity`.
+        now = sparsity if step == steps else 1 - before * ((1 - sparsity) / before) ** (step / steps)
+        scores = criterion.scores(model, pattern, masks)
+        chosen = choose(scores, now, pattern, None if criterion.revives else masks)
+        criterion.prune_(model, chosen, masks)
+        apply_(model, chosen)
+        masks = chosen
+    return masks
+
+
+def dropped(masks: Masks) -> int:
+    """How many weights the masks drop."""
+    return sum(int((~mask).sum()) for mask in masks.values())
+
+
+def _check_sparsity(sparsity: float) -> None:
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"A sparsity of {sparsity} cannot be had: give the share of weights that go, 0 to below 1.")
+
+
+def check(model: PreTrainedModel, sparsity: float, pattern: str) -> None:
+    """Raise, before anything is trained, where a model cannot have this sparsity in this pattern."""
+    _check_sparsity(sparsity)
+    size = group_size(pattern)
+    if ":" in pattern and round(sparsity * size, 6) > size - int(pattern.split(":")[0]):
+        raise ValueError(f"Pattern '{pattern}' cannot reach a sparsity of {sparsity}. Choose another of the two.")
+    for name, weight in weights(model).items():
+        if weight.shape[1] % size:
+            raise ValueError(
+                f"{name} has {weight.shape[1]} inputs, which groups of {size} do not divide. Choose another pattern."
+            )

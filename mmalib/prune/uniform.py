@@ -1,0 +1,138 @@
+"""Uniform structured pruning: every layer keeps equally many heads and feed-forward neurons.
+
+This is the scheme of TextPruner (Yang, Cui and Chen 2022), in its iterative and even form: both numbers
+shrink in the same proportion, step by step, and importance is measured anew before each step.
+
+Importance is first-order Taylor (Molchanov et al. 2017), summed over a unit's weights as TextPruner's code does it.
+For one batch with loss L:
+
+    head:    |sum of w * dL/dw over its columns of `mix`|
+    neuron:  |sum of w * dL/dw over its row and bias of `widen`| + |the same over its column of `narrow`|
+
+and the mean of that over batches. The first term and the last are the derivatives of L by a gate on the unit's
+output, the middle one that by a gate before the activation function. The absolute value is taken once a batch,
+so that the batch size matters a little; Michel et al. (`heads`) take it once an example.
+Padding has no gradient and unscored words no loss: neither enters.
+
+Heads go by their original numbers, as in `heads`. Neurons go by their current place, from 0 to the width of now:
+nothing keeps track of where they once were, because they are far too many to look at.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmalib.data.subwords import IGNORED
+from mmalib.model import disk
+from mmalib.model.backbones import layers, parts
+from mmalib.prune.heads import head_size, remove_heads_
+
+
+def plan(heads: int, width: int, share: float = 1 / 12) -> list[tuple[int, int]]:
+    """Heads and neurons that a layer keeps after every step, which takes `share` of the heads, down to one head."""
+    if heads < 2:
+        raise ValueError(f"There is nothing to plan for {heads} heads a layer: the last head stays.")
+    if not 0 < share < 1:
+        raise ValueError(f"A step cannot take {share} of the heads: give a share between 0 and 1.")
+    gone = (math.floor(step * share * heads + 0.5 + 1e-9) for step in range(1, math.ceil(1 / share) + 1))
+    kept = dict.fromkeys(max(1, heads - number) for number in gone)  # a small share may take none at a step
+    return [(number, max(1, math.floor(width * number / heads + 0.5))) for number in kept if number < heads]
+
+
+def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """First-order Taylor importance of heads [layers, original heads] and neurons [layers, width].
+
+    nan stands where a head has been removed, and behind the last neuron of a layer that is narrower than another.
+    Gradients, mode and frozen weights of the model stay as they were. Batches without a scored word do not count.
+    """
+    weights = [
+        w for p in map(parts, layers(model)) for w in (p.mix.weight, p.widen.weight, p.widen.bias, p.narrow.weight)
+    ]
+    frozen, training = [w for w in weights if not w.requires_grad], model.training
+    totals, number = None, 0
+    model.eval()
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        for batch in batches:
+            if not (batch["labels"] != IGNORED).any():
+                continue
+            scores = _of_batch(model, batch, weights)
+            totals = scores if totals is None else [a + b for a, b in zip(totals, scores, strict=True)]
+            number += 1
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        model.train(training)
+    if totals is None:
+        raise ValueError("There is no scored subword to measure importance on. Give batches of labelled sentences.")
+    left = disk.heads_left(model)
+    of_heads = torch.full((len(left), model.config.num_attention_heads), torch.nan, device=model.device)
+    of_neurons = torch.full((len(left), max(disk.neurons_left(model))), torch.nan, device=model.device)
+    for layer, (heads, neurons) in enumerate(zip(totals[0::2], totals[1::2], strict=True)):
+        of_heads[layer, left[layer]] = (heads / number).to(of_heads)
+        of_neurons[layer, : len(neurons)] = (neurons / number).to(of_neurons)
+    return of_heads, of_neurons
+
+
+@torch.enable_grad()
+def _of_batch(model: PreTrainedModel, batch: Mapping[str, Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """The scores of one batch, layer by layer: heads [heads left], neurons [width], and so on in turns."""
+    loss = model(**{name: values.to(model.device) for name, values in batch.items()}).loss
+    if not loss.isfinite():
+        raise ValueError("The loss is not finite: the model has probably diverged. Tune it again.")
+    # autograd.grad and not backward: what the caller may have gathered in .grad stays
+    taylor = [w.detach() * g for w, g in zip(weights, torch.autograd.grad(loss, weights), strict=True)]
+    scores = []
+    for mix, widen, bias, narrow in zip(*(taylor[i::4] for i in range(4)), strict=True):
+        scores.append(mix.sum(0).unflatten(0, (-1, head_size(model))).sum(1).abs())  # mix: [hidden, heads * size]
+        # widen: [width, hidden], bias: [width], narrow: [hidden, width]
+        scores.append((widen.sum(1) + bias).abs() + narrow.sum(0).abs())
+    return scores
+
+
+def shrink_(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], heads: int, neurons: int
+) -> dict[int, list[int]]:
+    """Remove the least important heads and neurons, down to as many in every layer; returns the heads removed."""
+    left, wide = disk.heads_left(model), disk.neurons_left(model)
+    for what, wanted, least in (("heads", heads, min(map(len, left))), ("neurons", neurons, min(wide))):
+        if not 1 <= wanted <= least:
+            raise ValueError(f"A layer can keep between 1 and {least} {what}, not {wanted}. Follow uniform.plan.")
+    of_heads, of_neurons = importance(model, batches)
+    gone = {
+        layer: sorted(numbers[place] for place in _lowest(of_heads[layer, numbers], len(numbers) - heads))
+        for layer, numbers in enumerate(left)
+    }
+    narrower = {layer: _lowest(of_neurons[layer, :width], width - neurons) for layer, width in enumerate(wide)}
+    gone = {layer: numbers for layer, numbers in gone.items() if numbers}
+    remove_heads_(model, gone)
+    remove_neurons_(model, {layer: numbers for layer, numbers in narrower.items() if numbers})
+    return gone
+
+
+def _lowest(scores: Tensor, number: int) -> list[int]:
+    """The places of the lowest scores; of equal ones the first."""
+    return scores.argsort(stable=True)[:number].tolist()
+
+
+def remove_neurons_(model: PreTrainedModel, neurons: Mapping[int, Iterable[int]]) -> None:
+    """Remove feed-forward neurons, given by their current places in each layer, from the weights."""
+    widths = disk.neurons_left(model)
+    going = {layer: set(places) for layer, places in neurons.items()}
+    for layer, places in going.items():
+        if not 0 <= layer < len(widths):
+            raise ValueError(f"There is no layer {layer} to remove neurons from: the model has {len(widths)}, from 0.")
+        if wrong := [place for place in places if not 0 <= place < widths[layer]]:
+            raise ValueError(f"Layer {layer} has no neuron {wrong[0]}: it has {widths[layer]} left, from 0.")
+        if len(places) == widths[layer]:
+            raise ValueError(f"Layer {layer} would lose all its {widths[layer]} neurons. Leave it at least one.")
+    for layer, places in going.items():
+        own = parts(layers(model)[layer])
+        kept = torch.tensor([i for i in range(widths[layer]) if i not in places], device=own.widen.weight.device)
+        disk.keep_outputs_(own.widen, kept)
+        disk.keep_inputs_(own.narrow, kept)
+    disk.record_pruning_(model)

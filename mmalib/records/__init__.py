@@ -1,0 +1,1 @@
+"""One JSON a run, written atomically; the machine that it was made on; locks."""

@@ -1,0 +1,253 @@
+"""What a run was made on and with: the machine, the versions, the commit; and `doctor`, the same for a human.
+
+Every record carries the first three: an int8 throughput means nothing without the CPU's flags, and a score
+means little without the versions. What a system does not tell (macOS has no /proc) is None, never a guess.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import mmalib
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+DEEPSPARSE = ROOT / ".venv-deepsparse"
+
+# The study's dependencies by the names that pip knows; tests/test_setup.py compares them with pyproject.toml.
+PACKAGES = (
+    *("torch", "accelerate", "datasets", "huggingface_hub", "safetensors", "tokenizers", "transformers"),
+    *(
+        "pyarrow",
+        "onnx",
+        "openvino",
+        "onnxruntime",
+        "seqeval",
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "Faker",
+        "babel",
+    ),
+    *("jupyterlab", "papermill", "nbclient", "jupyter_client", "jupyter_core", "nbformat", "ipykernel"),
+    *("ipywidgets", "tqdm"),
+)
+
+# The instructions that decide how fast int8 and bf16 are, by their names in /proc/cpuinfo.
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+# What may change a number: these paths of the checkout decide whether the commit is "dirty".
+SOURCES = ("mmalib", "notebooks", "pyproject.toml")
+
+
+def describe() -> dict:
+    """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
+    cpuinfo = _cpuinfo()
+    return {
+        "cpu": _cpu_name(cpuinfo),
+        "cores": _cores(),
+        "ram_gib": _ram_gib(),
+        "flags": _flags(cpuinfo),
+        "gpu": _gpu(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def device() -> str:
+    """Where models are trained, pruned and scored; graphs run on the CPU."""
+    import torch  # as in doctor
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """The installed version of every package the study depends on; one that is not installed is left out."""
+    return {name: version for name in PACKAGES if (version := _version(name))}
+
+
+def commit() -> str | None:
+    """The checkout's git commit, with "-dirty" if the code differs from it; None outside a checkout."""
+    # An installed copy may lie inside somebody else's repository: only our own root counts.
+    if not (ROOT / ".git").exists():
+        return None
+    head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", *SOURCES)
+    if head is None or changes is None:
+        return None
+    return head + ("-dirty" if changes else "")
+
+
+def doctor(data: str | None = None) -> list[str]:
+    """What this machine can run, in about ten lines for a human; `data` as in `corpus.load`."""
+    import torch  # takes seconds, and most users of this module never ask
+
+    machine = describe()
+    ram = "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB"
+    lines = {
+        "mmalib": f"{mmalib.__version__}, commit {commit() or 'unknown'}",
+        "Python": f"{machine['python']} on {machine['platform']}",
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "GPU": machine["gpu"] or "none",
+        "CPU": f"{machine['cpu']}, {machine['cores']} cores",
+        "CPU flags": _flags_line(machine["flags"]),
+        "Memory": ram,
+        "Runtimes": f"{_runtime('onnxruntime')}, {_runtime('openvino')}, {_deepsparse()}",
+        "Data": _data(data),
+        "Backbones": _backbones(WEIGHTS),
+        "Free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB for runs/ in this folder",
+    }
+    return [f"{name:<11}{value}" for name, value in lines.items()]
+
+
+def saturates() -> bool:
+    """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
+    flags = describe()["flags"]
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in flags.values():
+        return False
+    return not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+def deepsparse() -> tuple[str | None, str | None]:
+    """Its version, or else why it cannot be used here; it has an environment of its own."""
+    failed, python = DEEPSPARSE / ".failed", DEEPSPARSE / "bin" / "python"
+    if failed.exists():  # the Makefile left the reason
+        return None, failed.read_text(encoding="utf-8").strip()
+    if not python.exists():
+        return None, "there is no .venv-deepsparse (make deepsparse)"
+    if platform.machine() == "x86_64" and describe()["flags"]["avx2"] is False:
+        return None, "this CPU has no AVX2"
+    ask = "from importlib.metadata import version; print(version('deepsparse'))"
+    version = _output(str(python), "-I", "-c", ask, NM_DISABLE_ANALYTICS="True")
+    return version, None if version else ".venv-deepsparse is incomplete (make deepsparse)"
+
+
+def _cpuinfo() -> dict[str, str]:
+    # The first processor's entry; empty where the system has no such file.
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu_name(cpuinfo: dict[str, str]) -> str:
+    # ARM Linux gives no model name, and macOS answers through sysctl.
+    if name := cpuinfo.get("model name"):
+        return name
+    apple = _output("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else None
+    return apple or platform.processor() or platform.machine() or "unknown"
+
+
+def _flags(cpuinfo: dict[str, str]) -> dict[str, bool | None]:
+    if not cpuinfo:
+        return dict.fromkeys(FLAGS)
+    found = set(cpuinfo.get("flags", "").split())
+    return {flag: flag in found for flag in FLAGS}
+
+
+def _cores() -> int:
+    # The cores this process may use, which on a shared machine or in a container are fewer than there are.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ram_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):  # no sysconf, or it does not know these names
+        return None
+
+
+def _gpu() -> str | None:
+    import torch  # as in doctor
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return "Apple GPU (MPS)" if torch.backends.mps.is_available() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str, **environment: str) -> str | None:
+    # What a command prints, or None if it is missing, fails or hangs.
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ, **environment})
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _flags_line(flags: dict[str, bool | None]) -> str:
+    if None in flags.values():
+        return "unknown (this system does not list them)"
+    groups = {
+        "AVX2": flags["avx2"],
+        "AVX-512": flags["avx512f"],
+        "AVX512-VNNI": flags["avx512_vnni"],
+        "bf16": flags["avx512_bf16"] or flags["amx_bf16"],
+        "AMX": flags["amx_bf16"] or flags["amx_int8"],
+    }
+    return ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in groups.items())
+
+
+def _runtime(package: str) -> str:
+    return f"{package} {_version(package) or 'not installed'}"
+
+
+def _deepsparse() -> str:
+    version, reason = deepsparse()
+    return f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"
+
+
+def _data(data: str | None) -> str:
+    source = data or os.environ.get("MMALIB_DATA") or "sample"
+    if source == "sample":
+        return "generated sample (set MMALIB_DATA to a folder with the CoNLL files for the real corpora)"
+    if source == "hub":
+        return "CoNLL from the hub, fetched on first use"
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return f"{source}: there is no such folder"
+    from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
+
+    found = {name: _present(folder, files) for name, files in (("original", ORIGINAL), ("parquet", PARQUET))}
+    layout = max(found, key=lambda name: sum(map(len, found[name].values())))
+    if not any(found[layout].values()):
+        return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
+    languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in found[layout].items()]
+    return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
+
+
+def _present(folder: Path, layout: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+    return {
+        language: [split for split, file in files.items() if (folder / file).is_file()]
+        for language, files in layout.items()
+    }
+
+
+def _backbones(weights: Path) -> str:
+    """What the reports beside the weights tell of them, and how large the folder is."""
+    reports = {path.parent.name: json.loads(path.read_text()) for path in sorted(weights.glob("*/training.json"))}
+    if not reports:
+        return "none shipped"
+    each = [
+        f"{name} {report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB ("
+        + ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
+        + ")"
+        for name, report in reports.items()
+    ]
+    size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6
+    return f"{', '.join(each)}; {size:.1f} MB with what they share; in brackets how often a translation is found"

@@ -1,0 +1,242 @@
+"""One finished run = one JSON record; one reader turns all records into one tidy DataFrame.
+
+A record is written to a temporary file in its own folder and renamed, so that it is either complete or absent
+whenever the study is killed. A run whose record is there with the same configuration is skipped; a record of
+another configuration under the same name is refused, never overwritten.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pandas as pd
+
+from mmalib.records import machine
+
+REQUIRED = ("run", "config", "scores", "machine", "versions", "commit", "finished")
+COLUMNS = ["run", "language", "split", "f1", "precision", "recall", "f1_low", "f1_high"]
+
+
+def records_folder(runs: Path, profile: str) -> Path:
+    """Where the records of one profile lie."""
+    return Path(runs) / profile / "records"
+
+
+def finished(folder: Path, run: str, config: dict) -> dict | None:
+    """The record of `run` if it is there with the same configuration, None if it is not there at all."""
+    path = _path(folder, run)
+    if not path.exists():
+        return None
+    record = _load(path)
+    there, here = dict(_flat(record["config"])), dict(_flat(json.loads(_dumps(run, config))))
+    changes = [
+        f"  {key}: {_show(there, key)} -> {_show(here, key)}"
+        for key in [*there, *(key for key in here if key not in there)]
+        if key not in there or key not in here or there[key] != here[key]
+    ]
+    if changes:
+        raise ValueError(
+            f"{path} holds run '{run}' with another configuration (there -> here):\n"
+            + "\n".join(changes)
+            + "\nUse --fresh to start this profile over, --runs to write into another runs folder, "
+            "or delete that one file."
+        )
+    return record
+
+
+def save(folder: Path, run: str, config: dict, *, scores: dict, **parts) -> Path:
+    """Write the record of a finished run atomically, with the machine, versions and commit it came from."""
+    finished(folder, run, config)  # raises rather than overwrite a record of another configuration
+    record = {
+        "run": run,
+        "config": config,
+        "scores": scores,
+        **parts,
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "commit": machine.commit(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    path = _path(folder, run)
+    write_atomic(path, _dumps(run, record) + "\n")
+    return path
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader finds the old content or the new, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot and the suffix keep it out of every glob for records and tables.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written ({error.strerror or error}); what was there before is untouched. "
+            "Free some space or mend the folder's permissions and start again: the study goes on from there."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left behind; only for whoever holds the lock of the study."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        if leftover.is_dir():  # a model that was being saved
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def read(folder: Path) -> list[dict]:
+    """Every record of a folder, in the order of their names."""
+    return [_load(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def of_notebook(records: list[dict], number: str) -> list[dict]:
+    """The records of one notebook's runs."""
+    return [record for record in records if record["config"].get("notebook") == number]
+
+
+def frame(records: list[dict]) -> pd.DataFrame:
+    """One row per run, language and split: scores, then the run's configuration, sparsity and timings."""
+    rows = []
+    for record in records:
+        sparsity = record.get("sparsity") or {}
+        about = {
+            "sparsity_requested": sparsity.get("requested"),
+            "sparsity_measured": sparsity.get("measured"),
+            **_scalars(record.get("timings") or {}, "timings"),
+        }
+        rows += _rows(record, record["scores"], about)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def curves(records: list[dict]) -> pd.DataFrame:
+    """One row per point of a run's `curve`, language and split: scores, configuration, the point's own values."""
+    rows = []
+    for record in records:
+        for point in record.get("curve", []):
+            about = _scalars({key: value for key, value in point.items() if key != "scores"})
+            rows += _rows(record, point["scores"], about)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def points(folder: Path) -> list[dict]:
+    """The points that an unfinished run has put away in its own folder, in their order."""
+    path = Path(folder) / "points.json"
+    return json.loads(path.read_text(encoding="utf-8"))["curve"] if path.exists() else []
+
+
+def add_point(folder: Path, point: dict) -> None:
+    """Put away one more point of an unfinished run; whoever writes its record removes the folder."""
+    content = {"curve": [*points(folder), point]}
+    write_atomic(Path(folder) / "points.json", _dumps(Path(folder).name, content))
+
+
+def _rows(record: dict, by_language: dict, about: dict) -> list[dict]:
+    config, rows = _scalars(record["config"]), []
+    for language, splits in by_language.items():
+        for split, scores in splits.items():
+            row = {"run": record["run"], "language": language, "split": split}
+            row |= {key: value for key, value in scores.items() if key not in ("types", "counts")}
+            row |= {f"f1_{kind}": of_type["f1"] for kind, of_type in scores.get("types", {}).items()}
+            if clash := (row.keys() | about.keys()) & config.keys():
+                raise ValueError(
+                    f"The configuration of run '{record['run']}' has keys that are also result columns: "
+                    f"{', '.join(sorted(clash))}. Rename them where the run is configured."
+                )
+            rows.append(row | config | about)
+    return rows
+
+
+def missing(frame: pd.DataFrame, expected_runs: list[str]) -> list[str]:
+    """What a complete study has and this frame has not: whole runs, and single scores as 'run (es test)'."""
+    cells = list(dict.fromkeys(zip(frame["language"], frame["split"], strict=True)))
+    there = set(zip(frame["run"], frame["language"], frame["split"], strict=True))
+    runs = set(frame["run"])
+    gaps = [run for run in expected_runs if run not in runs]
+    for run in expected_runs:
+        if run in runs:
+            gaps += [f"{run} ({' '.join(cell)})" for cell in cells if (run, *cell) not in there]
+    return gaps
+
+
+def _path(folder: Path, run: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+        raise ValueError(
+            f"'{run}' cannot name a run: it becomes a file name. "
+            "Use letters, digits, dot, dash and underscore, and begin with a letter or a digit."
+        )
+    return Path(folder) / f"{run}.json"
+
+
+def _load(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        problem = _problem(record, path.stem)
+    except ValueError as error:  # broken JSON or broken UTF-8
+        problem = str(error)
+    if problem:
+        raise ValueError(
+            f"The record {path} cannot be used ({problem}). "
+            "Delete that file and run the study again: only this run is repeated."
+        )
+    return record
+
+
+def _problem(record, run: str) -> str | None:
+    if not isinstance(record, dict):
+        return "it is not a JSON object"
+    if absent := [key for key in REQUIRED if key not in record]:
+        return f"it lacks {', '.join(absent)}"
+    if record["run"] != run:
+        return f"it says that it is run '{record['run']}'"
+    if not (isinstance(record["config"], dict) and isinstance(record["scores"], dict)):
+        return "its config and scores are not JSON objects"
+    return None
+
+
+def _dumps(run: str, value: dict) -> str:
+    try:
+        return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_number)
+    except ValueError as error:
+        hole = re.compile(r"\b(NaN|Infinity)\b")
+        holes = [key for key, leaf in _flat(value) if hole.search(json.dumps(leaf, default=_number))]
+        raise ValueError(
+            f"Run '{run}' is not saved, because these values are not finite numbers: {', '.join(holes)}. "
+            "Training has probably diverged: try a lower learning rate."
+        ) from error
+
+
+def _number(value):
+    """NumPy and torch scalars as plain numbers; anything else that is not JSON is a mistake in the caller."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written to a record; convert it to plain values first")
+
+
+def _flat(value: dict, prefix: str = "", joint: str = ".") -> Iterator[tuple[str, object]]:
+    """The leaves of nested dicts with joined keys; lists and empty dicts are leaves."""
+    for key, inner in value.items():
+        name = f"{prefix}{joint}{key}" if prefix else str(key)
+        if isinstance(inner, dict) and inner:
+            yield from _flat(inner, name, joint)
+        else:
+            yield name, inner
+
+
+def _scalars(value: dict, prefix: str = "") -> dict:
+    """What fits into one cell of a frame each; lists (raw samples, loss curves) stay in the record."""
+    return {key: leaf for key, leaf in _flat(value, prefix, "_") if not isinstance(leaf, (list, dict))}
+
+
+def _show(config: dict, key: str) -> str:
+    return json.dumps(config[key], ensure_ascii=False) if key in config else "(absent)"

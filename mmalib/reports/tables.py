@@ -1,0 +1,76 @@
+"""What every table of the study shares: the paper's numbers, the text for reading, the files.
+
+The paper is *MMA: a fight for multilingual models acceleration* (Sukhanovskii and Ryndin, 2024). What it
+prints is in `reference/`, but for tables 7 and 9, which are extracts of 11 and 10; `obert_speed.csv` there is
+table 17 of *The Optimal BERT Surgeon*.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mmalib.records import store
+
+REFERENCE = Path(__file__).parent / "reference"
+FILES = {
+    "mma_quality.csv": (1, 3, 4, 6, 8),
+    "mma_throughput.csv": (2, 5, 10, 11),
+    "obert_speed.csv": ("obert",),
+}
+FORMATS = ("csv", "md")  # what every table is written as; tex on demand
+CELLS = [(language, split) for language in ("es", "en", "nl") for split in ("dev", "test")]  # as in the paper
+
+
+def paper(table: int | str) -> pd.DataFrame:
+    """The numbers printed in one of the paper's tables; "obert" is the Optimal BERT Surgeon's table 17."""
+    for file, tables in FILES.items():
+        if table in tables:
+            printed = pd.read_csv(REFERENCE / file)
+            if "table" in printed:
+                printed = printed[printed["table"] == table].drop(columns="table").reset_index(drop=True)
+            return printed.dropna(axis="columns", how="all")
+    known = ", ".join(str(name) for tables in FILES.values() for name in tables)
+    raise ValueError(f"The paper's table {table!r} is not carried here. Choose one of: {known}.")
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table for reading: 'x mean' and 'x std' become one column 'x' of text, with gaps named."""
+    shown = pd.DataFrame(index=table.index)
+    for column in table.columns:
+        name = column.removesuffix(" mean")
+        if column.endswith(" mean"):
+            shown[name] = [_cell(*pair) for pair in zip(table[column], table[f"{name} std"], strict=True)]
+        elif not column.endswith(" std"):
+            shown[column] = table[column].astype(object).where(table[column].notna(), "")
+    return shown
+
+
+def write(table: pd.DataFrame, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a table as csv (numbers) and md (text), or as tex (text, for booktabs), each atomically."""
+    paths = []
+    for suffix in formats:
+        paths.append(Path(folder) / f"{name}.{suffix}")
+        text = table.to_csv(index=False) if suffix == "csv" else WRITERS[suffix](formatted(table))
+        store.write_atomic(paths[-1], text)
+    return paths
+
+
+def markdown(shown: pd.DataFrame) -> str:
+    """A table of text in Markdown, a line a row."""
+    lines = [shown.columns, ["---"] * len(shown.columns), *shown.astype(str).to_numpy()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def latex(shown: pd.DataFrame) -> str:
+    """A table of text in LaTeX, ruled by booktabs; what LaTeX would read as a command is escaped."""
+    return shown.astype(str).to_latex(index=False, escape=True)
+
+
+WRITERS = {"md": markdown, "tex": latex}
+
+
+def _cell(mean: float, std: float) -> str:
+    if pd.isna(mean):
+        return "not measured"
+    return f"{mean:.3f}" if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
