@@ -6,6 +6,8 @@
 PROFILE ?= quick
 ONLY    ?=
 FRESH   ?=
+WORKERS ?=
+RAY     ?=
 ARGS    ?=
 PYTHON  ?=
 
@@ -31,19 +33,22 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PROFILE=quick|small|paper  ONLY=01,03  FRESH=1   for study, for example: make study PROFILE=small ONLY=01"
+	@echo "  WORKERS=2                                       runs side by side, each on its share of the threads"
+	@echo "  RAY=auto|ADDRESS                                runs on the nodes of a Ray cluster"
 	@echo "  PYTHON=python3.12                               the Python to make the environment with"
 	@echo "  ARGS='-k corpus'                                handed on to pytest or to JupyterLab"
 	@echo "  MMALIB_DATA=folder                              the original CoNLL files instead of the sample"
 
-study: .venv/.installed $(DS)/.tried ## run the notebooks in order and write runs/PROFILE/; goes on where it stopped
+study: .venv/.installed $(if $(WORKERS)$(RAY),.venv/.ray) $(DS)/.tried ## run the notebooks in order and write runs/PROFILE/; goes on where it stopped
 	@if [ -e $(DS)/.failed ]; then \
 	    echo "DeepSparse is left out: $$(cat $(DS)/.failed) ('make deepsparse' tries again)"; fi
-	@$(PY) -m mmalib study --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh)
+	@$(PY) -m mmalib study --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh) \
+	    $(if $(WORKERS),--workers $(WORKERS)) $(if $(RAY),--ray $(RAY))
 
 figures: .venv/.installed ## redraw figures/ and the README's tables from figures/records (PROFILE=: runs/PROFILE/)
 	@$(PY) -m mmalib figures $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) $(ARGS)
 
-test: .venv/.installed ## run the tests
+test: .venv/.installed .venv/.ray ## run the tests
 	@$(PY) -m pytest $(ARGS)
 
 lint: .venv/.installed ## check code and notebooks: ruff, formatting, no outputs left in notebooks
@@ -87,6 +92,10 @@ endif
 	echo $$$$ > .venv-incomplete; rm -f .venv/.installed; \
 	$(PY) $(INSTALL) -e '.[dev]'; \
 	echo '$(CURDIR)' > .venv/.installed; rm -f .venv-incomplete
+
+# Ray, for whoever wants workers, and for the tests.
+.venv/.ray: .venv/.installed
+	@$(PY) $(INSTALL) -e '.[dev,ray]'; touch $@
 
 # ---- DeepSparse, which cannot live with the others ----
 

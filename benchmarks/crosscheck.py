@@ -48,9 +48,9 @@ def main() -> int:
     options = parser.parse_args()
     models = {name: runtimes.locate(folder) for name, folder in throughput.named(options.folders).items()}
     asked = {name: getattr(options, name) for name in ("batch", "length", "threads", "seconds")}
-    config = {"models": {name: bench.fingerprint(model.parent) for name, model in models.items()}, **asked}
-    if options.out:  # refuses another configuration's record, before anything is measured
-        store.finished(options.out, "crosscheck", config)
+    settings = {"models": {name: bench.fingerprint(model.parent) for name, model in models.items()}, **asked}
+    if options.out:  # refuses a record with other settings, before anything is measured
+        store.finished(options.out, "crosscheck", settings)
     # benchmark_app makes the shapes static, so ours does too.
     tools = {"openvino:shapes=fixed": _benchmark_app, "deepsparse": _deepsparse_benchmark}
     rows = []
@@ -63,7 +63,7 @@ def main() -> int:
                 rows.append({"model": name, **_row(runtime, tool, model, batch, options)})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        store.save(options.out, "crosscheck", config, scores={}, rows=rows)
+        store.save(options.out, "crosscheck", settings, scores={}, rows=rows)
     return int(any(abs(float(row["difference"].rstrip("%"))) > 5 for row in rows))
 
 

@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default=machine.device())
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args(arguments)
-    config = {name: value for name, value in vars(options).items() if name != "out"} | {"block": BLOCK}
-    if options.out:  # refuses another configuration's record, before anything is measured
-        store.finished(options.out, "inverse_fisher", config)
+    settings = {name: value for name, value in vars(options).items() if name != "out"} | {"block": BLOCK}
+    if options.out:  # refuses a record with other settings, before anything is measured
+        store.finished(options.out, "inverse_fisher", settings)
     found = []
     for size in options.sizes.split(","):
         for measure in (recursion, reference, mask_update):
             with multiprocessing.get_context("spawn").Pool(1) as fresh:
-                found.append(fresh.apply(_measured, (measure, size, config)))
+                found.append(fresh.apply(_measured, (measure, size, settings)))
             print(", ".join(f"{name} {value}" for name, value in found[-1].items()), file=sys.stderr, flush=True)
     table = pd.DataFrame(found)
     rate = table.set_index(["way", "size"])["all, M weights x gradients/s"].astype(float)
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = table.astype(object).where(table.notna(), "")
     print(tables.markdown(table))
     if options.out:
-        store.save(options.out, "inverse_fisher", config, scores={}, rows=table.to_dict("records"))
+        store.save(options.out, "inverse_fisher", settings, scores={}, rows=table.to_dict("records"))
 
 
 def recursion(size: str, grads: int, max_gib: float, device: str) -> dict:

@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     profile = profiles.load_profile(options.profile)
     data = corpus.corpus_name(profile)
-    config = {"model": options.folder.name, "bits": options.bits, "corpus": data, "sentences": profile.eval_sentences}
-    if options.out:  # refuses another configuration's record, before anything is measured
-        store.finished(options.out, "rounding", config)
+    settings = {"model": options.folder.name, "bits": options.bits, "corpus": data, "sentences": profile.eval_sentences}
+    if options.out:  # refuses a record with other settings, before anything is measured
+        store.finished(options.out, "rounding", settings)
     model, tokenizer = disk.load(options.folder)
     corpora = corpus.load(profile)
     tests = {name: splits["test"] for name, splits in corpora.items()} | corpora.further
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(row | {"rounded once more": f"{after:.3f}", "points": f"{100 * (after - before[name]):+.1f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        store.save(options.out, "rounding", config, scores={}, rows=rows)
+        store.save(options.out, "rounding", settings, scores={}, rows=rows)
 
 
 @torch.no_grad()

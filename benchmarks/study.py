@@ -31,10 +31,10 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder of a study that is finished")
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args()
-    name, config = f"study_{options.profile}", {"profile": options.profile, "threads": machine.describe()["cores"]}
-    config["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
-    if options.out:  # refuses another configuration's record, before anything is measured
-        store.finished(options.out, name, config)
+    name, settings = f"study_{options.profile}", {"profile": options.profile, "threads": machine.describe()["cores"]}
+    settings["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
+    if options.out:  # refuses a record with other settings, before anything is measured
+        store.finished(options.out, name, settings)
     if options.runs:
         seconds = took(options.runs / options.profile)
     else:
@@ -46,7 +46,7 @@ def main() -> int:
     rows.append({"notebook": "together", "seconds": f"{sum(seconds.values()):.0f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
-        store.save(options.out, name, config, scores={}, rows=rows)
+        store.save(options.out, name, settings, scores={}, rows=rows)
     return 0
 
 

@@ -68,14 +68,25 @@ def lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def run(folder: Path, texts: Iterator[str], *, as_json: bool, at_once: int = AT_ONCE) -> Iterator[str]:
-    """What the command prints: for each text a line of JSON, or a line for every entity and an empty one after them."""
-    find, waiting = load(folder), []
-    for text in texts:
-        waiting.append(text)
+    """What the command prints: for each text a line of JSON, or a line for every entity and an empty one after them.
+
+    Where a text cannot be read, the answers to those before it come first.
+    """
+    find, waiting, problem = load(folder), [], None
+    while True:
+        try:
+            waiting.append(next(texts))
+        except StopIteration:
+            break
+        except ValueError as error:
+            problem = error
+            break
         if len(waiting) == at_once:
             yield from _shown(waiting, find, as_json)
             waiting = []
     yield from _shown(waiting, find, as_json)
+    if problem:
+        raise problem
 
 
 def _shown(texts: list[str], find: Find, as_json: bool) -> Iterator[str]:

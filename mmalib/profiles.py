@@ -59,7 +59,7 @@ class Profile:
     speed_sentences: int | None  # of real text that each model reads, None for all of it
     speed_models: int | None  # cap on the trained models that are measured
     # quantization, notebook 05
-    int8_graphs: tuple[str, ...] | None  # names of mmalib.studies.quantization.FORMS, None for all of them
+    int8_graphs: tuple[str, ...] | None  # names of mmalib.plan.GRAPHS, None for all of them
     int8_sentences: int | None  # cap on every dev and test set that the graphs are scored on
     calibration_sentences: int  # English training sentences, or rows of random subwords
     calibration_methods: tuple[str, ...]  # of mmalib.graph.ranges; English dev chooses among them

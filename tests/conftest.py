@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 
 # Set while pytest loads, before any test module imports a library that reads these once, at import.
 os.environ.update(
@@ -13,6 +14,10 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 os.environ.pop("MMALIB_DATA", None)
+
+# In the background of a script, pytest inherits that interrupts are ignored, and so would all children of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 

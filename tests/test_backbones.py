@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModel
 
 from mmalib.data.corpus import LABELS
-from mmalib.model import backbones
+from mmalib.model import backbones, packed
 from mmalib.prune import sparsity
 
 
@@ -47,10 +47,10 @@ def test_the_hub_out_of_reach_is_one_clear_line():
 
 
 def test_other_weights_under_the_same_name_are_told_apart(tmp_path, tiny_backbone):
-    one = backbones.fingerprint(str(tiny_backbone))
+    one = packed.fingerprint(str(tiny_backbone))
     model = AutoModel.from_pretrained(tiny_backbone)
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1
     model.save_pretrained(tmp_path)
-    assert one == backbones.fingerprint(str(tiny_backbone)) != backbones.fingerprint(str(tmp_path))
-    assert backbones.fingerprint("xlm") is None
+    assert one == packed.fingerprint(str(tiny_backbone)) != packed.fingerprint(str(tmp_path))
+    assert packed.fingerprint("xlm") is None

@@ -13,8 +13,9 @@ import nbformat
 import psutil
 import pytest
 
-from mmalib import reports
+from mmalib import plan, reports
 from mmalib.app import batch, cli
+from mmalib.profiles import load_profile
 from mmalib.records import lock, store
 
 PARAMETERS = 'profile = "quick"  # which study\nruns = "runs"  # where'
@@ -22,17 +23,17 @@ RECORDS = """\
 import json, os, time
 from pathlib import Path
 from mmalib.records import store
-folder = store.records_folder(Path(runs), profile)
+folder = Path(runs) / profile / "records"
 made = 0
 for seed in range(1, 9):
-    config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
-    if store.finished(folder, f"e5-{seed}", config) is None:
+    settings = {"kind": "baseline", "method": "baseline", "label": "e5", "corpus": "sample", "seed": seed}
+    if store.finished(folder, f"e5-{seed}", settings) is None:
         time.sleep(0.2)
         one = {"f1": seed / 10, "precision": 0.5, "recall": 0.5, "f1_low": 0.1, "f1_high": 0.9}
         scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
         # Long enough that a kill can fall into the middle of a write.
         ballast = list(range(100_000))
-        store.save(folder, f"e5-{seed}", config, scores=scores, pid=os.getpid(), ballast=ballast)
+        store.save(folder, f"e5-{seed}", settings, scores=scores, pid=os.getpid(), ballast=ballast)
         made += 1
 print(f"RESULT: {made} new")"""
 DRAW = """\
@@ -40,7 +41,7 @@ from pathlib import Path
 from mmalib import reports
 from mmalib.records import store
 home = Path(runs) / profile
-reports.redraw(store.read(store.records_folder(Path(runs), profile)), home / "tables", home / "figures")"""
+reports.redraw(store.read(home / "records"), home / "tables", home / "figures")"""
 
 
 @pytest.fixture
@@ -195,6 +196,39 @@ def test_fresh_follows_no_link(write, tmp_path):
     assert (outside / "precious").exists() and (home / "records" / "a.json").exists()
 
 
+def test_fresh_deletes_nothing_while_somebody_makes_a_run(write, tmp_path):
+    folder, home = write("01_a"), tmp_path / "runs" / "quick"
+    with lock.hold(home / "locks" / "01-e5.lock", "The run 01-e5"):
+        (home / "records").mkdir()
+        with pytest.raises(ValueError, match="would delete what others are making: 01-e5. Wait"):
+            batch.run("quick", fresh=True, runs=tmp_path / "runs", folder=folder)
+    assert (home / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MMALIB_DATA", "nowhere", "There is no data folder nowhere"),
+        (batch.WORKERS, "0", "--workers is '0'"),
+        (batch.WORKERS, "two", "--workers is 'two'"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_anything_is_made(write, tmp_path, monkeypatch, name, value, said):
+    folder = write("01_a")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        batch.run("quick", runs=tmp_path / "runs", folder=folder)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_refused_before_the_first_notebook(write, tmp_path, monkeypatch):
+    folder = write("01_a")
+    monkeypatch.setattr(batch, "ROOM", 1e9)
+    with pytest.raises(ValueError, match=r"Only [\d.]+ GiB are free in .*quick, and a study wants"):
+        batch.run("quick", runs=tmp_path, folder=folder)
+    assert list((tmp_path / "quick").iterdir()) == []
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, seed):
     write("01_records", RECORDS)
@@ -206,7 +240,7 @@ def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, se
             wait_for(lambda before=before: len(list(records.glob("*.json"))) > before)
             time.sleep(chance.uniform(0, 0.5))
             study.kill()
-    with lock.hold(home):  # once the killed study's kernel is gone
+    with lock.hold(home / "study.lock", "A study"):  # once the killed study's kernel is gone
         kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in records.glob("*.json")}
     assert 2 <= len(kept) < 8
     store.read(records)  # whatever is there can be read
@@ -216,14 +250,14 @@ def test_a_study_that_is_killed_completes_when_started_again(write, tmp_path, se
     assert study.returncode == 0, err
     assert out.splitlines()[1].endswith(f"  {8 - len(kept)} new")
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
-    assert [record["config"]["seed"] for record in store.read(records)] == list(range(1, 9))
+    assert [record["settings"]["seed"] for record in store.read(records)] == list(range(1, 9))
     assert sorted(os.listdir(records)) == [f"e5-{number}.json" for number in range(1, 9)]
     assert os.listdir(home / "notebooks") == ["01_records.ipynb"]
     assert all(ended(pid) for pid in orphans)
 
 
 def test_the_kernel_of_a_killed_study_dies_and_holds_the_lock_until_then(write, tmp_path):
-    marker = tmp_path / "pid"
+    marker, path = tmp_path / "pid", tmp_path / "runs" / "quick" / "study.lock"
     write("01_busy", f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
     with start(tmp_path) as study:
         wait_for(lambda: marker.exists() and marker.read_text())
@@ -232,11 +266,11 @@ def test_the_kernel_of_a_killed_study_dies_and_holds_the_lock_until_then(write, 
         study.kill()
     with (
         pytest.raises(ValueError, match=f"pid {study.pid}"),
-        lock.hold(tmp_path / "runs" / "quick", patience=0.5),
+        lock.hold(path, "A study", patience=0.5),
     ):
         pytest.fail("a study started beside the kernel of a killed one")
     os.kill(kernel, signal.SIGCONT)
-    with lock.hold(tmp_path / "runs" / "quick"):
+    with lock.hold(path, "A study"):
         assert ended(kernel)
 
 
@@ -268,22 +302,26 @@ def test_a_second_study_on_the_same_folder_ends_with_one_sentence(write, tmp_pat
         assert sorted(home.rglob("*")) == before
         first.terminate()
     err = capsys.readouterr().err
-    assert err.startswith(f"mmalib: Another study is running in {home} (pid {first.pid}, since ")
+    assert err.startswith(
+        f"mmalib: A study in {home} is held elsewhere (pid {first.pid} on {os.uname().nodename}, since "
+    )
     assert err.count("\n") == 1
 
 
 def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(reports, "NOTEBOOKS", (reports.baselines,))
+    quick = load_profile("quick")
+    wanted = [plan.baseline(quick, "e5-half", "sample", seed) for seed in (1, 2)]
+    monkeypatch.setattr(plan, "runs", lambda profile, corpus: wanted)
     with pytest.raises(ValueError, match="There are no records in .* Run `python -m mmalib study"):
         batch.redraw("quick", tmp_path)
     one = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0.6}
     scores = {language: {"dev": one, "test": one} for language in ("en", "es", "nl")}
-    for seed, code in ((1, 1), (2, 0)):
-        config = {"method": "baseline", "backbone": "e5-half", "corpus": "sample", "seed": seed}
-        store.save(tmp_path / "quick" / "records", f"e5-{seed}", config, scores=scores)
+    for run, code in zip(wanted, (1, 0), strict=True):
+        store.save(tmp_path / "quick" / "records", run.name, run.settings, scores=scores)
         assert batch.redraw("quick", tmp_path) == code
         out = capsys.readouterr().out
-        assert ("Not measured yet" in out and "e5-half on sample, seed 2" in out) == bool(code)
+        assert ("Not run yet" in out and "\n  01-e5-half-sample-seed2\n" in out) == bool(code)
         for made in (
             "tables/table_1.csv",
             "tables/table_1.md",

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from mmalib import predict, reports
 from mmalib.app import card, cli
 from mmalib.graph import export
-from mmalib.model import backbones
+from mmalib.model import packed
 from mmalib.model.backbones import load_model, load_tokenizer
 
 RUN = "05-float-tiny-sample-seed1"
@@ -39,7 +39,7 @@ def score(f1):
     return {"f1": f1, "f1_low": f1 - 0.0217, "f1_high": f1 + 0.0191, "sentences": round(3000 * f1), "types": {}}
 
 
-def record(run=RUN, *, scores=None, size=None, **config):
+def record(run=RUN, *, scores=None, size=None, **more):
     """A record as the studies save it, every score another number."""
     settings = {"notebook": "05", "method": "quantization", "graph": "float", "backbone": "tiny", "weights": "0000"}
     settings |= {"corpus": "sample", "seed": 1, "train_sentences": None, "epochs": 3, "max_length": 77}
@@ -47,7 +47,7 @@ def record(run=RUN, *, scores=None, size=None, **config):
     ours = {name: {"dev": score(dev), "test": score(test)} for name, (dev, test) in f1.items()}
     return {
         "run": run,
-        "config": settings | config,
+        "settings": settings | more,
         "scores": ours if scores is None else scores,
         **({"size": size} if size else {}),
         "machine": MACHINE,
@@ -58,8 +58,8 @@ def record(run=RUN, *, scores=None, size=None, **config):
 
 
 def trained(folder, rows, run="07-trained-x-sample", cpu="Fast CPU"):
-    config = {"notebook": "07", "method": "trained", "folder": folder}
-    return {**record(run, scores={}), "config": config, "throughput": rows, "machine": MACHINE | {"cpu": cpu}}
+    settings = {"notebook": "07", "method": "trained", "folder": folder}
+    return {**record(run, scores={}), "settings": settings, "throughput": rows, "machine": MACHINE | {"cpu": cpu}}
 
 
 def row(runtime="onnxruntime", batch=4, speed=61.84, ratio=3.217, **more):
@@ -139,7 +139,8 @@ def test_speeds_and_scores_that_are_missing_are_said(graph):
 def test_no_number_is_typed(graph):
     """Every number of the card is one that the inputs hold, as it is shown there."""
     mine = record("a-run", size={"megabytes": 13.586}, train_sentences=4321, qat_epochs=17, qat_sentences=987)
-    mine["config"] |= {"runtime": "onnxruntime", "start": mine["config"] | {"method": "uniform", "removed": 0.437}}
+    start = mine["settings"] | {"method": "uniform", "removed": 0.437}
+    mine["settings"] |= {"runtime": "onnxruntime", "start": start}
     mine["sparsity"] = {"requested": 0.61, "measured": 0.6089}
     speeds = [row(others_cores=0.1) | {"machine": MACHINE}]
     text = card.text(mine, int8(about_of(graph)), speeds)
@@ -154,7 +155,7 @@ def test_no_number_is_typed(graph):
 
 
 @pytest.mark.parametrize(
-    ("config", "labelled", "unlabelled", "teacher"),
+    ("settings", "labelled", "unlabelled", "teacher"),
     [
         ({"corpus": "conll"}, "CoNLL-2003, all of them", "none", "none"),
         ({"corpus": "sample", "train_sentences": 1200}, "generated sample", "none", "none"),
@@ -176,12 +177,12 @@ def test_no_number_is_typed(graph):
         ({"sees_target_text": False, "teacher": "e5", "hardness": 0.0}, "generated sample", "none", "none"),
     ],
 )
-def test_what_it_was_trained_on(graph, config, labelled, unlabelled, teacher):
-    text = card.text(record(**config), about_of(graph), [])
+def test_what_it_was_trained_on(graph, settings, labelled, unlabelled, teacher):
+    text = card.text(record(**settings), about_of(graph), [])
     assert labelled in line_of(text, "Labelled") and ("CoNLL" in line_of(text, "Labelled")) == ("CoNLL" in labelled)
     assert line_of(text, "Unlabelled").startswith(unlabelled)
     assert line_of(text, "Teacher").startswith(teacher)
-    assert ("knows generated text only" in text) == (config.get("corpus", "sample") == "sample")
+    assert ("knows generated text only" in text) == (settings.get("corpus", "sample") == "sample")
 
 
 def test_a_search_over_the_labels_of_other_languages_is_told(graph):
@@ -194,10 +195,10 @@ def test_a_search_over_the_labels_of_other_languages_is_told(graph):
 
 def test_a_combination_tells_of_what_it_started_from(graph):
     start = {"method": "uniform", "removed": 0.5, "backbone": "folder/of/student", "weights": "1111"}
-    more = {"method": "combination", "combination": "small-q", "start": start, "hardness": 0.5}
+    more = {"method": "combination", "combination": "halved-q", "start": start, "hardness": 0.5}
     text = card.text(record(**more), int8(about_of(graph), format="qoperator", embeddings=True), [])
     assert line_of(text, "Backbone") == "`student`"
-    assert line_of(text, "Method").startswith("combination (`small-q`), heads and neurons removed")
+    assert line_of(text, "Method").startswith("combination (`halved-q`), heads and neurons removed")
     assert "50.0% of the heads and neurons" in line_of(text, "Taken out") and "subwords" in line_of(text, "Taken out")
     assert all(
         said in line_of(text, "Numbers") for said in ("int8, qat", "`qoperator`", "37 linear maps", "embeddings")
@@ -231,7 +232,7 @@ def test_the_limits_have_the_languages_in_numbers(graph):
 @pytest.mark.parametrize("name", ["e5", "e5-half"])
 def test_a_shipped_backbone_is_told_of_as_its_report_has_it(graph, name):
     made = reports.backbones.read()[name]
-    text = card.text(record(backbone=name, weights=backbones.fingerprint(name)), about_of(graph), [])
+    text = card.text(record(backbone=name, weights=packed.fingerprint(name)), about_of(graph), [])
     assert f"{made['parameters'] / 1e6:.1f} million weights" in text and "multilingual-e5-small" in text
     assert ("distilled from" in text) == (name != "e5")
     assert "million weights" not in card.text(record(backbone=name), about_of(graph), [])  # others under its name

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mmalib import plan
 from mmalib.records import store
 from mmalib.reports import claims, intervals
 from mmalib.reports.claims import CONTRADICTED, FAILS, HOLDS, MISSING
-from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
-from mmalib.studies.speed import run_name as speed_run
 
 DENSE, NOTHING = (0.8, 0.6, 0.5), (0.0, 0.0, 0.0)  # F1 of English, Spanish and Dutch, as everywhere here
 
@@ -19,11 +18,11 @@ def scores(f1, room=0.005):
     return {name: {"dev": one, "test": one} for name, one in zip(("en", "es", "nl"), of, strict=True)}
 
 
-def record(run, number, f1=None, *, seed=1, backbone="e5", corpus="conll", **more):
-    """A run of a notebook; what is not of a record itself goes into its configuration."""
-    config = {"notebook": number, "method": "", "backbone": backbone, "corpus": corpus, "seed": seed}
-    beside = {name: more.pop(name) for name in ("curve", "throughput") if name in more}
-    return {"run": run, "config": config | more, "scores": scores(f1) if f1 else {}, **beside}
+def record(run, kind, f1=None, *, seed=1, label="e5", corpus="conll", **more):
+    """A run of a kind; what is not of a record itself goes into its settings."""
+    settings = {"kind": kind, "method": "", "label": label, "corpus": corpus, "seed": seed}
+    beside = {name: more.pop(name) for name in ("curve", "throughput", "needs", "changed") if name in more}
+    return {"run": run, "settings": settings | more, "scores": scores(f1) if f1 else {}, **beside}
 
 
 def answer(records, number):
@@ -37,7 +36,7 @@ def verdict(records, number):
 
 
 def dense(seed=1, f1=DENSE):
-    return record(baselines.run_name("e5", "conll", seed), "01", f1, seed=seed, method="baseline")
+    return record(plan.baseline_name("e5", "conll", seed), "baseline", f1, seed=seed)
 
 
 def trajectory(method, steps, seed=1, f1=DENSE):
@@ -48,8 +47,8 @@ def trajectory(method, steps, seed=1, f1=DENSE):
         for step in range(12)
         for recovered in (False, True)
     ]
-    run = structured.run_name(method, "e5", "conll", seed)
-    return record(run, "02", seed=seed, method=method, curve=curve)
+    run = plan.structured_name(method, "e5", "conll", seed)
+    return record(run, "structured", seed=seed, method=method, curve=curve)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +106,9 @@ def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 
         {"step": step, "stage": "recovered", "sparsity": at, "scores": scores([kept * one for one in DENSE])}
         for step, (at, kept) in enumerate(zip((first, share), on_the_way, strict=True), start=1)
     ]
-    run = unstructured.run_name(criterion, share, schedule, "e5", "conll", seed, taught="hardness" in more)
+    run = plan.gradual_name(criterion, share, schedule, "e5", "conll", seed, taught="hardness" in more)
     settings = {"method": criterion, "share": share, "schedule": schedule, "seed": seed}
-    return record(run, "03", f1, curve=curve, **settings, **more)
+    return record(run, "gradual", f1, curve=curve, **settings, **more)
 
 
 def criteria(magnitude, movement, obs, **more):
@@ -137,7 +136,7 @@ def test_claim_3_compares_second_order_with_whatever_has_learnt_at_all(of_criter
     found, numbers, _ = answer(made, 3)
     assert found == told
     for criterion, f1 in zip(("magnitude", "movement", "obs"), of_criteria, strict=True):
-        run = unstructured.run_name(criterion, 0.8, "cubic", "e5", "conll", 1)
+        run = plan.gradual_name(criterion, 0.8, "cubic", "e5", "conll", 1)
         assert (run in numbers) == (f1 == NOTHING)  # what has collapsed is named
 
 
@@ -160,7 +159,7 @@ def test_a_seed_that_lacks_a_run_is_left_out_and_the_run_named():
     told, numbers, runs = answer(made, 3)
     assert told == HOLDS and "1 seed; lacks 03-obs-80-cubic-e5-conll-seed2" in numbers and "seed2" not in runs
     told, numbers, runs = answer(made[2:], 3)
-    assert told == MISSING and baselines.run_name("e5", "conll", 1) in numbers and runs == ""
+    assert told == MISSING and plan.baseline_name("e5", "conll", 1) in numbers and runs == ""
 
 
 def test_a_base_without_f1_divides_nothing():
@@ -215,7 +214,7 @@ def test_what_is_kept_of_nothing_has_the_interval_of_the_part_alone():
 
 
 def student(setting, f1, seed=1, name="e5-half"):
-    return record(distillation.run_name(name, setting, "conll", seed), "04", f1, seed=seed, backbone=name)
+    return record(plan.student_name(name, setting, "conll", seed), "student", f1, seed=seed, label=name)
 
 
 @pytest.mark.parametrize(
@@ -249,9 +248,9 @@ ROOM = (("low", -0.7), ("high", 0.7))  # of a paired difference
 
 def graphs(seed=1, **f1):
     """The float graph and the paper's four, which lose half a point unless told otherwise."""
-    f1 = {"float": DENSE} | dict.fromkeys(quantization.KINDS, (0.795, 0.595, 0.495)) | f1
+    f1 = {"float": DENSE} | dict.fromkeys(plan.INT8_KINDS, (0.795, 0.595, 0.495)) | f1
     made = [
-        record(quantization.run_name(graph, "e5", "conll", seed), "05", one, seed=seed, graph=graph)
+        record(plan.graph_name(graph, "e5", "conll", seed), "graph", one, seed=seed, graph=graph)
         for graph, one in f1.items()
     ]
     lost = {
@@ -259,10 +258,10 @@ def graphs(seed=1, **f1):
             name: {"points": 100 * (one - whole)} | {f"points_{end}": 100 * (one - whole) + way for end, way in ROOM}
             for name, one, whole in zip(("en", "es", "nl"), f1[graph], f1["float"], strict=True)
         }
-        for graph in quantization.KINDS
+        for graph in plan.INT8_KINDS
     }
-    words = record(tipped.run_name("e5", "conll", seed), "05", DENSE, seed=seed, graph="")
-    return [*made, {**words, "scores": {}, "tipped": lost}]
+    words = plan.changed_words_name("e5", "conll", seed)
+    return [*made, record(words, "changed words", seed=seed, changed=lost)]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +286,7 @@ def test_claim_6_compares_what_languages_lose_to_int8(f1, told):
 def test_claim_6_names_the_graph_that_lacks():
     _, numbers, _ = answer(graphs(qat=(0.78, 0.585, 0.487)), 6)
     assert "qat en -2.0 (-2.7 to -1.3), es -1.5" in numbers and "QAT keeps en 97.5% (96.6 to 98.4)" in numbers
-    told, numbers, _ = answer([made for made in graphs() if made["config"]["graph"] != "qat"], 6)
+    told, numbers, _ = answer([made for made in graphs() if made["settings"].get("graph") != "qat"], 6)
     assert told == MISSING and numbers == "lacks 05-qat-e5-conll-seed1"
 
 
@@ -300,8 +299,8 @@ def speeds(case, of_runtimes, room=0.05):
         for (runtime, batch), ratio in of_runtimes.items()
     ]
     about = {"case": case, "shape": "base", "depth": None, "zeros": 0.0, "heads": 0.0, "uniform": 0.0, "int8": None}
-    made = record(speed_run(case, "conll"), "07", method="speed", throughput=rows, **about)
-    del made["config"]["seed"], made["config"]["backbone"]
+    made = record(plan.speed_name(case, "conll"), "shape", label=case, throughput=rows, **about)
+    del made["settings"]["seed"]
     return made
 
 
@@ -339,9 +338,9 @@ def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
     taught = pruned("obs", first, seed=seed, hardness=0.5)
     whole, made = dense(seed), graphs(seed)
     int8 = next(record for record in made if record["run"].startswith("05-qat-"))
-    sparse = {**int8, "run": quantization.run_name("qat-qoperator", "e5", "conll", seed)}
-    about = {"combination": "80-q", "format": "qoperator"}
-    own = record(f"06-80-q-e5-conll-seed{seed}", "06", f1, seed=seed, **about)
+    sparse = {**int8, "run": plan.graph_name("qat-qoperator", "e5", "conll", seed)}
+    needs = {"base": whole["run"], "start": taught["run"], "float": made[0]["run"], "int8": sparse["run"]}
+    own = record(f"06-80-q-e5-conll-seed{seed}", "combination", f1, seed=seed, combination="80-q", needs=needs)
     return [own, whole, taught, *made, sparse]
 
 
@@ -377,9 +376,10 @@ def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
 
 def test_claim_8_leaves_out_what_has_parts_without_a_run():
     made = combination((0.73, 0.53, 0.43))
-    small = record("06-small-q-e5-conll-seed1", "06", NOTHING, combination="small-q", format="qdq")
-    assert answer([small, *made], 8) == answer(made, 8)
-    assert verdict([small], 8) == MISSING
+    needs = {name: made[0]["needs"][name] for name in ("base", "float")}
+    halved = record("06-halved-q-e5-conll-seed1", "combination", NOTHING, combination="halved-q", needs=needs)
+    assert answer([halved, *made], 8) == answer(made, 8)
+    assert verdict([halved], 8) == MISSING
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_claim_9_is_of_the_best_in_deepsparse(block, single, told):
 def test_claim_9_tells_the_best_open_runtime_too():
     made = [speeds("base 90% 4-block int8", {SPARSE: 9.0, ORT: 2.0}), speeds("minilm int8", {VINO: 7.0})]
     _, numbers, runs = answer(made, 9)
-    assert "theirs 9.00 (8.95 to 9.05) times (base 90% 4-block int8, deepsparse, batch 1)" in numbers
+    assert "in DeepSparse 9.00 (8.95 to 9.05) times (base 90% 4-block int8, deepsparse, batch 1)" in numbers
     assert "2.00 (1.95 to 2.05) times (base 90% 4-block int8, onnxruntime, batch 1)" in numbers
     assert "7.00 (6.95 to 7.05) times (minilm int8, openvino, batch 8)" in numbers
     assert "lacks base 90% unstructured int8 in DeepSparse" in numbers
@@ -411,15 +411,22 @@ def test_claim_9_tells_the_best_open_runtime_too():
 
 def test_one_corpus_is_judged_and_named():
     other = trajectory("heads", (2, 2, 2))
-    other["run"], other["config"]["corpus"] = "02-heads-e5-sample-seed1", "sample"
+    other["run"], other["settings"]["corpus"] = "02-heads-e5-sample-seed1", "sample"
     both = claims.draw([other, trajectory("heads", (6, 6, 6))])["claims"]
     assert set(both["corpus"]) == {"conll"} and both.loc[0, "verdict"] == HOLDS
     alone = claims.draw([other])["claims"]
     assert set(alone["corpus"]) == {"sample"} and alone.loc[0, "verdict"] == FAILS
 
 
-def test_nothing_is_drawn_of_nothing_and_nothing_lacks():
-    assert claims.draw([]) == {} and claims.gaps([], None) == []
+def test_runs_of_a_changed_profile_are_not_judged():
+    varied = trajectory("heads", (2, 2, 2), seed=2)
+    varied["settings"]["varied"] = {"epochs": 1}
+    own = trajectory("heads", (6, 6, 6))
+    assert answer([own, varied], 1) == answer([own], 1)
+
+
+def test_nothing_is_drawn_of_nothing():
+    assert claims.draw([]) == {}
 
 
 def test_the_committed_records_are_judged():
@@ -427,6 +434,8 @@ def test_the_committed_records_are_judged():
     table = claims.draw(records)["claims"]
     assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, MISSING} and (table["numbers"] != "").all()
-    assert table.loc[0, "verdict"] != MISSING and "02-heads-mini-conll-seed1" in table.loc[0, "records"]
+    assert table.loc[6, "verdict"] != MISSING and "07-base-int8-conll" in table.loc[6, "records"]
+    heads = {one["run"] for one in plan.of_kind(records, "structured") if one["settings"]["method"] == "heads"}
+    assert (table.loc[0, "verdict"] != MISSING) == bool(heads) and heads <= set(table.loc[0, "records"].split(", "))
     named = {run for cell in table["records"] for run in cell.split(", ") if run}
     assert named <= {record["run"] for record in records}

@@ -8,60 +8,55 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mmalib import profiles
-from mmalib.data import corpus
+from mmalib import plan, profiles
 from mmalib.graph import export
 from mmalib.model import disk
-from mmalib.records import store
 from mmalib.reports import combined as report
-from mmalib.studies import baselines, combined, distillation, int8_training, quantization, structured, unstructured
+from mmalib.studies import combined, distillation, int8_training
+from mmalib.studies.study import Study
 
 COLUMNS = ("en", "es", "nl")
 
 
 @pytest.fixture(scope="module")
-def setting(tiny_backbone, tmp_path_factory):
+def study(tiny_backbone, tmp_path_factory):
+    tiny = str(tiny_backbone)
     profile = dataclasses.replace(
         profiles.PROFILES["smoke"],
         name="tiny",
-        backbones=(str(tiny_backbone),),
-        teacher=str(tiny_backbone),
-        students=(str(tiny_backbone),),
-        unlabelled_students=(str(tiny_backbone),),
+        backbones=(tiny,),
+        teacher=tiny,
+        students=(tiny,),
+        unlabelled_students=(tiny,),
     )
-    where = {"corpus": "sample", "runs": tmp_path_factory.mktemp("runs")}
-    return profile, corpus.load(profile, "sample"), where
+    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
 
 
 @pytest.fixture(scope="module")
-def study(setting):
-    """All records of one seed."""
-    profile, corpora, where = setting
-    for name in combined.planned(profile):
-        combined.make(profile, name, 1, corpora, **where)
-    return store.read(store.records_folder(where["runs"], "tiny"))
+def records(study):
+    """All records of one seed that the notebook makes, and of the runs that those need."""
+    study.make_all(study.runs("06"))
+    return study.records()
 
 
 @pytest.fixture
-def made(setting, study):
-    profile, _, where = setting
-
+def made(study, records):
     def get(name):
-        run = combined.run_name(name, profile.teacher, "sample", 1)
-        return next(r for r in study if r["run"] == run), where["runs"] / "tiny" / "models" / run
+        (record,) = (r for r in records if r["settings"].get("combination") == name)
+        return record, study.folder(record["run"])
 
     return get
 
 
 def test_a_study_has_the_papers_combinations_and_one_for_the_open_runtimes():
-    assert combined.planned(profiles.PROFILES["small"]) == ["80-q", "90-q", "distil-q", "distil-text-q", "small-q"]
-    assert set(report.PRINTED) < set(combined.planned(profiles.PROFILES["paper"]))
+    small = ["80-q", "90-q", "distil-q", "distil-text-q", "halved-q"]
+    assert plan.combinations(profiles.PROFILES["small"]) == small
+    assert set(report.PRINTED) < set(plan.combinations(profiles.PROFILES["paper"]))
 
 
-def test_zeros_of_the_pruned_model_are_zeros_of_the_int8_graph(setting, made):
+def test_zeros_of_the_pruned_model_are_zeros_of_the_int8_graph(study, made):
     record, folder = made("50-q")
-    profile, _, where = setting
-    pruned, _ = disk.load(where["runs"] / "tiny" / "models" / combined.start_run("50-q", profile, "sample", 1))
+    pruned, _ = disk.load(study.folder(record["needs"]["start"]))
     graph = onnx.load(folder / export.GRAPH).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     zeros = total = 0
@@ -74,12 +69,10 @@ def test_zeros_of_the_pruned_model_are_zeros_of_the_int8_graph(setting, made):
     assert record["sparsity"]["measured"] == zeros / total <= record["size"]["sparsity_int8"]
 
 
-def test_the_small_one_is_smaller_in_every_way_and_its_graph_is_int8_throughout(setting, made):
-    profile, _, where = setting
-    record, folder = made("small-q")
-    home = where["runs"] / "tiny" / "models"
-    small, tokenizer = disk.load(home / combined.run_name("small-float", profile.teacher, "sample", 1))
-    whole, its_tokenizer = disk.load(home / baselines.run_name(profile.teacher, "sample", 1))
+def test_the_halved_one_is_smaller_in_every_way_and_its_graph_is_int8_throughout(study, made):
+    record, folder = made("halved-q")
+    small, tokenizer = disk.load(study.folder(record["needs"]["start"]))
+    whole, its_tokenizer = disk.load(study.folder(record["needs"]["base"]))
     assert [len(left) for left in disk.heads_left(small)] == [2, 2]
     assert disk.neurons_left(small) == [32, 32]
     assert len(tokenizer) < len(its_tokenizer)
@@ -89,129 +82,122 @@ def test_the_small_one_is_smaller_in_every_way_and_its_graph_is_int8_throughout(
     assert all("position" in tensor.name for tensor in large)
 
 
-def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(setting, study, made, monkeypatch):
-    profile, corpora, where = setting
-    runs = {record["run"] for record in study}
-    for name in combined.planned(profile):
-        record, _ = made(name)
-        parts = combined.parts(record["config"])
+def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(study, records, made, monkeypatch):
+    runs, teacher = {record["run"] for record in records}, study.profile.teacher
+    for name in plan.combinations(study.profile):
+        parts = report.parts(made(name)[0])
         assert {part[key] for part in parts for key in ("run", "against")} <= runs
-        graph = {"50-q": "qat-qoperator", "small-q": None}.get(name, "qat")
-        assert not graph or parts[-1]["run"] == quantization.run_name(graph, profile.teacher, "sample", 1)
+        graph = {"50-q": "qat-qoperator", "halved-q": None}.get(name, "qat")
+        assert not graph or parts[-1]["run"] == plan.graph_name(graph, teacher, "sample", 1)
         assert bool(parts) == bool(graph)
     monkeypatch.setattr(int8_training, "finetune", None)
-    assert combined.make(profile, "50-q", 1, corpora, **where) == made("50-q")[0]
+    record, _ = made("50-q")
+    assert study.make(record["run"]) == record
 
 
-def test_one_reads_unlabelled_text_in_both_trainings(setting, made, monkeypatch):
-    profile, corpora, where = setting
+def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
     record, folder = made("distil-text-q")
-    start = record["config"]["start"]
+    start = record["settings"]["start"]
     assert start["setting"] == "unlabelled" and start["sees_target_text"]
     assert report._target_text(record) == "read, without labels"
-    asked = {}
-    real = combined._taught
-    monkeypatch.setattr(combined, "_taught", lambda *given, **more: asked.update(tags=given[4]) or real(*given, **more))
+    asked, real = {}, combined.taught
+    monkeypatch.setattr(combined, "taught", lambda *given: asked.update(tags=given[-1]) or real(*given))
     folder.rename(folder.with_name("away"))
-    again = combined.make(profile, "distil-text-q", 1, corpora, **where)
-    assert again["scores"] == record["scores"]
-    text = distillation.unlabelled(profile, corpora)
-    assert len(text) == 2 * profile.unlabelled_sentences and asked["tags"].count(None) == len(text)
-    assert sum(tags is not None for tags in asked["tags"]) == profile.qat_sentences
+    assert study.make(record["run"])["scores"] == record["scores"]
+    text = distillation.unlabelled(study.corpora, study.profile.unlabelled_sentences)
+    assert len(text) == 2 * study.profile.unlabelled_sentences and asked["tags"].count(None) == len(text)
+    assert sum(tags is not None for tags in asked["tags"]) == study.profile.qat_sentences
 
 
-def test_a_kept_model_is_made_again_as_it_was(setting, study, tmp_path):
-    profile, corpora, where = setting
-    folder = structured.kept(profile, "uniform", 0.5, profile.teacher, 1, corpora, **where)
+def test_a_kept_model_is_made_again_as_it_was(study, records, tmp_path):
+    run = plan.structured_name("uniform", study.profile.teacher, "sample", 1)
+    folder = study.folder(plan.kept_leaf(run, plan.HALF))
     before = (folder / disk.WEIGHTS).read_bytes()
     folder.rename(tmp_path / "away")
-    again = structured.kept(profile, "uniform", 0.5, profile.teacher, 1, corpora, **where)
-    assert again == folder and (again / disk.WEIGHTS).read_bytes() == before
-    with pytest.raises(ValueError, match="No step of 02-uniform-.* leaves 70% of the heads"):
-        structured.kept(profile, "uniform", 0.3, profile.teacher, 1, corpora, **where)
+    study.make(run)
+    assert (folder / disk.WEIGHTS).read_bytes() == before
 
 
-def test_the_sum_of_the_parts_is_counted_by_hand(setting, study):
-    profile, *_ = setting
-    study = copy.deepcopy(study)
-    by_run = {record["run"]: record for record in study}
-    names = {
-        "dense": baselines.run_name(profile.teacher, "sample", 1),
-        "float": quantization.run_name("float", profile.teacher, "sample", 1),
-        "qat": quantization.run_name("qat-qoperator", profile.teacher, "sample", 1),
-        "pruned": unstructured.run_name("obs", 0.5, "cubic", profile.teacher, "sample", 1, taught=True),
-        "own": combined.run_name("50-q", profile.teacher, "sample", 1),
+def test_the_sum_of_the_parts_is_counted_by_hand(study, records):
+    records, where = copy.deepcopy(records), (study.profile.teacher, "sample", 1)
+    by_run = {record["run"]: record for record in records}
+    f1 = {
+        plan.baseline_name(*where): 0.8,
+        plan.graph_name("float", *where): 0.8,
+        plan.graph_name("qat-qoperator", *where): 0.79,
+        plan.gradual_name("obs", 0.5, "cubic", *where, taught=True): 0.7,
+        next(run for run in by_run if run.startswith("06-50-q-")): 0.72,
     }
-    f1 = {"dense": 0.8, "float": 0.8, "qat": 0.79, "pruned": 0.7, "own": 0.72}
-    for key, name in names.items():
-        by_run[name]["scores"]["es"]["test"]["f1"] = f1[key]
-    found = report.sums(study)
+    for run, value in f1.items():
+        by_run[run]["scores"]["es"]["test"]["f1"] = value
+    found = report.sums(records)
     row = found[(found["combination"] == "50-q") & (found["language"] == "es")].iloc[0]
     assert row["predicted"] == pytest.approx(11.0) and row["measured"] == pytest.approx(8.0)
     table = report.sums_table(found)
     line = table[table["model"].str.endswith("50_q") & (table["language"] == "es")].iloc[0]
     assert line["less than the sum by"] == pytest.approx(3.0)
     assert line["alone"] == "sparse, taught +10.0, int8 (QAT) +1.0"
-    assert "small-q" not in set(found["combination"])
+    assert "halved-q" not in set(found["combination"])
 
 
-def test_table_8_stands_beside_the_papers_and_wishes_need_speeds(setting, study):
-    table = report.table_8(study)
+def test_table_8_stands_beside_the_papers_and_goals_need_speeds(study, records):
+    table = report.table_8(records)
     assert list(table["source"]).count("paper") == 3
     assert table["seeds"].dropna().tolist() == [1, 1, 1, 1]
     assert [name.endswith("*") for name in table["model"]] == [False, True, *[False] * 5]
-    drawn = report.draw(study)
+    drawn = report.draw(records)
     assert set(drawn) == {"table_8", "table_combined", "table_sums", "sums", "table_best"}
     contents = drawn["table_combined"]
     assert (contents["runtime"] == "not measured").all() and (contents["MB by gzip"] < contents["MB"]).all()
     best = drawn["table_best"]
-    assert list(best["wish"]) == list(report.WISHES)
+    assert list(best["goal"]) == list(report.GOALS)
     assert "not measured" in best["run"].iloc[1]
-    assert report.gaps(study, setting[0]) == [] and report.draw([]) == {}
-    fewer = [record for record in study if "small-q" not in record["run"]]
-    assert len(report.gaps(fewer, setting[0])) == 1
+    assert report.draw([]) == {} and study.missing("06") == []
+    lacking = [record["run"] for record in records if "halved-q" in record["run"]]
+    fewer = [record for record in records if record["run"] not in lacking]
+    assert len(lacking) == 1 and plan.missing(fewer, study.runs("06")) == lacking
 
 
-def test_wishes_are_chosen_on_dev_and_shown_with_test():
-    def record(run, notebook, unseen, megabytes, graph="static", english=0.8):
+def test_goals_are_chosen_on_dev_and_shown_with_test():
+    float_graph = plan.graph_name("float", "e5", "conll", 1)
+
+    def record(run, kind, unseen, megabytes, graph="static", english=0.8):
         test = {name: 0.8 if name == "en" else unseen[1] for name in COLUMNS}
         scores = {
             name: {"dev": {"f1": english if name == "en" else unseen[0]}, "test": {"f1": test[name]}}
             for name in COLUMNS
         }
-        config = {"notebook": notebook, "method": "quantization", "graph": graph}
-        config |= {"backbone": "e5", "corpus": "conll", "seed": 1}
-        return {"run": run, "config": config, "scores": scores, "size": {"megabytes": megabytes, "quantized": 1}}
+        settings = {"kind": kind, "graph": graph, "corpus": "conll", "seed": 1}
+        size = {"megabytes": megabytes, "quantized": int(graph != "float")}
+        return {"run": run, "settings": settings, "needs": {"float": float_graph}, "scores": scores, "size": size}
 
     def trained(run, ratio, **more):
-        config = {"notebook": "07", "method": "trained", "model": run, "trained_in": "05"}
+        settings = {"kind": "trained", "model": run, "trained_in": "05"}
         row = {"ratio": ratio, "samples_per_second": 9 * ratio, "runtime": "openvino:hint=throughput", "batch": 1}
-        return {"run": f"07-{run}", "config": config, "scores": {}, "throughput": [row, {"failed": "why"}], **more}
+        return {"run": f"07-{run}", "settings": settings, "scores": {}, "throughput": [row, {"failed": "why"}], **more}
 
-    whole = record(quantization.run_name("float", "e5", "conll", 1), "05", (0.6, 0.5), 60, "float")
-    whole["size"]["quantized"] = 0
     in_openvino = {"openvino": {"en": 0.79, "es": 0.45, "nl": 0.44}}
     records = [
-        whole,
-        record("a", "05", (0.60, 0.45), 30, english=0.7),
-        record("b", "06", (0.55, 0.46), 10),
-        record("c", "06", (0.50, 0.60), 5),  # best on test, and below nine tenths on dev
+        record(float_graph, "graph", (0.6, 0.5), 60, "float"),
+        record("a", "graph", (0.60, 0.45), 30, english=0.7),
+        record("b", "combination", (0.55, 0.46), 10),
+        record("c", "combination", (0.50, 0.60), 5),  # best on test, and below nine tenths on dev
         trained("a", 2.0, f1={}),
         trained("b", 3.0, f1={}, f1_in=in_openvino),
         trained("c", 9.0, f1={}),
     ]
-    best = report.wishes(records)
+    best = report.goals(records)
     assert best["run"].tolist() == ["b", "b", "a", "b"] and best["of"].tolist() == [2, 2, 3, 3]
     assert best["unseen F1 kept"].tolist() == ["89%", "89%", "90%", "89%"]  # of the F1 in the same row
     assert best["speed-up"].tolist() == [3.0, 3.0, 2.0, 3.0]
     assert best["F1 in"].tolist() == ["openvino", "openvino", "onnxruntime", "openvino"]
     assert best["F1 es"].tolist() == [0.45, 0.45, 0.45, 0.45] and best["F1 nl"].tolist() == [0.44, 0.44, 0.45, 0.44]
     with_text, searched = (
-        record("d", "06", (0.65, 0.5), 40, english=0.9),
-        record("e", "05", (0.64, 0.5), 40, english=0.9),
+        record("d", "combination", (0.65, 0.5), 40, english=0.9),
+        record("e", "graph", (0.64, 0.5), 40, english=0.9),
     )
-    with_text["config"]["start"] = {"sees_target_text": True}
-    searched["config"]["floor_languages"] = ("en", "es", "nl")
-    best = report.wishes([*records, with_text, searched])
+    with_text["settings"]["start"] = {"sees_target_text": True}
+    searched["settings"]["floor_languages"] = ("en", "es", "nl")
+    best = report.goals([*records, with_text, searched])
     assert best["run"].tolist() == ["b", "b", "d", "b"]
     assert best["Spanish and Dutch text"].tolist() == ["none", "none", "read, without labels", "none"]

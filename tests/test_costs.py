@@ -11,8 +11,8 @@ from mmalib.records import store
 from mmalib.reports import costs
 
 
-def record(run, cores=2, timings=None, **config):
-    return {"run": run, "config": config, "timings": timings, "machine": {"cores": cores}}
+def record(run, cores=2, timings=None, **settings):
+    return {"run": run, "settings": settings, "timings": timings, "machine": {"cores": cores}}
 
 
 def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
@@ -21,14 +21,14 @@ def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
             record("a", 1, {"train_s": 60.0, "score_s": 60.0}, notebook="05", method="quantization", graph="qat"),
             record("b", 2, {"make_s": 240.0}, notebook="05", method="quantization", graph="qat"),
             record("c", 2, {"make_s": 600.0}, notebook="05", method="quantization", graph="qat"),
-            record("d", 2, {"seconds": 90.0}, notebook="07", method="speed"),
+            record("d", 2, {"seconds": 90.0}, notebook="07", method="shape"),
             record("e", 2, None, notebook="03", method="obs"),
             record("f", 2, {"seconds": 1.0}, method="bench"),
         ]
     )
     assert found.to_dict("records") == [
         {"notebook": "05", "kind": "qat", "runs": 3, "minutes": "4.0", "cores": "1, 2"},
-        {"notebook": "07", "kind": "speed", "runs": 1, "minutes": "1.5", "cores": "2"},
+        {"notebook": "07", "kind": "shape", "runs": 1, "minutes": "1.5", "cores": "2"},
     ]
 
 

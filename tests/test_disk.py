@@ -78,6 +78,13 @@ def test_the_config_says_what_was_pruned_and_nothing_of_a_whole_model(random_mod
     assert whole == pruned
 
 
+def test_what_is_told_about_a_model_lies_beside_it(random_model, tokenizer, tmp_path):
+    disk.save(random_model("bert"), tokenizer, tmp_path / "model", about={"run": "01-x", "seed": 1})
+    assert json.loads((tmp_path / "model" / disk.PROVENANCE).read_text()) == {"run": "01-x", "seed": 1}
+    disk.save(random_model("bert"), tokenizer, tmp_path / "model")  # over it, with nothing to tell
+    assert not (tmp_path / "model" / disk.PROVENANCE).exists()
+
+
 def test_pruning_goes_on_after_loading(random_model, tokenizer, tmp_path):
     model = random_model("distilbert")
     remove_heads_(model, {0: [1]})

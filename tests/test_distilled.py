@@ -6,19 +6,19 @@ import pytest
 import torch
 from datasets import DatasetDict
 
-from mmalib import profiles
-from mmalib.data import corpus
+from mmalib import plan, profiles
+from mmalib.data.corpus import Corpora
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk, distill
 from mmalib.model.evaluate import score
-from mmalib.records import store
 from mmalib.reports import distillation as report
 from mmalib.reports import tables
-from mmalib.studies import baselines, distillation, finish
+from mmalib.studies import distillation, finish
+from mmalib.studies.study import Study
 
 
 @pytest.fixture(scope="module")
-def setting(tiny_backbone, tmp_path_factory):
+def study(tiny_backbone, tmp_path_factory):
     tiny = str(tiny_backbone)
     profile = dataclasses.replace(
         profiles.PROFILES["smoke"],
@@ -32,21 +32,17 @@ def setting(tiny_backbone, tmp_path_factory):
         eval_sentences=12,
         learning_rate=3e-3,
     )
-    where = {"corpus": "sample", "runs": tmp_path_factory.mktemp("runs")}
-    return profile, tiny, corpus.load(profile, "sample"), where
+    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
 
 
 @pytest.fixture(scope="module")
-def study(setting):
-    """All records of one seed."""
-    profile, _, corpora, where = setting
-    for student, name in distillation.planned(profile):
-        distillation.teach(profile, student, name, 1, corpora, **where)
-    return store.read(store.records_folder(where["runs"], "tiny"))
+def records(study):
+    """All records of one seed, by setting."""
+    return {run.settings["setting"]: study.make(run) for run in study.runs("04")}
 
 
 @pytest.fixture
-def trained_on(setting, tmp_path, monkeypatch):
+def trained_on(study, tmp_path, monkeypatch):
     """Which rows and loss a setting gives to training, which then does not happen."""
 
     class Seen(Exception):
@@ -57,19 +53,20 @@ def trained_on(setting, tmp_path, monkeypatch):
             raise Seen(train, named["loss"], dev)
 
         monkeypatch.setattr(distillation, "finetune", see)
-        profile, student, own, where = setting
+        fresh = Study.open(study.profile, tmp_path, "sample")
+        fresh.corpora = corpora or study.corpora
         with pytest.raises(Seen) as seen:
-            distillation.teach(profile, student, name, 7, corpora or own, corpus="sample", runs=tmp_path)
+            fresh.make(plan.student_name(study.profile.teacher, name, "sample", 1))
         return seen.value.args
 
     return ask
 
 
-def test_the_settings_differ_in_the_text_and_in_nothing_else(setting, trained_on):
-    profile, _, corpora, _ = setting
-    given = {name: trained_on(name) for name in distillation.SETTINGS}  # train, loss, dev
-    assert given["plain"][0] is corpora["en"]["train"] and given["plain"][1] is None
-    assert all(dev is corpora["en"]["dev"] for _, _, dev in given.values())
+def test_the_settings_differ_in_the_text_and_in_nothing_else(study, trained_on):
+    english_text = study.corpora["en"]
+    given = {name: trained_on(name) for name in plan.STUDENTS}  # train, loss, dev
+    assert given["plain"][0] is english_text["train"] and given["plain"][1] is None
+    assert all(dev is english_text["dev"] for _, _, dev in given.values())
     english, longer, unlabelled = (given[name][0] for name in ("teacher", "longer", "unlabelled"))
     # 32 English sentences, 10 Spanish and 10 Dutch ones; none is longer than the window
     assert (len(english), len(longer), len(unlabelled)) == (32, 52, 52)
@@ -81,48 +78,39 @@ def test_the_settings_differ_in_the_text_and_in_nothing_else(setting, trained_on
     assert gold == [True] * 32 + [False] * 20
 
 
-def test_the_labels_of_the_unlabelled_text_are_never_read(setting, trained_on):
-    _, _, corpora, _ = setting
+def test_the_labels_of_the_unlabelled_text_are_never_read(study, trained_on):
     blind = {
         language: splits
         if language == "en"
         else DatasetDict({**splits, "train": splits["train"].remove_columns("tags")})
-        for language, splits in corpora.items()
+        for language, splits in study.corpora.items()
     }
-    assert trained_on("unlabelled", corpus.Corpora(blind))[0] == trained_on("unlabelled")[0]
+    assert trained_on("unlabelled", Corpora(blind))[0] == trained_on("unlabelled")[0]
 
 
-def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(setting, study):
-    profile, student, corpora, where = setting
-    for name in distillation.SETTINGS:
-        run = distillation.run_name(student, name, "sample", 1)
-        record = next(r for r in study if r["run"] == run)
-        assert record["config"]["sees_target_text"] == (name == "unlabelled")
-        assert record["config"]["hardness"] == (0 if name == "plain" else 0.5)
-        model, tokenizer = disk.load(where["runs"] / "tiny" / "models" / run)
-        assert score(model, tokenizer, corpora, max_length=profile.max_length) == record["scores"]
-    weights = [
-        disk.load(where["runs"] / "tiny" / "models" / distillation.run_name(student, name, "sample", 1))[0]
-        for name in distillation.SETTINGS
-    ]
-    heads = [model.classifier.weight for model in weights]
+def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(study, records):
+    assert list(records) == list(plan.STUDENTS)
+    heads = []
+    for name, record in records.items():
+        assert record["settings"]["sees_target_text"] == (name == "unlabelled")
+        assert record["settings"]["hardness"] == (0 if name == "plain" else 0.5)
+        model, tokenizer = disk.load(study.folder(record["run"]))
+        assert score(model, tokenizer, study.corpora, max_length=study.profile.max_length) == record["scores"]
+        heads.append(model.classifier.weight)
     assert not any(torch.equal(one, other) for i, one in enumerate(heads) for other in heads[:i])
 
 
-def test_a_second_call_reads_and_trains_nothing(setting, study, monkeypatch):
-    profile, student, corpora, where = setting
+def test_a_second_call_reads_and_trains_nothing(study, records, monkeypatch):
     monkeypatch.setattr(distillation, "finetune", None)
-    assert distillation.teach(profile, student, "teacher", 1, corpora, **where) in study
+    assert study.make(records["teacher"]["run"]) == records["teacher"]
 
 
-def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(setting, study, monkeypatch):
-    profile, student, corpora, where = setting
-    run = distillation.run_name(student, "unlabelled", "sample", 1)
-    folder = where["runs"] / "tiny"
-    before = next(r for r in study if r["run"] == run)
-    weights = disk.load(folder / "models" / run)[0].state_dict()
-    (folder / "records" / f"{run}.json").unlink()
-    assert len(list((folder / "checkpoints").glob("teacher-*"))) == 1  # one file for all settings
+def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(study, records, monkeypatch):
+    before = records["unlabelled"]
+    run = study.plan[before["run"]]
+    weights = disk.load(study.folder(run.name))[0].state_dict()
+    (study.home / "records" / f"{run.name}.json").unlink()
+    assert len(list((study.home / "answers").iterdir())) == 1  # one file for all settings
     monkeypatch.setattr(distill, "word_logits", None)
 
     def kill(*_, **__):
@@ -131,26 +119,29 @@ def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(setting, 
     with monkeypatch.context() as killed:
         killed.setattr(finish, "scored", kill)
         with pytest.raises(KeyboardInterrupt):
-            distillation.teach(profile, student, "unlabelled", 1, corpora, **where)
-    assert (folder / "checkpoints" / run).is_dir()
-    again = distillation.teach(profile, student, "unlabelled", 1, corpora, **where)
-    assert again["scores"] == before["scores"] and not (folder / "checkpoints" / run).exists()
-    after = disk.load(folder / "models" / run)[0].state_dict()
+            study.make(run)
+    unfinished = study.home / "unfinished" / f"{run.name}-{run.digest}"
+    assert unfinished.is_dir()
+    again = study.make(run)
+    assert again["scores"] == before["scores"] and not unfinished.exists()
+    after = disk.load(study.folder(run.name))[0].state_dict()
     assert all(torch.equal(weights[name], after[name]) for name in weights)
 
 
-def record(student, setting, seed, f1, teacher="big"):
+def record(student, setting, seed, f1, corpus="sample"):
     """A run with one F1 on English and one on Spanish and Dutch."""
-    name = baselines.run_name(student, "sample", seed)
-    config = {"notebook": "01", "method": "baseline", "backbone": student, "corpus": "sample", "seed": seed}
+    name, needs = plan.baseline_name(student, corpus, seed), {}
+    settings = {"kind": "baseline", "label": student, "corpus": corpus, "seed": seed}
     if setting:
-        name = distillation.run_name(student, setting, "sample", seed)
-        config |= {"notebook": "04", "method": "distillation", "setting": setting, "teacher": teacher}
+        name = plan.student_name(student, setting, corpus, seed)
+        needs = {"base": plan.baseline_name("big", corpus, seed)}
+        settings |= {"kind": "student", "setting": setting}
     scores = {
         language: {split: {"f1": f1[0] if language == "en" else f1[1]} for split in ("dev", "test")}
         for language in ("en", "es", "nl")
     }
-    return {"run": name, "config": config, "scores": scores, "parameters": 2_000_000 if setting else 4_000_000}
+    parameters = 2_000_000 if setting else 4_000_000
+    return {"run": name, "settings": settings, "needs": needs, "scores": scores, "parameters": parameters}
 
 
 @pytest.fixture
@@ -199,17 +190,17 @@ def test_each_gain_is_over_the_setting_that_differs_in_one_thing(by_hand):
 
 
 def test_a_gain_is_over_the_seeds_that_both_settings_have(by_hand):
-    lacks = [r for r in by_hand if (r["config"].get("setting"), r["config"]["seed"]) != ("teacher", 1)]
+    lacks = [r for r in by_hand if (r["settings"].get("setting"), r["settings"]["seed"]) != ("teacher", 1)]
     made = report.gains(lacks).set_index("what")
     by_seed = {
-        (r["config"]["setting"], r["config"]["seed"]): r["scores"]["nl"]["test"]["f1"]
+        (r["settings"]["setting"], r["settings"]["seed"]): r["scores"]["nl"]["test"]["f1"]
         for r in by_hand
-        if "setting" in r["config"]
+        if "setting" in r["settings"]
     }
     assert made.loc["the teacher", "nl"] == pytest.approx(by_seed["teacher", 2] - by_seed["plain", 2])
     assert made["seeds"].tolist() == [1, 1, 2]
-    alone = [r for r in by_hand if r["config"].get("setting") != "teacher" or r["config"]["seed"] == 2]
-    alone = [r for r in alone if r["config"].get("setting") != "plain" or r["config"]["seed"] == 1]
+    alone = [r for r in by_hand if r["settings"].get("setting") != "teacher" or r["settings"]["seed"] == 2]
+    alone = [r for r in alone if r["settings"].get("setting") != "plain" or r["settings"]["seed"] == 1]
     assert "the teacher" not in set(report.gains(alone)["what"])  # no seed has both
 
 
@@ -223,18 +214,18 @@ def test_the_paper_counts_against_mlbert_and_not_against_its_teacher():
     assert (off["xlm"] < 0.0051).to_numpy().sum() == 0
 
 
-def test_everything_is_drawn_and_what_lacks_is_named(setting, study, by_hand):
-    profile, student, _, _ = setting
-    drawn = report.draw(study)
+def test_everything_is_drawn_and_what_lacks_is_named(study, records, by_hand):
+    drawn = report.draw(study.records())
     assert set(drawn) == {"table_4", "distillation"} and report.draw([]) == {}
-    assert report.gaps(study, profile) == []
-    lacking = [distillation.run_name(student, "longer", "sample", 1), baselines.run_name(student, "sample", 1)]
-    assert sorted(report.gaps([r for r in study if r["run"] not in lacking], profile)) == sorted(lacking)
+    assert study.missing("04") == []
+    lacking = [records["longer"]["needs"]["base"], records["longer"]["run"]]
+    rest = [r for r in study.records() if r["run"] not in lacking]
+    assert plan.missing(rest, [*study.runs("01"), *study.runs("04")]) == lacking
     (axes,) = report.figure(by_hand).axes
     dots = {line.get_color(): line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 4}
     assert dots["#EE6677"] == pytest.approx([0.51, 0.57, 0.58, 0.67])
     assert len(axes.lines) == 3 * (1 + 1 + 4)  # means, teacher, and the seeds of four settings
-    other = [{**r, "config": r["config"] | {"corpus": "conll", "backbone": "narrow"}} for r in by_hand[2:4]]
+    other = [record("narrow", "plain", seed, (0.8, 0.5), "conll") for seed in (1, 2)]
     panels = report.figure([*by_hand, *other]).axes  # a row a corpus, some of it empty; no teacher on conll
     assert [len(panel.lines) for panel in panels if panel.lines[0].get_xydata().any()].count(3 * 2) == 1
     assert [panel.get_title(loc="left") for panel in panels] == [
@@ -245,8 +236,8 @@ def test_everything_is_drawn_and_what_lacks_is_named(setting, study, by_hand):
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_every_student_of_a_profile_is_tuned_with_and_without_the_teacher(name):
     profile = profiles.PROFILES[name]
-    planned = distillation.planned(profile)
-    assert {(student, s) for student in profile.students for s in ("plain", "teacher")} <= set(planned)
+    planned = {(run.settings["backbone"], run.settings["setting"]) for run in plan.runs(profile, "sample", "04")}
+    assert {(student, s) for student in profile.students for s in ("plain", "teacher")} <= planned
     assert any(s == "unlabelled" for _, s in planned) and profile.teacher in profile.backbones
     assert {st for st, s in planned if s == "longer"} == {st for st, s in planned if s == "unlabelled"}
     assert set(profile.pruning_seeds) <= set(profile.seeds)

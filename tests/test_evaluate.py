@@ -1,7 +1,6 @@
 """Entity scores against the shared task's own counting rules, and the interval against a direct bootstrap."""
 
 import json
-import math
 import random
 import warnings
 
@@ -10,7 +9,7 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 
 from mmalib.data.corpus import LABELS
-from mmalib.model.evaluate import TYPES, entity_scores, multilingual_score, retention
+from mmalib.model.evaluate import TYPES, entity_scores
 from mmalib.records import counts
 
 # --- conlleval.pl, written again from its rules: one pass over both columns, boundaries by comparison ---
@@ -247,43 +246,3 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         covered += scores["f1_low"] <= truth <= scores["f1_high"]
     # 95% of 200 is 190, with a standard error of 3; the percentile interval errs a little on the narrow side
     assert 178 <= covered <= 199
-
-
-# --- across languages ---
-
-BASE = {
-    "en": {"test": {"f1": 0.90}, "dev": {"f1": 0.95}},
-    "es": {"test": {"f1": 0.80}, "dev": {"f1": 0.70}},
-    "nl": {"test": {"f1": 0.75}, "dev": {"f1": 0.60}},
-}
-PRUNED = {
-    "en": {"test": {"f1": 0.45}, "dev": {"f1": 0.95}},
-    "es": {"test": {"f1": 0.82}, "dev": {"f1": 0.35}},
-    "nl": {"test": {"f1": 0.70}, "dev": {"f1": 0.60}},
-}
-
-
-def test_multilingual_score_by_hand():
-    assert multilingual_score(PRUNED, BASE, "test") == pytest.approx(0.02 - 0.05)  # English's loss does not enter
-    assert multilingual_score(PRUNED, BASE, "dev") == pytest.approx(-0.35)
-    assert multilingual_score(BASE, BASE, "test") == 0.0
-
-
-def test_retention_by_hand():
-    assert retention(PRUNED, BASE, "test") == pytest.approx({"en": 50.0, "es": 102.5, "nl": 70 / 75 * 100})
-    assert retention(PRUNED, BASE, "dev") == pytest.approx({"en": 100.0, "es": 50.0, "nl": 100.0})
-
-
-def test_retention_of_nothing_is_not_a_number():
-    base = {**BASE, "nl": {"test": {"f1": 0.0}}}
-    kept = retention(PRUNED, base, "test")
-    assert math.isnan(kept.pop("nl"))
-    assert kept == pytest.approx({"en": 50.0, "es": 102.5})
-
-
-@pytest.mark.parametrize("score", [multilingual_score, retention])
-def test_runs_that_cannot_be_compared(score):
-    with pytest.raises(ValueError, match="scored on en, es and the base on en, es, nl"):
-        score({name: PRUNED[name] for name in ("en", "es")}, BASE, "test")
-    with pytest.raises(ValueError, match="split 'test' of nl is not scored in both runs"):
-        score(PRUNED, {**BASE, "nl": {"dev": {"f1": 0.6}}}, "test")

@@ -38,7 +38,7 @@ def line(name, data=None):
 def test_describe_survives_json_and_names_every_flag():
     described = machine.describe()
     assert json.loads(json.dumps(described)) == described
-    assert set(described) == {"cpu", "cores", "ram_gib", "flags", "gpu", "python", "platform"}
+    assert set(described) == {"cpu", "cores", "threads", "ram_gib", "flags", "gpu", "python", "platform"}
     assert set(described["flags"]) == set(machine.FLAGS)
     assert described["cores"] >= 1
     assert described["python"] == ".".join(map(str, sys.version_info[:3]))

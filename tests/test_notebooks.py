@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -75,9 +76,11 @@ def test_the_notebook_of_the_backbones_shows_what_is_shipped(tmp_path):
     assert drawn == ["pretraining.png", "pretraining.svg", "retrieval.png", "retrieval.svg"]
 
 
-def test_the_committed_tables_and_the_readme_come_from_the_committed_records():
-    folder = batch.NOTEBOOKS.parent / "figures"
-    records = store.read(folder / "records")
+FIGURES = batch.NOTEBOOKS.parent / "figures"
+
+
+def test_the_committed_tables_come_from_the_committed_records():
+    folder, records = FIGURES, store.read(FIGURES / "records")
     drawn = {name: made for notebook in reports.NOTEBOOKS for name, made in notebook.draw(records).items()}
     drawn |= publish.benchmarks() | reports.backbones.draw(reports.backbones.read())
     tables_there = {path.stem for path in folder.glob("*.csv")}
@@ -86,8 +89,21 @@ def test_the_committed_tables_and_the_readme_come_from_the_committed_records():
         shown = tables.markdown(tables.formatted(drawn[name]))
         assert (folder / f"{name}.md").read_text(encoding="utf-8") == shown
         assert (folder / f"{name}.csv").read_text(encoding="utf-8") == drawn[name].to_csv(index=False)
-    readme = (folder.parent / "README.md").read_text(encoding="utf-8")
-    for name in re.findall(r"<!-- (\w+) -->", readme):
-        shown = (folder / f"{name}.md").read_text(encoding="utf-8")
-        assert f"<!-- {name} -->\n{shown}<!-- /{name} -->" in readme
-    assert "<!-- table_1 -->" in readme
+    assert (folder / "answer.md").read_text(encoding="utf-8") == reports.answer.text(records)
+
+
+@pytest.mark.parametrize(
+    ("page", "mark"),
+    [(FIGURES.parent / "README.md", "table_1"), (FIGURES / "README.md", "claims")],
+    ids=("top", "figures"),
+)
+def test_the_pages_show_the_committed_tables_and_say_what_is_not_run(page, mark):
+    text = page.read_text(encoding="utf-8")
+    names = re.findall(r"<!-- (\w+) -->", text)
+    assert mark in names
+    code = "".join(path.read_text(encoding="utf-8") for path in Path(reports.__file__).parent.glob("*.py"))
+    for name in names:
+        file = FIGURES / f"{name}.md"
+        shown = file.read_text(encoding="utf-8") if file.exists() else "*Not run yet.*\n"
+        assert f"<!-- {name} -->\n{shown}<!-- /{name} -->" in text
+        assert file.exists() or f'"{name}"' in code  # or nothing would ever be shown there

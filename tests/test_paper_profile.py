@@ -21,11 +21,9 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from mmalib import profiles, reports
-from mmalib.data import corpus
+from mmalib import plan, profiles, reports
 from mmalib.model import backbones, disk
-from mmalib.records import store
-from mmalib.studies import baselines, combined, distillation, quantization, structured, unstructured
+from mmalib.studies.study import Study
 
 SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
 CAPS = dict(
@@ -72,27 +70,27 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
     monkeypatch.setattr(backbones, "HUB", {name: str(hub / name) for name in backbones.HUB})
     monkeypatch.setattr(backbones, "TOKENIZERS", {"minilm": str(hub / "xlm")})
     paper = dataclasses.replace(profiles.PROFILES["paper"], **CAPS)
-    corpora, where = corpus.load(paper), {"corpus": "sample", "runs": tmp_path}
-    for name in combined.planned(paper):  # brings a run of notebooks 02 to 05 with it, each on XLM-R
-        combined.make(paper, name, 1, corpora, **where)
+    study = Study.open(paper, tmp_path)
+    for run in study.runs("06", "combination"):  # brings runs of notebooks 02, 04 and 05 with it, each on XLM-R
+        study.make(run)
     for name in paper.backbones:
-        structured.prune(paper, "heads", name, 1, corpora, **where)
-        quantization.make(paper, "static-qoperator", name, 1, corpora, **where)
-    structured.cut_vocabulary(paper, "xlm", 1, corpora, **where)
-    for criterion in ("magnitude", "movement", "obs"):
-        unstructured.prune(paper, criterion, 0.9, "cubic", "mlbert", 1, corpora, **where)
+        study.make(plan.structured_name("heads", name, "sample", 1))
+        study.make(plan.graph_name("static-qoperator", name, "sample", 1))
+    cut = study.make(plan.structured_name("vocabulary", "xlm", "sample", 1))
+    for criterion in plan.CRITERIA:
+        study.make(plan.gradual_name(criterion, 0.9, "cubic", "mlbert", "sample", 1))
     for setting in ("plain", "teacher", "unlabelled"):
-        distillation.teach(paper, "minilm", setting, 1, corpora, **where)
-    records = store.read(store.records_folder(tmp_path, "paper"))
-    assert {r["config"]["backbone"] for r in records} == set(backbones.HUB)
-    assert {r["config"]["notebook"] for r in records} == {"01", "02", "03", "04", "05", "06"}
+        study.make(plan.student_name("minilm", setting, "sample", 1))
+    records = study.records()
+    assert {r["settings"]["backbone"] for r in records} == set(backbones.HUB)
+    assert {r["settings"]["notebook"] for r in records} == {"01", "02", "03", "04", "05", "06"}
     drawn = {name: made for notebook in reports.NOTEBOOKS for name, made in notebook.draw(records).items()}
     assert {"table_1", "table_3", "table_4", "table_6", "table_8", "figure_1", "sums"} <= set(drawn)
     ours = [table["source"].str.startswith("this study").sum() for table in drawn.values() if _beside(table)]
     assert len(ours) >= 5 and min(ours) >= 1
-    cut, _ = disk.load(tmp_path / "paper" / "models" / structured.run_name("vocabulary", "xlm", "sample", 1))
-    whole, _ = disk.load(tmp_path / "paper" / "models" / baselines.run_name("xlm", "sample", 1))
-    assert cut.get_input_embeddings().num_embeddings < whole.get_input_embeddings().num_embeddings
+    models = [disk.load(study.folder(name))[0] for name in (cut["run"], cut["needs"]["base"])]
+    fewer, every = (model.get_input_embeddings().num_embeddings for model in models)
+    assert fewer < every
 
 
 def _beside(table) -> bool:

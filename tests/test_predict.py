@@ -112,6 +112,15 @@ def test_bad_bytes_are_named():
     assert list(predict.lines(io.BytesIO(b"\xef\xbb\xbfa\n\nb"))) == ["a", "", "b"]
 
 
+def test_the_lines_before_a_bad_one_are_answered(folders):
+    weights, _ = folders
+    answers, given = [], predict.lines(io.BytesIO(b"Angela Merkel\nMadrid\nbad \xe9\nnever read"))
+    with pytest.raises(ValueError, match="Line 3 is not UTF-8"):
+        for line in predict.run(weights, given, as_json=True):
+            answers.append(json.loads(line)["text"])
+    assert answers == ["Angela Merkel", "Madrid"]
+
+
 def test_a_folder_without_a_model_is_one_line(tmp_path, capsys):
     assert cli.main(["predict", str(tmp_path), "text"]) == 2
     out, error = capsys.readouterr()

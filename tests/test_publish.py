@@ -1,4 +1,4 @@
-"""`figures/` of the repository: taken from a profile's records, drawn, and put into the README."""
+"""`figures/` of the repository: taken from a profile's records, drawn, and put into its two pages."""
 
 import math
 from pathlib import Path
@@ -18,8 +18,8 @@ SCORE = {"f1": 0.5, "precision": 0.5, "recall": 0.5, "f1_low": 0.4, "f1_high": 0
 def records(tmp_path):
     scores = {language: {"dev": SCORE, "test": SCORE} for language in ("en", "es", "nl")}
     for seed in (1, 2):
-        config = {"method": "baseline", "backbone": "e5", "corpus": "sample", "seed": seed}
-        store.save(tmp_path / "runs" / "quick" / "records", f"e5-{seed}", config, scores=scores)
+        settings = {"kind": "baseline", "method": "baseline", "label": "e5", "corpus": "sample", "seed": seed}
+        store.save(tmp_path / "runs" / "quick" / "records", f"e5-{seed}", settings, scores=scores, needs={})
     return tmp_path / "runs"
 
 
@@ -30,9 +30,13 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     old = tmp_path / "figures" / "records" / "of-last-time.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
-    lacking = publish.take("quick", records, tmp_path)
-    assert not old.exists() and "03-obs-60-cubic-e5-half-sample-seed1" in lacking
+    drawn, page = tmp_path / "figures" / "of_last_time.svg", tmp_path / "figures" / "README.md"
+    drawn.touch()
+    page.write_text("<!-- answer -->\n<!-- /answer -->\n")
+    missing = publish.take("quick", records, tmp_path)
+    assert not old.exists() and "03-obs-60-cubic-e5-half-sample-seed1" in missing
     publish.redraw(root=tmp_path)
+    assert not drawn.exists() and "`e5` finds those of English with F1 0.50" in page.read_text()
     files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}
     assert {path.name for path in files} >= {"table_1.csv", "table_1.md", "baselines.svg", "baselines.png"}
     table = (tmp_path / "figures" / "table_1.md").read_text()
@@ -52,12 +56,14 @@ def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):
         reports.redraw([], tmp_path, tmp_path, ("docx",))
 
 
-def test_a_mark_without_a_file_is_an_error_and_leaves_the_readme(tmp_path):
+def test_a_mark_without_a_file_says_so(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("<!-- table_9 -->\n<!-- /table_9 -->\n")
-    with pytest.raises(ValueError, match="wants table_9, and there is no"):
-        publish.inject(readme, tmp_path)
-    assert readme.read_text() == "<!-- table_9 -->\n<!-- /table_9 -->\n"
+    readme.write_text("<!-- table_9 -->\nold\n<!-- /table_9 -->\n")
+    publish.inject(readme, tmp_path)
+    assert readme.read_text() == "<!-- table_9 -->\n*Not run yet.*\n<!-- /table_9 -->\n"
+
+
+def test_without_records_there_is_nothing_to_publish(tmp_path):
     with pytest.raises(ValueError, match="There are no records"):
         publish.redraw(root=tmp_path)
     with pytest.raises(ValueError, match="study --profile small"):

@@ -2,29 +2,31 @@
 
 import copy
 import dataclasses
-import json
+import shutil
 
 import pytest
 from datasets import DatasetDict
 
-from mmalib import profiles
-from mmalib.data import corpus
-from mmalib.data.corpus import fewer
+from mmalib import plan, profiles
+from mmalib.data.corpus import Corpora, fewer, fewer_to_score
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.evaluate import score
 from mmalib.records import machine, store
 from mmalib.reports import quantization as report
 from mmalib.reports import quantization_figures, tables
-from mmalib.studies import baselines, int8_choices, quantization, tipped
+from mmalib.studies import int8_choices, quantization
+from mmalib.studies.study import Study
 
 
 @pytest.fixture(scope="module")
-def setting(tiny_backbone, tmp_path_factory):
+def study(tiny_backbone, tmp_path_factory):
     tiny = str(tiny_backbone)
     profile = dataclasses.replace(
         profiles.PROFILES["smoke"],
         name="tiny",
         backbones=(tiny,),
+        teacher=tiny,
+        students=(tiny,),
         train_sentences=32,
         eval_sentences=10,
         epochs=8,
@@ -34,196 +36,193 @@ def setting(tiny_backbone, tmp_path_factory):
         int8_graphs=None,
         floor_layers=None,
     )
-    where = {"corpus": "sample", "runs": tmp_path_factory.mktemp("runs")}
+    study = Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
     # A tiny model learns its own sentences by heart and no others: scored on them, it has an F1 to lose.
-    corpora = {
-        language: DatasetDict(train=splits["train"], dev=splits["train"].select(range(10)), test=splits["train"])
-        for language, splits in corpus.load(profile, "sample").items()
-    }
-    corpora = corpus.Corpora(corpora)
-    return profile, tiny, corpora, where
+    study.corpora = Corpora(
+        {
+            language: DatasetDict(train=splits["train"], dev=splits["train"].select(range(10)), test=splits["train"])
+            for language, splits in study.corpora.items()
+        }
+    )
+    return study
 
 
 @pytest.fixture(scope="module")
-def study(setting):
-    """The records of all graphs of one seed, by graph; the floor over all dev sets as well, needed or not."""
-    profile, tiny, corpora, where = setting
-    graphs = [*quantization.planned(profile), "floor-all"]
-    return {graph: quantization.make(profile, graph, tiny, 1, corpora, **where) for graph in graphs}
+def made(study):
+    """The records of all graphs of one seed, by graph."""
+    return {run.settings["graph"]: study.make(run) for run in study.runs("05", "graph")}
 
 
 @pytest.fixture(scope="module")
-def compared(setting, study):
-    profile, tiny, corpora, where = setting
-    return tipped.compare(profile, tiny, 1, corpora, **where)
+def compared(study, made):
+    (run,) = study.runs("05", "changed words")
+    return study.make(run)
 
 
-def folder(setting, graph):
-    _, tiny, _, where = setting
-    return where["runs"] / "tiny" / "models" / quantization.run_name(graph, tiny, "sample", 1)
+@pytest.fixture(scope="module")
+def folder(study, made):
+    return lambda graph: study.folder(made[graph]["run"])
 
 
-def about(setting, graph):
-    return json.loads((folder(setting, graph) / "mmalib.json").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def run_of(study, made):
+    return lambda graph: study.plan[made[graph]["run"]]
 
 
-def test_the_graph_itself_is_scored_and_float_is_what_pytorch_says(setting, study):
-    profile, tiny, corpora, where = setting
-    some = corpus.fewer_to_score(corpora, profile.int8_sentences)
-    model, tokenizer = baselines.load(profile, tiny, 1, corpora, **where)
-    assert study["float"]["scores"] == score(model, tokenizer, some, max_length=profile.max_length)
-    assert study["float"]["scores"]["en"]["dev"]["f1"] > 0.2
+@pytest.fixture(scope="module")
+def its_tokenizer(study, made):
+    return study.model(made["float"]["needs"]["base"])[1]
+
+
+def test_the_graph_itself_is_scored_and_float_is_what_pytorch_says(study, made, folder):
+    some, size = fewer_to_score(study.corpora, study.profile.int8_sentences), study.profile.max_length
+    model, tokenizer = study.model(made["float"]["needs"]["base"])
+    assert made["float"]["scores"] == score(model, tokenizer, some, max_length=size)
+    assert made["float"]["scores"]["en"]["dev"]["f1"] > 0.2
     for graph in ("dynamic", "qat-qoperator"):
-        run = export.session(folder(setting, graph), 1)
-        assert study[graph]["scores"] == export.score(run, tokenizer, some, max_length=profile.max_length)
+        session = export.session(folder(graph), 1)
+        assert made[graph]["scores"] == export.score(session, tokenizer, some, max_length=size)
 
 
-def test_a_baseline_comes_back_on_the_machines_device(setting, study, monkeypatch):
-    profile, tiny, corpora, where = setting
+def test_a_baseline_comes_back_on_the_machines_device(study, made, monkeypatch):
     monkeypatch.setattr(machine, "device", lambda: "meta")  # stands in for a GPU, where there is none
-    model, _ = baselines.load(profile, tiny, 1, corpora, **where)
+    model, _ = study.model(made["float"]["needs"]["base"])
     assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
-def test_every_folder_has_the_form_that_its_record_says(setting, study):
-    for graph, (kind, form) in quantization.FORMS.items():
-        record = study[graph]
-        assert (record["config"]["graph"], record["config"]["kind"], record["config"]["format"]) == (graph, kind, form)
+def test_every_folder_has_the_form_that_its_record_says(made, folder):
+    for graph, (kind, form) in plan.GRAPHS.items():
+        record = made[graph]
+        assert [record["settings"][name] for name in ("graph", "int8", "format")] == [graph, kind, form]
         if kind == "float" or record.get("same_as"):
             continue
-        said = about(setting, graph)
+        said = store.read_json(folder(graph) / "mmalib.json")
         assert said["quantization"]["kind"] == kind and said["run"] == record["run"]
         assert said["quantization"]["format"] == form
         assert said["quantization"]["embeddings"] == (graph == "static-embeddings")
-        assert record["size"]["megabytes"] == said["megabytes"] < study["float"]["size"]["megabytes"]
-    assert study["static-embeddings"]["size"]["megabytes"] < study["static"]["size"]["megabytes"]
+        assert record["size"]["megabytes"] == said["megabytes"] < made["float"]["size"]["megabytes"]
+    assert made["static-embeddings"]["size"]["megabytes"] < made["static"]["size"]["megabytes"]
 
 
-def test_the_calibration_is_chosen_on_english_dev_and_used_by_all_static_graphs(setting, study, monkeypatch):
-    profile, tiny, corpora, where = setting
-    found = study["static"]["calibration"]
+def test_the_calibration_is_chosen_on_english_dev_and_used_by_all_static_graphs(
+    study, made, folder, run_of, its_tokenizer, monkeypatch, tmp_path
+):
+    found, profile = made["static"]["calibration"], study.profile
     assert set(found["tried"]) == {"minmax", "percentile"}
     best = max(found["tried"].values(), key=lambda seen: (seen["f1"], -seen["drift"]))
     assert found["tried"][found["chosen"]] == best
-    tokenizer = baselines.load(profile, tiny, 1, corpora, **where)[1]
-    rows = ranges.sentence_rows(
-        fewer(corpora["en"]["train"], profile.calibration_sentences)["words"], tokenizer, profile.max_length
-    )
-    known = ranges.calibrate(folder(setting, "float"), rows, method=found["chosen"])
-    assert {name: list(pair) for name, pair in known.items()} == study["static"]["ranges"]
-    given = []
-    monkeypatch.setattr(quantize, "quantize", lambda *_, ranges, **__: given.append(ranges) or about(setting, "static"))
-    whole, static = study["float"], study["static"]
+    train = fewer(study.corpora["en"]["train"], profile.calibration_sentences)
+    rows = ranges.sentence_rows(train["words"], its_tokenizer, profile.max_length)
+    known = ranges.calibrate(folder("float"), rows, method=found["chosen"])
+    assert {name: list(pair) for name, pair in known.items()} == made["static"]["ranges"]
+    given, about = [], store.read_json(folder("static") / "mmalib.json")
+    monkeypatch.setattr(quantize, "quantize", lambda *_, ranges, **__: given.append(ranges) or about)
     for graph in ("static-qoperator", "static-embeddings"):
-        quantization._quantized(
-            profile, graph, tokenizer, corpora, whole, static, folder(setting, "float"), where["runs"] / "x", {}
-        )
-    assert given == [static["ranges"]] * 2
+        quantization._from_graph(study, run_of(graph), tmp_path)
+    assert given == [made["static"]["ranges"]] * 2
 
 
-def test_the_choice_does_not_look_beyond_english(setting, study):
-    profile, tiny, corpora, where = setting
-    tokenizer = baselines.load(profile, tiny, 1, corpora, **where)[1]
-    only = {"en": corpora["en"]}  # another language is not even there
-    known = study["static"]["ranges"]
-    source = folder(setting, "float")
-    assert (
-        int8_choices.calibrated(profile, source, tokenizer, only["en"])["calibration"] == study["static"]["calibration"]
-    )
-    found = int8_choices.searched(profile, ("en",), source, known, tokenizer, only, study["float"]["places"])
-    assert (
-        found["sensitivity"] == study["floor"]["sensitivity"]
-        and found["floor"]["skip"] == study["floor"]["floor"]["skip"]
-    )
+def test_the_choice_does_not_look_beyond_english(study, made, folder, run_of, its_tokenizer):
+    only, source = {"en": study.corpora["en"]}, folder("float")  # another language is not even there
+    chosen = int8_choices.calibrated(run_of("static").settings, source, its_tokenizer, only["en"])
+    assert chosen["calibration"] == made["static"]["calibration"]
+    known, places = made["static"]["ranges"], made["float"]["places"]
+    found = int8_choices.searched(run_of("floor").settings, source, known, its_tokenizer, only, places)
+    assert found["sensitivity"] == made["floor"]["sensitivity"]
+    assert found["floor"]["skip"] == made["floor"]["floor"]["skip"]
 
 
-def test_qat_learns_its_ranges_and_agrees_with_its_graph(study):
+def test_qat_learns_its_ranges_and_agrees_with_its_graph(made):
     for graph in ("qat", "qat-qoperator"):
-        assert study[graph]["ranges"] and study[graph]["ranges"] != study["static"]["ranges"]
-        assert study[graph]["agreement"] >= 0.95  # a tiny model is sure of little
+        assert made[graph]["ranges"] and made[graph]["ranges"] != made["static"]["ranges"]
+        assert made[graph]["agreement"] >= 0.95  # a tiny model is sure of little
     # the form for DeepSparse rounds outputs as well, and learns their ranges
-    assert len(study["qat-qoperator"]["ranges"]) > len(study["qat"]["ranges"])
-    assert "ranges" not in study["longer"] and study["longer"]["history"]["dev_f1"]
+    assert len(made["qat-qoperator"]["ranges"]) > len(made["qat"]["ranges"])
+    assert "ranges" not in made["longer"] and made["longer"]["history"]["dev_f1"]
 
 
-def test_the_floor_tells_what_it_looked_at_and_what_every_language_lost(setting, study):
-    whole = study["float"]["scores"]
-    assert len(study["floor"]["sensitivity"]) == 12 and "sensitivity" not in study["floor-all"]
-    assert all(row["drift"] > 0 for row in study["floor"]["sensitivity"])
-    for graph, languages in quantization.FLOORS.items():
-        record = study[graph]
-        assert record["floor"]["languages"] == sorted(languages) == sorted(record["config"]["floor_languages"])
+def test_the_floor_tells_what_it_looked_at_and_what_every_language_lost(made, folder):
+    whole = made["float"]["scores"]
+    assert len(made["floor"]["sensitivity"]) == 12 and "sensitivity" not in made["floor-all"]
+    assert all(row["drift"] > 0 for row in made["floor"]["sensitivity"])
+    for graph, languages in plan.FLOORS.items():
+        record = made[graph]
+        assert record["floor"]["languages"] == sorted(languages) == record["settings"]["floor_languages"]
         lost = {name: 100 * (whole[name]["dev"]["f1"] - record["scores"][name]["dev"]["f1"]) for name in whole}
         assert record["floor"]["lost_on_dev"] == pytest.approx(lost)
         assert record["floor"]["met_everywhere"] == (max(lost.values()) <= 1)
         if record["floor"]["skip"]:
-            assert about(setting, graph)["quantization"]["skip"] == sorted(record["floor"]["skip"])
+            said = store.read_json(folder(graph) / "mmalib.json")
+            assert said["quantization"]["skip"] == sorted(record["floor"]["skip"])
         else:
-            assert record["same_as"] == study["static"]["run"] and record["scores"] == study["static"]["scores"]
+            assert record["same_as"] == made["static"]["run"] and record["scores"] == made["static"]["scores"]
 
 
-def test_a_broken_floor_leaves_maps_in_float(setting, study, monkeypatch, tmp_path):
-    profile, tiny, corpora, where = setting
-    name = next(iter(study["float"]["places"]))
-    broken = {"floor": {"skip": [name], "languages": ["en"]}, "sensitivity": []}
-    monkeypatch.setattr(int8_choices, "searched", lambda *_: copy.deepcopy(broken))
-    tokenizer = baselines.load(profile, tiny, 1, corpora, **where)[1]
-    size, found = quantization._quantized(
-        profile,
-        "floor",
-        tokenizer,
-        corpora,
-        study["float"],
-        study["static"],
-        folder(setting, "float"),
-        tmp_path / "f",
-        {},
-    )
+@pytest.fixture
+def broken(made, monkeypatch):
+    """Whatever is searched, one map is found that has to stay in float."""
+    name = next(iter(made["float"]["places"]))
+    found = {"floor": {"skip": [name], "languages": ["en"]}, "sensitivity": []}
+    monkeypatch.setattr(int8_choices, "searched", lambda *_: copy.deepcopy(found))
+    return found
+
+
+def test_a_broken_floor_leaves_maps_in_float(study, made, run_of, broken, tmp_path):
+    size, found = quantization._from_graph(study, run_of("floor"), tmp_path / "f")
     assert found == broken and size["quantized"] == 11
-    assert export.size_mb(tmp_path / "f") > study["static"]["size"]["megabytes"]
+    assert export.size_mb(tmp_path / "f") > made["static"]["size"]["megabytes"]
 
 
-def test_a_second_call_reads_and_a_lost_folder_is_made_again(setting, study, monkeypatch):
-    profile, tiny, corpora, where = setting
-    for graph in study:
+@pytest.mark.parametrize(("lost", "searched"), [(1.1, True), (0.9, False)])
+def test_all_dev_sets_are_searched_only_where_static_breaks_the_floor_in_one(
+    study, made, run_of, broken, monkeypatch, tmp_path, lost, searched
+):
+    monkeypatch.setattr(quantization, "losses", lambda *_: {"en": 0.0, "es": lost, "nl": 0.0})
+    size, found = quantization._from_graph(study, run_of("floor-all"), tmp_path / "f")
+    if searched:
+        assert found == broken and size["quantized"] == 11
+    else:
+        assert found["same_as"] == made["static"]["run"] and size == made["static"]["size"]
+        assert found["floor"] == {"skip": [], "languages": ("en", "es", "nl"), "measured": 0, "met": True}
+
+
+def test_a_second_call_reads_and_a_lost_folder_is_made_again(study, made, folder, monkeypatch):
+    for record in made.values():
         with monkeypatch.context() as nothing:
             nothing.setattr(export, "score", None)
-            assert quantization.make(profile, graph, tiny, 1, corpora, **where) == study[graph]
-    (folder(setting, "without-data") / "model.onnx").unlink()
-    again = quantization.make(profile, "without-data", tiny, 1, corpora, **where)
-    assert again["scores"] == study["without-data"]["scores"] and export.size_mb(folder(setting, "without-data"))
+            assert study.make(record["run"]) == record
+    shutil.rmtree(folder("without-data"))
+    again = study.make(made["without-data"]["run"])
+    assert again["scores"] == made["without-data"]["scores"] and export.size_mb(folder("without-data"))
 
 
-def test_a_killed_run_goes_on_to_the_same_graph(setting, study, monkeypatch):
-    profile, tiny, corpora, where = setting
-    path = store.records_folder(where["runs"], "tiny") / f"{study['qat']['run']}.json"
+def test_a_killed_run_goes_on_to_the_same_graph(study, made, run_of, monkeypatch):
+    run = run_of("qat")
+    path = study.home / "records" / f"{run.name}.json"
+    unfinished = study.home / "unfinished" / f"{run.name}-{run.digest}"
     path.unlink()
 
     def kill(*_, **__):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as killed:
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(export, "score", kill)
-        (folder(setting, "qat") / "model.onnx").unlink()
-        with pytest.raises(KeyboardInterrupt):
-            quantization.make(profile, "qat", tiny, 1, corpora, **where)
-    checkpoints = where["runs"] / "tiny" / "checkpoints" / study["qat"]["run"]
-    assert checkpoints.is_dir() and not path.exists()
-    again = quantization.make(profile, "qat", tiny, 1, corpora, **where)
-    assert again["scores"] == study["qat"]["scores"] and again["ranges"] == study["qat"]["ranges"]
-    assert not checkpoints.exists()
+        study.make(run)
+    assert unfinished.is_dir() and not path.exists()
+    again = study.make(run)
+    assert again["scores"] == made["qat"]["scores"] and again["ranges"] == made["qat"]["ranges"]
+    assert not unfinished.exists()
 
 
-def test_what_is_tipped_is_the_difference_of_the_scores(setting, study, compared, monkeypatch):
-    profile, tiny, corpora, where = setting
-    assert list(compared["tipped"]) == ["longer", "dynamic", "static", "qat", "without-data"]
-    for graph, languages in compared["tipped"].items():
+def test_what_changed_is_the_difference_of_the_scores(study, made, compared, monkeypatch):
+    assert list(compared["changed"]) == ["longer", "dynamic", "static", "qat", "without-data"]
+    for graph, languages in compared["changed"].items():
         for language, found in languages.items():
-            one, other = (study[name]["scores"][language]["test"]["f1"] for name in (graph, "float"))
+            one, other = (made[name]["scores"][language]["test"]["f1"] for name in (graph, "float"))
             assert found["points"] == pytest.approx(100 * (one - other))
     monkeypatch.setattr(export, "session", None)  # a second call reads
-    assert tipped.compare(profile, tiny, 1, corpora, **where) == compared
-    table = report.tipped_words([compared])
+    assert study.make(compared["run"]) == compared
+    table = report.changed_words([compared])
     assert len(table) == 15 and set(table["language"]) == {"en", "es", "nl"}
 
 
@@ -236,17 +235,17 @@ def test_layers_are_taken_evenly():
 
 def record(graph, seed, f1, size=(10.0, 40.0), **found):
     """A run with these F1 of English, Spanish and Dutch, the same on both splits."""
-    kind, form = quantization.FORMS[graph]
-    config = {"notebook": "05", "method": "quantization", "graph": graph, "kind": kind, "format": form}
-    config |= {"backbone": "e5", "corpus": "sample", "seed": seed}
+    kind, form = plan.GRAPHS[graph]
+    settings = {"kind": "graph", "graph": graph, "int8": kind, "format": form}
+    settings |= {"label": "e5", "corpus": "sample", "seed": seed}
     scores = {
         name: {split: {"f1": one} for split in ("dev", "test")}
         for name, one in zip(("en", "es", "nl"), f1, strict=True)
     }
     zeros = {"sparsity": 0.5, "sparsity_int8": None if kind == "float" else 0.52}
     about = {"megabytes": size[0], "megabytes_float": size[1], "quantized": 36, **zeros}
-    run = quantization.run_name(graph, "e5", "sample", seed)
-    return {"run": run, "config": config, "scores": scores, "size": about, **found}
+    run, whole = (plan.graph_name(name, "e5", "sample", seed) for name in (graph, "float"))
+    return {"run": run, "settings": settings, "needs": {"float": whole}, "scores": scores, "size": about, **found}
 
 
 @pytest.fixture
@@ -282,7 +281,7 @@ def test_table_6_by_hand(by_hand):
     shown = tables.formatted(made)
     assert shown["mls dev"].tolist()[-4:] == ["-0.013", "-0.029", "-0.006", "-0.045"]
     assert "not measured" not in shown.to_string()
-    no_float = tables.formatted(report.table_6([r for r in by_hand if r["config"]["graph"] != "float"]))
+    no_float = tables.formatted(report.table_6([r for r in by_hand if r["settings"]["graph"] != "float"]))
     assert no_float["mls test"].tolist()[:3] == ["not measured"] * 3
 
 
@@ -321,30 +320,22 @@ def test_losses_and_sensitivity_by_hand(by_hand):
     assert axes.images[0].get_array()[1, 5] == pytest.approx(0.375) and len(axes.patches) == 1
 
 
-def test_everything_is_drawn_and_what_lacks_is_named(setting, study, compared, by_hand):
-    profile, tiny, _, _ = setting
-    records = [*study.values(), compared]
-    drawn = report.draw(records)
-    assert set(drawn) == {
-        "table_6", "table_int8_sizes", "table_calibration", "table_floor", "table_tipped", "quantization",
+def test_everything_is_drawn_and_what_lacks_is_named(study, made, compared, by_hand):
+    records, runs = [*made.values(), compared], study.runs("05")
+    assert set(report.draw(records)) == {
+        "table_6", "table_int8_sizes", "table_calibration", "table_floor", "table_changed_words", "quantization",
         "sensitivity",
     }  # fmt: skip
-    assert report.draw([]) == {} and report.gaps(records, profile) == []
-    assert report.gaps(records[:-1], profile) == [compared["run"]]
-    lacking = [study["qat"]["run"], study["floor"]["run"]]
-    assert report.gaps([r for r in records if r["run"] not in lacking], profile) == lacking
-    e5 = dataclasses.replace(profile, backbones=("e5",), int8_graphs=("static", "qat", "floor"))
-    words = {"run": "05-tipped-e5-sample-seed1", "config": {"notebook": "05", "method": "", "corpus": "sample"}}
-    assert report.gaps([*by_hand[:4], words], e5) == ["05-floor-all-e5-sample-seed1"]  # Spanish loses 3 points
-    mended = [*by_hand[:1], record("static", 1, (0.8, 0.595, 0.5)), *by_hand[2:4], words]
-    assert report.gaps(mended, e5) == []
+    assert report.draw([]) == {} and plan.missing(records, runs) == []
+    assert plan.missing(records[:-1], runs) == [compared["run"]]
+    lacking = [made["qat"]["run"], made["floor"]["run"]]
+    assert plan.missing([r for r in records if r["run"] not in lacking], runs) == lacking
     assert set(report.draw(by_hand[:1])) == {"table_6", "table_int8_sizes"}
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
-def test_every_profile_has_the_paper_s_four_kinds_and_the_floor(name):
-    planned = quantization.planned(profiles.PROFILES[name])
-    assert {"float", "floor", *quantization.KINDS} <= set(planned) and "floor-all" not in planned
+def test_every_profile_has_the_paper_s_four_kinds_and_the_floors(name):
+    assert {"float", *plan.FLOORS, *plan.INT8_KINDS} <= set(plan.graphs(profiles.PROFILES[name]))
     wrong = dataclasses.replace(profiles.PROFILES[name], int8_graphs=("int4",))
     with pytest.raises(ValueError, match="has 'int4'"):
-        quantization.planned(wrong)
+        plan.graphs(wrong)

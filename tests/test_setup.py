@@ -5,6 +5,7 @@ The Makefile is run for real in an empty folder, with a stub for a Python that o
 
 import ast
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STUDY = [Requirement(line) for line in PROJECT["dependencies"]]
-TOOLS = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+TOOLS, RAY = ([Requirement(line) for line in PROJECT["optional-dependencies"][name]] for name in ("dev", "ray"))
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXACT = re.compile(r"==[0-9][0-9A-Za-z.]*")
 
@@ -52,8 +53,8 @@ def read_list(path):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_python_gets_exactly_one_version_of_each_package(python):
-    pinned = pins(STUDY + TOOLS, python)
-    assert set(pinned) == {requirement.name.lower() for requirement in STUDY + TOOLS}
+    pinned = pins(STUDY + TOOLS + RAY, python)
+    assert set(pinned) == {requirement.name.lower() for requirement in STUDY + TOOLS + RAY}
     assert [name for name, version in pinned.items() if not EXACT.fullmatch(version)] == []
 
 
@@ -66,7 +67,8 @@ def test_conda_users_get_the_same_versions():
 
 
 def test_installed_is_what_is_pinned():
-    pinned = pins(STUDY + TOOLS, f"{sys.version_info.major}.{sys.version_info.minor}")
+    extra = RAY if importlib.util.find_spec("ray") else []
+    pinned = pins(STUDY + TOOLS + extra, f"{sys.version_info.major}.{sys.version_info.minor}")
     requirements = [Requirement(name + version) for name, version in pinned.items()]
     # A build's suffix, as in 2.13.0+cpu, does not count as another version.
     differing = [
@@ -82,7 +84,7 @@ def test_what_is_installed_fits_together():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("folder", "allowed"), (("mmalib", STUDY), ("tests", STUDY + TOOLS)))
+@pytest.mark.parametrize(("folder", "allowed"), (("mmalib", STUDY + RAY), ("tests", STUDY + TOOLS + RAY)))
 def test_whatever_the_code_imports_is_pinned(folder, allowed):
     imported = set()
     for path in (ROOT / folder).rglob("*.py"):
@@ -173,6 +175,8 @@ def make(tmp_path):
         "PROFILE",
         "ONLY",
         "FRESH",
+        "WORKERS",
+        "RAY",
         "ARGS",
         "PYTHON",
     )
@@ -204,24 +208,25 @@ def touch_later(path):
 
 
 PIP = "-m pip install --disable-pip-version-check"
+INSTALLED = [f"{PIP} -e .[dev]", f"{PIP} -e .[dev,ray]"]  # the tests want Ray as well
 
 
 def test_the_environment_is_made_once(make):
-    assert make("test") == ["-m venv --clear .venv", f"{PIP} -e .[dev]", "-m pytest"]
+    assert make("test") == ["-m venv --clear .venv", *INSTALLED, "-m pytest"]
     assert make("test", "ARGS=-k x") == ["-m pytest -k x"]
 
 
 def test_changed_pins_are_installed_into_the_environment_there_is(make):
     make("test")
     touch_later(make.folder / "pyproject.toml")
-    assert make("test")[:-1] == [f"{PIP} -e .[dev]"]
+    assert make("test")[:-1] == INSTALLED
 
 
 def test_an_interrupted_installation_starts_over(make):
     (make.folder / "fail-pip").touch()
     make("test", fails=True)
     (make.folder / "fail-pip").unlink()
-    assert make("test")[:-1] == ["-m venv --clear .venv", f"{PIP} -e .[dev]"]
+    assert make("test")[:-1] == ["-m venv --clear .venv", *INSTALLED]
     assert make("test") == ["-m pytest"]
 
 
@@ -241,7 +246,7 @@ def test_a_killed_installation_starts_over_even_where_nobody_buries_the_dead(mak
 def test_a_moved_folder_gets_a_new_environment(make):
     make("test")
     (make.folder / ".venv" / ".installed").write_text("/where/it/was\n")
-    assert make("test")[:-1] == ["-m venv --clear .venv", f"{PIP} -e .[dev]"]
+    assert make("test")[:-1] == ["-m venv --clear .venv", *INSTALLED]
     assert make("test") == ["-m pytest"]
 
 
@@ -272,6 +277,13 @@ def test_study_passes_its_variables_on(make):
     assert make("study", "PROFILE=small", "ONLY=01,03", "FRESH=1") == [
         "-m mmalib study --profile small --only 01,03 --fresh"
     ]
+
+
+def test_ray_is_installed_once_for_whoever_wants_workers(make):
+    make("study")
+    asked = "-m mmalib study --profile quick --workers 2 --ray auto"
+    assert make("study", "WORKERS=2", "RAY=auto") == [f"{PIP} -e .[dev,ray]", asked]
+    assert make("study", "WORKERS=2", "RAY=auto") == [asked]
 
 
 def test_deepsparse_that_cannot_be_installed_does_not_stop_the_study(make):

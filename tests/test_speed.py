@@ -10,37 +10,37 @@ import pandas as pd
 import pytest
 import torch
 
-from mmalib import profiles, runtimes
+from mmalib import plan, profiles, runtimes
 from mmalib.data import subwords
 from mmalib.graph import export
 from mmalib.model import backbones, disk
 from mmalib.prune import sparsity
-from mmalib.records import store
 from mmalib.reports import speed as report
 from mmalib.reports import speed_figures
 from mmalib.reports import speed_real as real
-from mmalib.speed import cases, realtext, throughput
+from mmalib.speed import cases, realtext, shapes, throughput
 from mmalib.speed.cases import Case
 from mmalib.studies import quantization, speed, speed_real
+from mmalib.studies.study import Study
 
 SMOKE = profiles.PROFILES["smoke"]
 
 
 def test_a_case_is_taken_out_of_its_model_exactly():
     case = Case("x", "minilm", depth=2, sparsity=0.8, pattern="4", uniform=0.5)
-    model = cases.random_model(case, 50)
+    model = shapes.random_model(case, 50)
     assert sparsity.measured(model)["total"] == pytest.approx(0.8, abs=1e-5)
     weight = next(iter(sparsity.weights(model).values()))
     assert set((weight.reshape(-1, 4) == 0).sum(1).tolist()) == {0, 4}
     assert [len(left) for left in disk.heads_left(model)] == [6, 6] and disk.neurons_left(model) == [768, 768]
     ids = torch.ones(1, 5, dtype=torch.long)
     assert model(input_ids=ids, attention_mask=ids).logits.shape == (1, 5, 9)
-    assert len(backbones.layers(cases.random_model(case, 50, deepest=1))) == 1
+    assert len(backbones.layers(shapes.random_model(case, 50, deepest=1))) == 1
 
 
 @pytest.mark.parametrize("share", cases.SHARES)
 def test_scattered_heads_are_as_many_as_asked_and_leave_every_layer_one(share):
-    gone = cases.scattered(12, 12, share)
+    gone = shapes.scattered(12, 12, share)
     assert sum(map(len, gone.values())) == round(share * 144)
     assert all(len(set(some)) == len(some) <= 11 and set(some) <= set(range(12)) for some in gone.values())
     assert share > 0.9 or len({len(gone.get(layer, ())) for layer in range(12)}) > 1  # unevenly
@@ -48,7 +48,7 @@ def test_scattered_heads_are_as_many_as_asked_and_leave_every_layer_one(share):
 
 def test_case_names_are_one_record_each_and_the_profiles_know_them():
     names = [case.name for case in cases.cases()]
-    assert len({speed.run_name(name, "c") for name in names}) == len(names) and names[0] == "base"
+    assert len({plan.speed_name(name, "c") for name in names}) == len(names) and names[0] == "base"
     for profile in profiles.PROFILES.values():
         assert set(profile.speed_cases or ()) <= set(names)
     printed = {name for cases in report.PRINTED.values() for some in cases.values() for name in some}
@@ -62,7 +62,7 @@ def built(tmp_path_factory, tiny_backbone):
     tokenizer = backbones.load_tokenizer(str(tiny_backbone))
     case = Case("small", "minilm", depth=1, int8="static")
     target = tmp_path_factory.mktemp("case")
-    return cases.build(case, ["float", "qdq", "qoperator"], tokenizer, target, deepest=None), tokenizer
+    return shapes.build(case, ["float", "qdq", "qoperator"], tokenizer, target, deepest=None), tokenizer
 
 
 def test_every_runtime_gets_its_own_form_of_int8(built):
@@ -83,9 +83,9 @@ def test_only_the_whole_base_is_taken_for_it():
 
 def test_what_is_built_is_not_built_again(built, monkeypatch):
     folders, tokenizer = built
-    monkeypatch.setattr(cases, "random_model", None)  # calling it would fail
+    monkeypatch.setattr(shapes, "random_model", None)  # calling it would fail
     case = Case("small", "minilm", depth=1, int8="static")
-    again = cases.build(case, ["qdq"], tokenizer, folders["qdq"].parent, deepest=None)
+    again = shapes.build(case, ["qdq"], tokenizer, folders["qdq"].parent, deepest=None)
     assert again == {"qdq": folders["qdq"]}
 
 
@@ -113,19 +113,19 @@ def test_all_ways_give_the_tags_that_pytorch_gives(tiny_backbone, tmp_path):
     export.export(model, tokenizer, tmp_path / "model")
     expected = subwords.predict_tags(model, tokenizer, SENTENCES, max_length=24)
     assert len({tag for tags in expected for tag in tags}) > 2
-    shapes = {way: [] for way in realtext.WAYS}
+    sizes = {way: [] for way in realtext.WAYS}
     with runtimes.load(tmp_path / "model", 1) as session:
         for way in realtext.WAYS:
 
             def run(ids, mask, way=way):
-                shapes[way].append(ids.shape)
+                sizes[way].append(ids.shape)
                 return session(ids, mask)
 
             assert realtext.tag(run, tokenizer, SENTENCES, way=way, length=24, batch=3) == expected
         rows = realtext.measure({"onnxruntime": session}, tokenizer, SENTENCES, length=24, batch=3, turns=2)
-    assert set(shapes["padded"]) == {(3, 24)} and set(shapes["padded, single"]) == {(1, 24)}
-    assert max(n * width for n, width in shapes["sorted"]) <= 3 * 24
-    assert len({width for _, width in shapes["single"]}) > 1
+    assert set(sizes["padded"]) == {(3, 24)} and set(sizes["padded, single"]) == {(1, 24)}
+    assert max(n * width for n, width in sizes["sorted"]) <= 3 * 24
+    assert len({width for _, width in sizes["single"]}) > 1
     assert [row["way"] for row in rows] == list(realtext.WAYS) and rows[0]["ratio"] == 1.0
     assert ["milliseconds_p95" in row for row in rows] == [False, False, True, True]
     assert all(len(row["samples"]) == 2 for row in rows)
@@ -162,7 +162,7 @@ def row(model, runtime, batch, ratio):
     }
 
 
-def test_a_killed_study_goes_on_and_a_missing_runtime_is_made_up_for(tmp_path, monkeypatch, tiny_backbone):
+def test_a_second_call_reads_and_a_missing_runtime_is_made_up_for(tmp_path, monkeypatch):
     """No model is built here: what is measured, recorded, read again and cleared."""
     built, here = [], {"deepsparse": "there is no .venv-deepsparse"}
 
@@ -186,51 +186,44 @@ def test_a_killed_study_goes_on_and_a_missing_runtime_is_made_up_for(tmp_path, m
     monkeypatch.setattr(speed, "build", build)
     monkeypatch.setattr(throughput, "measure", measure)
     monkeypatch.setattr(runtimes, "available", lambda name: here.get(runtimes.parse(name)[0]))
-    profile = dataclasses.replace(SMOKE, speed_runtimes=cases.ALL)
-    case = Case("base int8", int8="static")
-    record = speed.measure(profile, case, corpus="sample", runs=tmp_path)
+    study = Study.open(dataclasses.replace(SMOKE, speed_runtimes=cases.ALL), tmp_path, "sample")
+    run = study.plan[plan.speed_name("base int8", "sample")]
+    record = study.make(run)
     assert [r["runtime"] for r in record["throughput"]] == list(cases.ALL)
     assert "not available" in record["throughput"][2]["failed"]
-    assert built == [("base", ("float",), None), ("base int8", ("qdq", "qoperator"), "base")]
-    assert [path.name for path in (tmp_path / "smoke" / "shapes").iterdir()] == ["base"]
-    assert speed.measure(profile, case, corpus="sample", runs=tmp_path) == record and len(built) == 2
+    assert built == [("base", ("float",), None), ("base int8", ("qdq", "qoperator"), "base-1")]  # of 1 layer
+    assert [path.name for path in (study.home / "shapes").iterdir()] == ["base-1"]
+    assert list((study.home / "unfinished").iterdir()) == []
+    assert study.make(run) == record and len(built) == 2
     here.clear()
-    again = speed.measure(profile, case, corpus="sample", runs=tmp_path)
-    assert not any("failed" in r for r in again["throughput"])
-    speed.clear(profile, tmp_path)
-    assert not (tmp_path / "smoke" / "shapes").exists()
-    changed = dataclasses.replace(profile, speed_seconds=9.0)
+    assert not any("failed" in r for r in study.make(run)["throughput"])
+    speed.clear(study)
+    assert not (study.home / "shapes").exists()
+    changed = Study.open(dataclasses.replace(study.profile, speed_seconds=9.0), tmp_path, "sample")
     with pytest.raises(ValueError, match="measured_seconds"):
-        speed.measure(changed, case, corpus="sample", runs=tmp_path)
+        changed.make(run.name)
 
 
-def scores(f1):
-    return {language: {"test": {"f1": f1}} for language in ("en", "es", "nl")}
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_models_to_time_are_of_the_first_seed_and_the_notebooks_take_turns(name):
+    profile = profiles.PROFILES[name]
+    runs = {run.name: run for run in plan.runs(profile, "conll")}
+    timed = [run.settings for run in runs.values() if run.kind == "trained"]
+    assert {runs[one["model"]].settings["seed"] for one in timed} == {min(profile.seeds)}
+    assert all(one["folder"] in runs[one["model"]].leaves and one["runtimes"] for one in timed)
+    of_combined = [one for one in timed if one["folder"].startswith("06")]
+    turns = [one["folder"][:2] for one in timed[len(of_combined) :]]
+    assert timed[: len(of_combined)] == of_combined and turns[:5] == ["01", "02", "03", "04", "05"][: len(turns)]
+    assert profile.speed_models is None or len(turns) <= profile.speed_models
 
 
-def test_what_runs_have_left_is_found_with_its_f1_and_one_seed(tmp_path):
-    def folder(name, file):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / file).touch()
+def test_f1_is_that_of_the_recovered_point_that_was_kept():
+    def scores(f1):
+        return {language: {"test": {"f1": f1}} for language in ("en", "es", "nl")}
 
     curve = [{"share": 0.5, "recovered": again, "scores": scores(f1)} for again, f1 in ((False, 0.1), (True, 0.6))]
-    records = [
-        {"run": "01-m-seed1", "config": {"notebook": "01", "seed": 1}, "scores": scores(0.8)},
-        {"run": "01-m-seed2", "config": {"notebook": "01", "seed": 2}, "scores": scores(0.7)},
-        {"run": "02-h-seed1", "config": {"notebook": "02", "seed": 1}, "scores": {}, "curve": curve},
-        {"run": "05-q-seed1", "config": {"notebook": "05", "seed": 1}, "scores": scores(0.75)},
-        {"run": "07-x", "config": {"notebook": "07"}, "scores": {}},
-    ]
-    folder("01-m-seed1", disk.WEIGHTS)
-    folder("01-m-seed2", disk.WEIGHTS)
-    folder("02-h-seed1-50", disk.WEIGHTS)
-    folder("02-h-seed1-75", disk.WEIGHTS)  # no such point: its F1 is not known
-    folder("05-q-seed1/qdq", export.GRAPH)
-    folder("05-q-seed1/qoperator", export.GRAPH)
-    found = [(str(path.relative_to(tmp_path)), f1["es"]) for _, path, f1 in speed_real.left(tmp_path, records)]
-    assert found == [
-        ("01-m-seed1", 0.8), ("02-h-seed1-50", 0.6), ("05-q-seed1/qdq", 0.75), ("05-q-seed1/qoperator", 0.75)
-    ]  # fmt: skip
+    assert speed_real._f1({"scores": {}, "curve": curve}, "50") == {"en": 0.6, "es": 0.6, "nl": 0.6}
+    assert speed_real._f1({"scores": scores(0.8)}, "") == {"en": 0.8, "es": 0.8, "nl": 0.8}
 
 
 @pytest.fixture
@@ -238,15 +231,17 @@ def records():
     """A made-up study of two batches, in which DeepSparse has failed once."""
     profile = dataclasses.replace(SMOKE, speed_cases=None, speed_runtimes=cases.ALL, speed_batches=(1, 8))
     made = []
-    for number, case in enumerate(speed.planned(profile)):
-        config = speed.config(profile, case, "sample")
+    for number, case in enumerate(plan.planned_cases(profile)):
+        run = plan.shape(profile, case, "sample")
         speeds = [
             row(case.name, runtime, batch, (1 + number) * (1 + 0.1 * place) + batch / 100)
-            for place, (runtime, batch) in enumerate(itertools.product(config["runtimes"], config["batches"]))
+            for place, (runtime, batch) in enumerate(
+                itertools.product(run.settings["runtimes"], run.settings["batches"])
+            )
         ]
         if case.name == "base dynamic":
             speeds[-1] = {"model": case.name, "runtime": "deepsparse", "batch": 8, "failed": "the worker ended"}
-        record = {"run": speed.run_name(case.name, "sample"), "config": config, "scores": {}, "throughput": speeds}
+        record = {"run": run.name, "settings": run.settings, "scores": {}, "throughput": speeds}
         if case.sized:
             record["sizes"] = {"float": {"megabytes": 9.0, "gzip_megabytes": 100.0 / (1 + number)}}
         made.append(record)
@@ -284,12 +279,12 @@ def test_the_fastest_open_configurations_are_ordered_and_have_the_papers_best_am
 def test_table_17_is_over_the_dense_model_in_deepsparse(records):
     table = report.table_17(records)
     assert len(table) == 10 and table["speed-up"].iloc[0] == 1.0 and table["smaller by"].iloc[0] == 1.0
-    sized = {r["config"]["case"]: r for r in records if "sizes" in r}
+    sized = {r["settings"]["case"]: r for r in records if "sizes" in r}
     ratio = [
         sized[name]["throughput"][0]["ratio"] for name in ("obert 3 layers 80% 4-block int8", "obert 12 layers dense")
     ]
     assert table["speed-up"].iloc[-1] == round(ratio[0] / ratio[1], 2)
-    few = [r for r in records if r["config"]["case"] in ("base", "obert 3 layers 80% 4-block int8")]
+    few = [r for r in records if r["settings"]["case"] in ("base", "obert 3 layers 80% 4-block int8")]
     few[1]["throughput"][0]["batch"] = 8  # as in quick, where XLM-R base stands in for BERT at the profile's batch
     quick = report.table_17(few)
     assert len(quick) == 1 and pd.isna(quick["smaller by"].iloc[0]) and quick["speed-up"].iloc[0] > 1
@@ -307,11 +302,10 @@ def test_the_front_is_what_brute_force_finds():
         assert found == (not beaten)
 
 
-def test_everything_is_drawn_and_gaps_are_named(records):
-    profile = dataclasses.replace(SMOKE, speed_cases=None)
+def test_everything_is_drawn_and_what_lacks_is_named(records):
     trained = {
         "run": "07-trained",
-        "config": {**records[0]["config"], "method": "trained", "folder": "01-e5", "trained_in": "01"},
+        "settings": {**records[0]["settings"], "kind": "trained", "folder": "01-e5", "trained_in": "01"},
         "scores": {},
         "throughput": [row("01-e5", "onnxruntime", 1, 1.0), row("01-e5", "openvino", 1, 1.2)],
         "f1": {"en": 0.8, "es": 0.4, "nl": 0.6},
@@ -325,35 +319,44 @@ def test_everything_is_drawn_and_gaps_are_named(records):
     again = {**trained, "f1_in": {"openvino": {"en": 0.7, "es": 0.3, "nl": 0.5}}}
     assert real.trained([again]).iloc[0][shown].tolist() == ["openvino", 1.2, "openvino", 0.5]
     assert len(speed_figures.shrinking(report.rows(records), "heads").axes) == 3
-    assert report.gaps(records[1:], profile) == [records[0]["run"]]
-    assert real.gaps(records, profile) == [speed.run_name(f"text {name}", "sample") for name in speed_real.READERS]
-    assert len(real.gaps(records, SMOKE)) == len(speed_real.READERS) - 1  # without the full-size shape
+    runs = plan.runs(dataclasses.replace(SMOKE, speed_cases=None), "sample", "07")
+    lacking = [records[0]["run"], *(plan.speed_name(f"text {name}", "sample") for name in plan.READERS)]
+    assert plan.missing(records[1:], [run for run in runs if run.kind != "trained"]) == lacking
+    assert plan.readers(SMOKE) == plan.READERS[1:]  # without the full-size shape
     assert report.draw([]) == real.draw([]) == {}
 
 
-def test_the_trained_baseline_is_read_and_measured(tiny_backbone, tmp_path):
-    """From a tuned model on disk to text and speed records, through everything but the runtimes' full size."""
-    from mmalib.data import corpus
+@pytest.fixture(scope="module")
+def study(tiny_backbone, tmp_path_factory):
+    tiny = str(tiny_backbone)
+    profile = dataclasses.replace(SMOKE, name="tiny", backbones=(tiny,), teacher=tiny, students=(tiny,))
+    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
 
-    profile = dataclasses.replace(SMOKE, name="tiny", backbones=(str(tiny_backbone),))
-    corpora = corpus.load(profile, "sample")
-    where = {"corpus": "sample", "runs": tmp_path}
-    for what in ("trained", "trained int8"):
-        record = speed_real.text(profile, what, corpora, **where)
-        assert {(r["runtime"], r["way"]) for r in record["text"]} == set(
-            itertools.product(profile.speed_runtimes, realtext.WAYS)
-        )
-        assert not any("failed" in r for r in record["text"])
-    others = store.read(tmp_path / "tiny" / "records")
-    (measured,) = speed_real.trained(profile, others, corpora, **where)
+
+def test_the_trained_baseline_is_read_and_measured(study):
+    """From a tuned model on disk to text and speed records, through everything but the runtimes' full size."""
+    for run in study.runs(kind="text"):
+        text = study.make(run)["text"]
+        ways = set(itertools.product(study.profile.speed_runtimes, realtext.WAYS))
+        assert {(r["runtime"], r["way"]) for r in text} == ways and not any("failed" in r for r in text)
+    assert len(real.text_table(study.records())) == 16 and len(real.latency_table(study.records())) == 8
+    (run,) = (run for run in study.runs(kind="trained") if run.settings["trained_in"] == "01")
+    measured = study.make(run)
     assert set(measured["f1"]) == {"en", "es", "nl"} and len(measured["throughput"]) == 2
     assert not any("failed" in r for r in measured["throughput"])
-    (again,) = speed_real.trained(profile, store.read(tmp_path / "tiny" / "records"), corpora, **where)
-    assert again == measured
-    table = real.text_table(store.read(tmp_path / "tiny" / "records"))
-    assert len(table) == 16 and len(real.latency_table(store.read(tmp_path / "tiny" / "records"))) == 8
     assert measured["f1_in"] == {}  # of float, the run's own F1 will do
-    static = quantization.make(profile, "static", str(tiny_backbone), 1, corpora, **where)
-    (timed,) = speed_real.trained(profile, [static], corpora, **where)
-    assert set(timed["f1_in"]) == {"onnxruntime", "openvino"}
-    assert timed["f1_in"]["onnxruntime"] == pytest.approx(timed["f1"])
+    assert study.make(run) == measured
+
+
+def test_an_int8_graph_is_scored_in_every_runtime_and_one_that_is_the_same_as_static_is_timed_too(study, monkeypatch):
+    monkeypatch.setattr(quantization, "losses", lambda *_: {"en": 0.0})  # static breaks no floor
+    (base,) = study.runs(kind="baseline")
+    for graph in ("static", "floor-all"):
+        name = plan.graph_name(graph, base.settings["backbone"], "sample", 1)
+        timed = study.make(plan.trained(study.profile, base, study.plan[name], name))
+        assert timed["f1"] == {
+            language: splits["test"]["f1"] for language, splits in study.make(name)["scores"].items()
+        }
+        assert set(timed["f1_in"]) == {"onnxruntime", "openvino"}
+        assert timed["f1_in"]["onnxruntime"] == pytest.approx(timed["f1"])
+    assert study.make(name)["same_as"] and not study.folder(name).exists()

@@ -13,7 +13,7 @@ import pytest
 
 from mmalib.records import lock, store
 
-CONFIG = {"notebook": "01", "method": "baseline", "backbone": "e5", "corpus": "sample", "seed": 1}
+SETTINGS = {"notebook": "01", "method": "baseline", "backbone": "e5", "corpus": "sample", "seed": 1}
 
 
 def scores(f1=0.5, languages=("en", "es"), splits=("dev", "test")):
@@ -30,27 +30,27 @@ def plain_machine(monkeypatch):
 
 
 def test_a_saved_record_is_found_again_with_everything_in_it(tmp_path):
-    assert store.finished(tmp_path, "a", CONFIG) is None
-    path = store.save(tmp_path, "a", CONFIG, scores=scores(), timings={"train": 1.5})
-    record = store.finished(tmp_path, "a", CONFIG)
+    assert store.finished(tmp_path, "a", SETTINGS) is None
+    path = store.save(tmp_path, "a", SETTINGS, scores=scores(), timings={"train": 1.5})
+    record = store.finished(tmp_path, "a", SETTINGS)
     assert path == tmp_path / "a.json"
     assert record == store.read(tmp_path)[0]
-    assert record["config"] == CONFIG and record["scores"] == scores() and record["timings"] == {"train": 1.5}
+    assert record["settings"] == SETTINGS and record["scores"] == scores() and record["timings"] == {"train": 1.5}
     assert record["machine"] == {"cpu": "test", "cores": 2} and record["commit"] is None and record["finished"]
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_tuples_and_numpy_numbers_are_the_same_configuration_as_what_json_makes_of_them(tmp_path):
-    config = {"seeds": (1, 2), "rate": np.float32(0.5), "training": {"epochs": np.int64(3)}}
-    store.save(tmp_path, "a", config, scores={})
-    assert store.finished(tmp_path, "a", config)["config"] == {
+def test_tuples_and_numpy_numbers_are_the_same_settings_as_what_json_makes_of_them(tmp_path):
+    settings = {"seeds": (1, 2), "rate": np.float32(0.5), "training": {"epochs": np.int64(3)}}
+    store.save(tmp_path, "a", settings, scores={})
+    assert store.finished(tmp_path, "a", settings)["settings"] == {
         "seeds": [1, 2],
         "rate": 0.5,
         "training": {"epochs": 3},
     }
 
 
-def test_another_configuration_is_refused_with_the_whole_difference(tmp_path):
+def test_other_settings_are_refused_with_the_whole_difference(tmp_path):
     before = {"seed": 1, "training": {"rate": 0.1, "epochs": 3}, "gone": [], "same": "x"}
     after = {"seed": 1, "training": {"rate": 0.2, "epochs": 3}, "new": {"a": None}, "same": "x"}
     path = store.save(tmp_path, "a", before, scores={})
@@ -59,12 +59,13 @@ def test_another_configuration_is_refused_with_the_whole_difference(tmp_path):
         with pytest.raises(ValueError) as error:
             refused(tmp_path, "a", after)
         assert str(error.value).splitlines() == [
-            f"{path} holds run 'a' with another configuration (there -> here):",
+            f"{path} holds run 'a' with other settings (there -> here):",
             "  training.rate: 0.1 -> 0.2",
             "  gone: [] -> (absent)",
             "  new.a: (absent) -> null",
-            "Use --fresh to start this profile over, --runs to write into another runs folder, "
-            "or delete that one file.",
+            "To have both, change settings by study.vary(...) in a notebook, or give another folder for runs "
+            "(`runs` in a notebook, --runs). To have the new one alone, delete that one file, or start the profile "
+            "over (study --fresh).",
         ]
     assert path.read_bytes() == content
 
@@ -72,7 +73,7 @@ def test_another_configuration_is_refused_with_the_whole_difference(tmp_path):
 @pytest.mark.parametrize("run", ["", "../a", "a/b", ".a", "-a", "a b", "ä", "a\n"])
 def test_a_run_name_that_is_no_file_name_is_refused(tmp_path, run):
     with pytest.raises(ValueError, match="cannot name a run"):
-        store.save(tmp_path, run, CONFIG, scores={})
+        store.save(tmp_path, run, SETTINGS, scores={})
     assert not list(tmp_path.iterdir())
 
 
@@ -80,7 +81,7 @@ def test_a_run_name_that_is_no_file_name_is_refused(tmp_path, run):
 def test_what_is_not_a_finite_number_is_never_written(tmp_path, hole):
     broken = scores() | {"nl": {"dev": {"f1": hole}}}
     with pytest.raises(ValueError, match=r"Run 'a' is not saved.*: scores\.nl\.dev\.f1\. Training"):
-        store.save(tmp_path, "a", CONFIG, scores=broken)
+        store.save(tmp_path, "a", SETTINGS, scores=broken)
     assert not list(tmp_path.iterdir())
 
 
@@ -90,11 +91,11 @@ def no_space(*_):
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_full_disk_is_one_sentence_and_leaves_the_previous_record(tmp_path, monkeypatch, step):
-    path = store.save(tmp_path, "a", CONFIG, scores=scores(0.5))
+    path = store.save(tmp_path, "a", SETTINGS, scores=scores(0.5))
     content = path.read_bytes()
     monkeypatch.setattr(store.os, step, no_space)
     with pytest.raises(OSError) as error:
-        store.save(tmp_path, "a", CONFIG, scores=scores(0.6))
+        store.save(tmp_path, "a", SETTINGS, scores=scores(0.6))
     message = str(error.value)
     assert message.startswith(f"{path} could not be written (No space left on device)") and "\n" not in message
     assert path.read_bytes() == content
@@ -102,13 +103,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_previous_record(tmp_path, mo
 
 
 def test_a_write_that_stops_half_way_leaves_the_previous_record(tmp_path):
-    path = store.save(tmp_path, "a", CONFIG, scores=scores(0.5))
+    path = store.save(tmp_path, "a", SETTINGS, scores=scores(0.5))
     content = path.read_bytes()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
     try:
         with pytest.raises(OSError, match=r"a\.json could not be written \(File too large\)"):
-            store.save(tmp_path, "a", CONFIG, scores=scores(0.6))
+            store.save(tmp_path, "a", SETTINGS, scores=scores(0.6))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_bytes() == content
@@ -117,9 +118,9 @@ def test_a_write_that_stops_half_way_leaves_the_previous_record(tmp_path):
 
 CORRUPT = {
     "empty": "",
-    "truncated": '{"run": "a", "config": {"se',
+    "truncated": '{"run": "a", "settings": {"se',
     "not an object": "[1]",
-    "keys missing": '{"run": "a", "config": {}}',
+    "keys missing": '{"run": "a", "settings": {}}',
     "another run": json.dumps(dict.fromkeys(store.REQUIRED, {}) | {"run": "b"}),
     "scores no object": json.dumps(dict.fromkeys(store.REQUIRED, {}) | {"run": "a", "scores": 3}),
     "broken utf-8": b'{"run": "\xff"}',
@@ -130,7 +131,7 @@ CORRUPT = {
 def test_a_corrupted_record_is_one_sentence_that_names_the_file_and_the_remedy(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for reader in (lambda: store.read(tmp_path), lambda: store.finished(tmp_path, "a", CONFIG)):
+    for reader in (lambda: store.read(tmp_path), lambda: store.finished(tmp_path, "a", SETTINGS)):
         with pytest.raises(ValueError) as error:
             reader()
         assert str(error.value).startswith(f"The record {path} cannot be used (")
@@ -138,7 +139,7 @@ def test_a_corrupted_record_is_one_sentence_that_names_the_file_and_the_remedy(t
 
 
 def test_what_a_killed_writer_left_is_not_read_and_is_swept(tmp_path):
-    store.save(tmp_path, "a", CONFIG, scores={})
+    store.save(tmp_path, "a", SETTINGS, scores={})
     leftover = tmp_path / ".b.json.123.tmp"
     leftover.write_text('{"run": "b", ')
     (tmp_path / ".model.tmp").mkdir()
@@ -149,16 +150,16 @@ def test_what_a_killed_writer_left_is_not_read_and_is_swept(tmp_path):
 
 
 def test_the_frame_has_a_row_per_run_language_and_split(tmp_path):
-    config = CONFIG | {"training": {"rate": 0.1}, "languages": ["en", "es"]}
+    settings = SETTINGS | {"training": {"rate": 0.1}, "languages": ["en", "es"]}
     store.save(
         tmp_path,
         "a",
-        config,
+        settings,
         scores=scores(),
         sparsity={"requested": 0.8, "measured": 0.79},
         timings={"train": 2.0, "samples": [1, 2]},
     )
-    store.save(tmp_path, "b", CONFIG, scores=scores(languages=("en",)))
+    store.save(tmp_path, "b", SETTINGS, scores=scores(languages=("en",)))
     frame = store.frame(store.read(tmp_path))
     assert len(frame) == 6
     assert list(frame.columns[: len(store.COLUMNS)]) == store.COLUMNS
@@ -166,45 +167,45 @@ def test_the_frame_has_a_row_per_run_language_and_split(tmp_path):
     assert row["f1"] == 0.5 and row["f1_PER"] == 0.75 and row["seed"] == 1 and row["training_rate"] == 0.1
     assert row["sparsity_requested"] == 0.8 and row["sparsity_measured"] == 0.79 and row["timings_train"] == 2.0
     assert not {"languages", "timings_samples", "types"} & set(frame.columns)
-    assert store.missing(frame, ["a", "b", "c"]) == ["c", "b (es dev)", "b (es test)"]
 
 
-def test_an_empty_frame_lacks_every_run():
-    frame = store.frame([])
-    assert list(frame.columns) == store.COLUMNS
-    assert store.missing(frame, ["a"]) == ["a"]
+def test_an_empty_frame_has_its_columns():
+    assert list(store.frame([]).columns) == store.COLUMNS
 
 
-def test_a_configuration_key_cannot_hide_a_result(tmp_path):
+def test_a_setting_cannot_hide_a_result(tmp_path):
     store.save(tmp_path, "a", {"language": "en"}, scores=scores())
     with pytest.raises(ValueError, match="keys that are also result columns: language"):
         store.frame(store.read(tmp_path))
 
 
 def test_one_study_at_a_time_and_the_second_learns_who_is_first(tmp_path):
-    with lock.hold(tmp_path):
-        before = (tmp_path / "study.lock").read_text()
+    path, what = tmp_path / "locks" / "study.lock", "A study in runs"
+    with lock.hold(path, what):
+        before = path.read_text()
         with (
-            pytest.raises(ValueError, match=rf"is running in .* \(pid {os.getpid()}, since 20\d\d-"),
-            lock.hold(tmp_path, patience=0),
+            pytest.raises(ValueError, match=rf"A study in runs is held .* \(pid {os.getpid()} on .*, since 20\d\d-"),
+            lock.hold(path, what, patience=0),
         ):
             pytest.fail("two studies hold the same folder")
-        assert (tmp_path / "study.lock").read_text() == before
-    with lock.hold(tmp_path, patience=0):
+        assert path.read_text() == before and lock.held(path.parent) == ["study"]
+    assert lock.held(path.parent) == []
+    with lock.hold(path, what, patience=0):
         pass
 
 
 def test_the_lock_of_a_killed_study_does_not_block(tmp_path):
     holder = (
         "import sys, time; from pathlib import Path; from mmalib.records import lock\n"
-        "with lock.hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "with lock.hold(Path(sys.argv[1]), 'A study'): print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", holder, tmp_path], stdout=subprocess.PIPE) as process:
+    path = tmp_path / "study.lock"
+    with subprocess.Popen([sys.executable, "-c", holder, path], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=f"pid {process.pid}"), lock.hold(tmp_path, patience=0):
+        with pytest.raises(ValueError, match=f"pid {process.pid}"), lock.hold(path, "A study", patience=0):
             pytest.fail("two studies hold the same folder")
         process.kill()
-    with lock.hold(tmp_path, patience=0):
+    with lock.hold(path, "A study", patience=0):
         pass
 
 

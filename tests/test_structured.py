@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmalib import profiles
-from mmalib.data import corpus
+from mmalib import plan, profiles
 from mmalib.model import disk
 from mmalib.records import store
 from mmalib.reports import structured as report
 from mmalib.reports import tables
-from mmalib.studies import baselines, structured
+from mmalib.studies.study import Study
 
 
 def test_where_f1_falls_over_seeds_has_a_mean_only_if_it_falls_in_all():
@@ -43,7 +42,7 @@ def curves(losses):
             for recovered in (False, True):
                 for language, split in tables.CELLS:
                     rows.append(
-                        {"run": f"heads-{seed}", "backbone": "e5", "corpus": "sample", "method": "heads"}
+                        {"run": f"heads-{seed}", "label": "e5", "corpus": "sample", "method": "heads"}
                         | {"seed": seed, "step": step, "share": share, "recovered": recovered}
                         | {"language": language, "split": split, "parameters": 4e6 * (1 - share), "megabytes": 16.0}
                         | {"f1": 0.8 - loss * seed * (0.5 if recovered else 1)}
@@ -71,18 +70,17 @@ def test_knees_are_found_for_every_language_and_measured_from_the_baseline():
 
 
 @pytest.fixture
-def setting(tiny_backbone, tmp_path):
-    profile = dataclasses.replace(profiles.PROFILES["smoke"], name="tiny", backbones=(str(tiny_backbone),))
-    corpora = corpus.load(profile, "sample")
-    where = {"corpus": "sample", "runs": tmp_path}
-    return profile, str(tiny_backbone), corpora, where
+def study(tiny_backbone, tmp_path):
+    tiny = str(tiny_backbone)
+    profile = dataclasses.replace(profiles.PROFILES["smoke"], name="tiny", backbones=(tiny,), teacher=tiny)
+    return Study.open(profile, tmp_path, "sample")
 
 
-@pytest.mark.parametrize("method", structured.METHODS)
-def test_a_killed_trajectory_goes_on_to_the_same_curve(setting, method, monkeypatch):
-    profile, backbone, corpora, where = setting
-    record = structured.prune(profile, method, backbone, 1, corpora, **where)
-    path = store.records_folder(where["runs"], "tiny") / f"{record['run']}.json"
+@pytest.mark.parametrize("method", plan.METHODS)
+def test_a_killed_trajectory_goes_on_to_the_same_curve(study, method, monkeypatch):
+    (run,) = [run for run in study.runs("02", "structured") if run.settings["method"] == method]
+    record = study.make(run)
+    path = study.home / "records" / f"{run.name}.json"
     path.unlink()
     calls = []
 
@@ -90,29 +88,27 @@ def test_a_killed_trajectory_goes_on_to_the_same_curve(setting, method, monkeypa
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        results_add(*arguments)
+        add_point(*arguments)
 
-    results_add = store.add_point
-    monkeypatch.setattr(store, "add_point", kill)
-    with pytest.raises(KeyboardInterrupt):
-        structured.prune(profile, method, backbone, 1, corpora, **where)
-    monkeypatch.setattr(store, "add_point", results_add)
+    add_point = store.add_point
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(store, "add_point", kill)
+        study.make(run)
     assert not path.exists()
-    again = structured.prune(profile, method, backbone, 1, corpora, **where)
+    again = study.make(run)
     assert again["curve"] == record["curve"]
     assert [point["recovered"] for point in again["curve"]] == [False, True] * (len(again["curve"]) // 2)
     assert again["curve"][0]["share"] == 0 and again["curve"][-1]["share"] == pytest.approx(0.75)  # 4 heads: one left
-    model, _ = disk.load(where["runs"] / "tiny" / "models" / f"{record['run']}-50")
+    model, _ = disk.load(study.folder(plan.kept_leaf(run.name, 0.5)))
     assert sum(p.numel() for p in model.parameters()) < again["curve"][0]["parameters"]
 
 
-def test_the_vocabulary_is_cut_and_the_rest_of_the_model_stays(setting):
-    profile, backbone, corpora, where = setting
-    record = structured.cut_vocabulary(profile, backbone, 1, corpora, **where)
+def test_the_vocabulary_is_cut_and_the_rest_of_the_model_stays(study):
+    (run,) = study.runs("02", "vocabulary")
+    record = study.make(run)
     rest = [record[key]["parameters"] - record[key]["embedding_parameters"] for key in ("before", "after")]
     assert rest[0] == rest[1] and record["after"]["megabytes"] < record["before"]["megabytes"]
-    name = baselines.run_name(backbone, "sample", 1)
-    baseline = store.read(store.records_folder(where["runs"], "tiny"))[0]
-    assert baseline["run"] == name
+    baseline = study.records()[0]
+    assert baseline["run"] == record["needs"]["base"] == plan.baseline_name(run.settings["backbone"], "sample", 1)
     made = report.vocabulary_table([record], [baseline])
     assert made["vocabulary"].tolist() == ["whole", "cut"] and made["en test mean"].notna().all()

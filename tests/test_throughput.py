@@ -255,8 +255,8 @@ def test_bench_records_what_it_prints_and_may_be_repeated(folders, tmp_path, cap
         assert bench.run([folders / "half"], ["onnxruntime", "openvino:shapes=fixed"], [1, 2], 8, **settings) == 0
     text = capsys.readouterr().out
     first, second = store.read(tmp_path)
-    assert first["config"]["runtime"] == "onnxruntime" and second["config"]["runtime"] == "openvino:shapes=fixed"
-    assert first["config"]["weights"] != first["config"]["baseline"] and first["scores"] == {}
+    assert first["settings"]["runtime"] == "onnxruntime" and second["settings"]["runtime"] == "openvino:shapes=fixed"
+    assert first["settings"]["weights"] != first["settings"]["baseline"] and first["scores"] == {}
     for record in (first, second):
         assert [row["batch"] for row in record["throughput"]] == [1, 2]
         for row in record["throughput"]:

@@ -5,6 +5,7 @@ has a kernel of its own in this interpreter. That kernel dies with the study, ev
 shares its lock, so that no orphan can write records beside a study that was started again.
 """
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -15,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmalib import profiles
+from mmalib import plan, profiles
 from mmalib.records import lock, store
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-PRODUCTS = ("records", "models", "checkpoints", "notebooks", "tables", "figures")
+PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
+ROOM = 2.0  # GiB that must be free before a study starts
+WORKERS, CLUSTER = "MMALIB_WORKERS", "MMALIB_RAY"  # as studies.workers reads them
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
 
 # What a kernel runs. `lifeline` is the reading end of a pipe that only the study could write to: the read
@@ -59,10 +62,12 @@ def run(
     if fresh and only:
         raise ValueError("--fresh deletes what every notebook made, so it cannot go with --only. Drop one.")
     home = Path(runs) / profile
-    with lock.hold(home) as held:
+    _check(profile, home)
+    with lock.hold(home / "study.lock", f"A study in {home}") as held:
+        making = lock.held(home / "locks")  # by a notebook in JupyterLab, say
         if fresh:
-            _start_over(home)
-        for name in PRODUCTS:
+            _start_over(home, making)
+        for name in PRODUCTS if not making else ():
             store.sweep(home / name)
         for leftover in (home / "notebooks").glob("*.running.ipynb"):
             leftover.unlink()
@@ -77,18 +82,24 @@ def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ())
     """Draw every table and figure again from the records alone; 0 if nothing is missing, else 1 and a list."""
     from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
 
-    settings = profiles.load_profile(profile)
     home = Path(runs) / profile
     records = store.read(home / "records")
     if not records:
         command = f"python -m mmalib study --profile {profile}"
         raise ValueError(f"There are no records in {home}. Run `{command}` first.")
-    gaps = reports.gaps(records, settings)
-    if gaps:
-        print("Not measured yet, and missing in what follows:", *gaps, sep="\n  ")
+    missing = missing_in(records, profile)
+    if missing:
+        print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
     written = reports.redraw(records, home / "tables", home / "figures", formats or reports.FORMATS)
     print("Written:", *written, sep="\n  ")
-    return 1 if gaps else 0
+    return 1 if missing else 0
+
+
+def missing_in(records: list[dict], profile: str) -> list[str]:
+    """What the whole study of this profile has and these records have not, on every corpus that they know."""
+    corpora = sorted({record["settings"]["corpus"] for record in records})
+    wanted = [run for corpus in corpora for run in plan.runs(profiles.load_profile(profile), corpus)]
+    return plan.missing(records, wanted)
 
 
 def _choose(found: list[Path], only: str | None) -> list[Path]:
@@ -101,7 +112,25 @@ def _choose(found: list[Path], only: str | None) -> list[Path]:
     return [path for path in found if path.name[:2] in wanted]
 
 
-def _start_over(home: Path) -> None:
+def _check(profile: str, home: Path) -> None:
+    """Refuse what would fail an hour later: data that is not there, a disk that is full, no Ray where it is wanted."""
+    text = os.environ.get(WORKERS) or "1"
+    if not text.isdecimal() or text == "0":
+        raise ValueError(f"--workers is '{text}'. Give the number of runs to make side by side.")
+    if (text != "1" or os.environ.get(CLUSTER)) and not importlib.util.find_spec("ray"):
+        raise ValueError("Runs side by side need Ray: pip install 'mmalib[ray]', or start the study with make.")
+    from mmalib.data import corpus  # here, as it brings in the datasets library
+
+    corpus.check(profiles.load_profile(profile))
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free / 2**30
+    if free < ROOM:
+        raise ValueError(f"Only {free:.1f} GiB are free in {home}, and a study wants {ROOM:.0f} at least. Free some.")
+
+
+def _start_over(home: Path, making: list[str]) -> None:
+    if making:
+        raise ValueError(f"--fresh would delete what others are making: {', '.join(making)}. Wait for it, or stop it.")
     there = [home / name for name in PRODUCTS if os.path.lexists(home / name)]
     if links := [str(path) for path in there if path.is_symlink()]:
         raise ValueError(f"--fresh does not follow links: remove {', '.join(links)} yourself, then start again.")

@@ -35,7 +35,7 @@ def run(
         map(throughput.told, measured), key=lambda row: (row["model"], row["runtime"])
     ):
         some = list(rows)
-        config = {
+        settings = {
             "model": model,
             "weights": fingerprint(named[model]),
             "runtime": runtime,
@@ -45,7 +45,7 @@ def run(
             "seconds": seconds,
             "baseline": fingerprint(base),
         }
-        store.save(records, _record_name(config), config, scores={}, throughput=some)
+        store.save(records, _record_name(settings), settings, scores={}, throughput=some)
         every += some
     print(f"\nSpeed-up over {base} in ONNX Runtime at the same batch; {threads} threads, length {length}:\n")
     print(tables.markdown(throughput.table(every)))
@@ -66,7 +66,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _record_name(config: dict) -> str:
-    # The configuration is in the name, so that no measurement stands in the way of another.
-    tag = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{config['model']}-{config['runtime']}-{tag}")
+def _record_name(settings: dict) -> str:
+    # The settings are in the name, so that no measurement stands in the way of another.
+    tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{settings['model']}-{settings['runtime']}-{tag}")

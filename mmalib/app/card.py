@@ -13,6 +13,7 @@ import pandas as pd
 
 from mmalib.graph.export import CARD, GRAPH, PROVENANCE
 from mmalib.model import backbones
+from mmalib.model.packed import fingerprint
 from mmalib.predict import WINDOW
 from mmalib.records import store
 from mmalib.reports import backbones as shipped
@@ -70,22 +71,22 @@ def text(record: dict, about: dict, speeds: Sequence[dict], *, folder: str | Non
 
 def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
     """The rows of throughput that notebook 07 has measured for a folder, each with the machine it ran on."""
-    trained = [r for r in sorted(records, key=lambda r: r["run"]) if r["config"].get("method") == "trained"]
-    mine = [record for record in trained if record["config"]["folder"] == name]
+    trained = [r for r in sorted(records, key=lambda r: r["run"]) if r["settings"].get("method") == "trained"]
+    mine = [record for record in trained if record["settings"]["folder"] == name]
     return [{**row, "machine": record["machine"]} for record in mine for row in record["throughput"]]
 
 
 def _facts(record: dict, about: dict) -> list[str]:
     """What the model is, was made by and weighs."""
-    config, size, of_int8 = record["config"], record.get("size") or {}, about.get("quantization")
-    name = config.get("combination") or config.get("graph") or config.get("setting")
-    started = _started(config)["method"]
-    how = METHODS.get(started, started) + (", then int8" if "combination" in config else "")
+    settings, size, of_int8 = record["settings"], record.get("size") or {}, about.get("quantization")
+    name = settings.get("combination") or settings.get("graph") or settings.get("setting")
+    started = _started(settings)["method"]
+    how = METHODS.get(started, started) + (", then int8" if "combination" in settings else "")
     weight = about.get("megabytes", size.get("megabytes"))
     before = f", {of_int8['megabytes_float']:,.2f} MB before int8" if of_int8 else ""
     return [
         f"- Backbone: `{_backbone(record)}`",
-        f"- Method: {config['method']}{f' (`{name}`)' if name else ''}, {how}",
+        f"- Method: {settings['method']}{f' (`{name}`)' if name else ''}, {how}",
         f"- Taken out: {'; '.join(_taken_out(record, about)) or 'nothing'}",
         f"- Numbers: {_int8(of_int8) if of_int8 else 'float32'}",
         f"- Size: {'not measured' if weight is None else f'{weight:,.2f} MB'}{before}",
@@ -94,15 +95,15 @@ def _facts(record: dict, about: dict) -> list[str]:
 
 def _taken_out(record: dict, about: dict) -> list[str]:
     """Weights, heads, neurons and subwords that the model has lost, with what was asked for."""
-    config, zeros, found = record["config"], record.get("sparsity") or {}, []
+    settings, zeros, found = record["settings"], record.get("sparsity") or {}, []
     share, int8 = zeros.get("measured", about.get("sparsity")), about.get("quantization", {}).get("sparsity_int8")
     if share:
         asked = f", asked for {zeros['requested']:.1%}" if "requested" in zeros else ""
         rounded = "" if int8 is None else f", {int8:.1%} in int8 with what rounding made zero"
         found.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
-    if (removed := _setting(config, "removed")) is not None:
+    if (removed := _setting(settings, "removed")) is not None:
         found.append(f"{removed:.1%} of the heads and neurons of every layer")
-    elif _started(config)["method"] in ("heads", "uniform"):
+    elif _started(settings)["method"] in ("heads", "uniform"):
         found.append("heads and neurons: `config.json` tells how many under `pruned`")
     return [*found, *(["subwords that no training text of the three languages needs"] if _cut(record) else [])]
 
@@ -118,12 +119,12 @@ def _int8(quantization: dict) -> str:
 def _scored_itself(record: dict, about: dict) -> bool:
     """Whether the record's F1 is of this very graph: another one made from the run's has another size."""
     scored = (record.get("size") or {}).get("megabytes")
-    return "runtime" in record["config"] and scored in (None, about.get("megabytes", scored))
+    return "runtime" in record["settings"] and scored in (None, about.get("megabytes", scored))
 
 
 def _measured_in(record: dict, about: dict) -> str:
     """The runtime of the scores, and whether it ran this graph."""
-    said = f"F1 over entities, measured in {record['config'].get('runtime', 'PyTorch')} on "
+    said = f"F1 over entities, measured in {record['settings'].get('runtime', 'PyTorch')} on "
     if _scored_itself(record, about):
         return f"{said}this graph.\n"
     if "quantization" in about:
@@ -158,50 +159,50 @@ def _speed_table(speeds: Sequence[dict]) -> str:
 
 def _training(record: dict, about: dict) -> list[str]:
     """Which text and which labels have played a part, and the teacher."""
-    config, seen, more = record["config"], [], []
-    corpus, labelled = config["corpus"], _at_most(config["train_sentences"])
-    if _setting(config, "sees_target_text"):
-        capped = _at_most(_setting(config, "unlabelled_sentences"))
+    settings, seen, more = record["settings"], [], []
+    corpus, labelled = settings["corpus"], _at_most(settings["train_sentences"])
+    if _setting(settings, "sees_target_text"):
+        capped = _at_most(_setting(settings, "unlabelled_sentences"))
         whose = f"{UNLABELLED.get(corpus, corpus)} with the teacher's answers"
         seen.append(f"Spanish and Dutch training sentences of {whose}, {capped} in each language")
     if _cut(record):
         seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
-    if "qat_epochs" in config:
+    if "qat_epochs" in settings:
         how = " under fake quantization" if about.get("quantization", {}).get("kind") == "qat" else ""
-        more = [
-            f"- Then trained on{how}: epochs: {config['qat_epochs']}, sentences: {_at_most(config['qat_sentences'])}"
-        ]
-    if languages := config.get("floor_languages"):
+        number = _at_most(settings["qat_sentences"])
+        more = [f"- Then trained on{how}: epochs: {settings['qat_epochs']}, sentences: {number}"]
+    if languages := settings.get("floor_languages"):
         names = ", ".join(LANGUAGE_NAMES.get(language, language) for language in languages)
         more.append(f"- What stays in float was chosen on labelled dev sentences: {names}")
-    name = Path(_setting(config, "teacher") or config["backbone"]).name
+    name = Path(_setting(settings, "teacher") or settings["backbone"]).name
     return [
         f"- Labelled: English training sentences of {LABELLED.get(corpus, corpus)}, {labelled}",
         f"- Unlabelled: {'; '.join(seen) or 'none; no Spanish or Dutch text after pretraining'}",
         *more,
-        f"- Teacher: {f'`{name}`, tuned on the same labels' if _setting(config, 'hardness') else 'none'}",
+        f"- Teacher: {f'`{name}`, tuned on the same labels' if _setting(settings, 'hardness') else 'none'}",
     ]
 
 
 def _limits(record: dict) -> list[str]:
     """What not to expect of the model, with its own numbers."""
-    config, test = record["config"], {k: v["test"]["f1"] for k, v in record["scores"].items() if "test" in v}
+    settings, test = record["settings"], {k: v["test"]["f1"] for k, v in record["scores"].items() if "test" in v}
     said = [_pretraining(record)]
     if "en" in test:
         each = [f"{LANGUAGE_NAMES.get(name, name)} {f1:.3f}" for name, f1 in test.items()]
         weaker = [LANGUAGE_NAMES.get(name, name) for name, f1 in test.items() if f1 < test["en"]]
         behind = f" Weaker than in English: {', '.join(weaker)}." if weaker else ""
         said.append(f"Only English labels were tuned on. Test F1: {', '.join(each)}.{behind}")
-    said.append(f"Tuned on windows of {config['max_length']} subwords; predicts in windows of {WINDOW} that overlap.")
-    said += ["It has learnt from generated text and knows generated text only."] if config["corpus"] == "sample" else []
+    said.append(f"Tuned on windows of {settings['max_length']} subwords; predicts in windows of {WINDOW} that overlap.")
+    if settings["corpus"] == "sample":
+        said.append("It has learnt from generated text and knows generated text only.")
     said.append("Not evaluated for bias: whose names it misses more often than others' is not known.")
     return [f"- {one}" for one in said]
 
 
 def _pretraining(record: dict) -> str:
     """Where a shipped backbone comes from; nothing is known of another, or of other weights under its name."""
-    name, weights = _backbone(record), _started(record["config"]).get("weights")
-    if name not in backbones.SHIPPED or weights != backbones.fingerprint(name):
+    name, weights = _backbone(record), _started(record["settings"]).get("weights")
+    if name not in backbones.SHIPPED or weights != fingerprint(name):
         return f"What the backbone `{name}` was pretrained on, its licence and its limits, its own card tells."
     report = shipped.read()[name]
     taught = f", distilled from it in {report['seconds'] / 60:.0f} minutes" if report["steps"] else ""
@@ -221,22 +222,22 @@ def _origin(record: dict) -> list[str]:
     ]
 
 
-def _started(config: dict) -> dict:
+def _started(settings: dict) -> dict:
     """The configuration of the model that a combination starts from; of any other model, its own."""
-    return config.get("start", config)
+    return settings.get("start", settings)
 
 
-def _setting(config: dict, key: str) -> object:
-    return config.get(key, _started(config).get(key))
+def _setting(settings: dict, key: str) -> object:
+    return settings.get(key, _started(settings).get(key))
 
 
 def _backbone(record: dict) -> str:
-    return Path(_started(record["config"])["backbone"]).name
+    return Path(_started(record["settings"])["backbone"]).name
 
 
 def _cut(record: dict) -> bool:
     # Whether the vocabulary was cut: by the run itself, or on the way to a combination.
-    return record["config"]["method"] == "vocabulary" or record["config"].get("combination") == "small-q"
+    return record["settings"]["method"] == "vocabulary" or record["settings"].get("combination") == "halved-q"
 
 
 def _at_most(number: int | None) -> str:

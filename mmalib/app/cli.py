@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python -m mmalib study                     the small study: two CPU cores, offline, minutes
   python -m mmalib study --profile paper     the paper's own scale; wants a GPU
   python -m mmalib study --only 01,03        two notebooks of it
+  python -m mmalib study --workers 2         runs side by side
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
   python -m mmalib figures --format pdf,tex --profile quick
@@ -73,6 +74,9 @@ def _study(options: argparse.Namespace) -> int:
     from mmalib.app import batch
 
     folder = options.notebooks or batch.NOTEBOOKS
+    for name, value in ((batch.WORKERS, options.workers), (batch.CLUSTER, options.ray)):
+        if value is not None:
+            os.environ[name] = str(value)  # the kernels inherit it
     return batch.run(options.profile, options.only, options.fresh, options.runs, folder)
 
 
@@ -84,11 +88,11 @@ def _figures(options: argparse.Namespace) -> int:
     reports.check(formats)
     if options.profile and not options.publish:
         return batch.redraw(options.profile, options.runs, formats)
-    lacking = publish.take(options.profile, options.runs) if options.publish else []
-    if lacking:
-        print("Not measured, and missing in what follows:", *lacking, sep="\n  ")
+    missing = publish.take(options.profile, options.runs) if options.publish else []
+    if missing:
+        print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
     print("Written:", *publish.redraw(formats or reports.FORMATS), sep="\n  ")
-    return 1 if lacking else 0
+    return 1 if missing else 0
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -107,7 +111,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from mmalib.app import bench
-    from mmalib.records import machine, store
+    from mmalib.records import machine
 
     return bench.run(
         options.folders,
@@ -117,7 +121,7 @@ def _bench(options: argparse.Namespace) -> int:
         threads=machine.describe()["cores"] if options.threads is None else options.threads,
         seconds=options.seconds,
         baseline=options.baseline,
-        records=store.records_folder(options.runs, "bench"),
+        records=options.runs / "bench" / "records",
     )
 
 
@@ -177,6 +181,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="folder of the notebooks (default: the one of the checkout that mmalib was installed from)",
+    )
+    study.add_argument("--workers", type=int, metavar="N", help="make N runs side by side (wants the extra [ray])")
+    study.add_argument(
+        "--ray", metavar="ADDRESS", help="make the runs on this Ray cluster, or 'auto'; all nodes must see --runs"
     )
     study.set_defaults(command=_study)
 

@@ -1,8 +1,9 @@
-"""`figures/` of the repository: the records behind it, what is drawn from them, and the README's numbers.
+"""`figures/` of the repository: the records behind it, what is drawn from them, and the numbers on its two pages.
 
-The README shows tables and sentences between `<!-- name -->` and `<!-- /name -->`; they are the files `name.md` in
-`figures/`, put there by `inject` and typed by nobody. What `benchmarks/` measured is a record in `benchmarks/records`,
-and becomes such a table as well; what the shipped backbones are is told by the reports beside their weights.
+README.md and figures/README.md show tables and sentences between `<!-- name -->` and `<!-- /name -->`; they are the
+files `name.md` in `figures/`, put there by `inject` and typed by nobody. What `benchmarks/` measured is a record in
+`benchmarks/records`, and becomes such a table as well; what the shipped backbones are is told by the reports beside
+their weights.
 """
 
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from mmalib import profiles, reports
+from mmalib.app import batch
 from mmalib.records import store
 
+PAGE = "README.md"  # of the repository, and of figures/
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 
@@ -26,10 +29,15 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
     written = reports.redraw(records, folder, folder, formats)
-    written += reports.write(
-        {**benchmarks(root), **reports.backbones.draw(reports.backbones.read())}, folder, folder, formats
-    )
-    return [*written, *inject(Path(root) / "README.md", folder)]
+    about = {**benchmarks(root), **reports.backbones.draw(reports.backbones.read())}
+    written += reports.write(about, folder, folder, formats)
+    store.write_atomic(folder / "answer.md", reports.answer.text(records))
+    if tuple(formats) == reports.FORMATS:  # what an earlier study drew and this one does not
+        kept = {*written, folder / "answer.md", folder / PAGE}
+        for old in {path for path in folder.iterdir() if path.is_file()} - kept:
+            old.unlink()
+    pages = [path for path in (Path(root) / PAGE, folder / PAGE) if path.is_file()]
+    return [*written, *(inject(page, folder) for page in pages)]
 
 
 def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
@@ -40,7 +48,7 @@ def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
     """Put the records of a profile in the place of those in `figures/`; what the profile still lacks."""
-    settings, there = profiles.load_profile(profile), store.records_folder(runs, profile)
+    there = Path(runs) / profiles.load_profile(profile).name / "records"
     records = store.read(there)
     if not records:
         raise ValueError(f"There are no records in {there}. Run `python -m mmalib study --profile {profile}` first.")
@@ -50,17 +58,16 @@ def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
         old.unlink()
     for record in records:
         shutil.copy2(there / f"{record['run']}.json", target)
-    return reports.gaps(records, settings)
+    return batch.missing_in(records, profile)
 
 
-def inject(readme: Path, folder: Path) -> list[Path]:
-    """Put what the files of `folder` hold between the marks of the same names in a README."""
+def inject(page: Path, folder: Path) -> Path:
+    """Put what the files of `folder` hold between the marks of the same names on a page; what is not drawn says so."""
 
     def filled(block: re.Match) -> str:
         path = Path(folder) / f"{block['name']}.md"
-        if not path.exists():
-            raise ValueError(f"{readme} wants {block['name']}, and there is no {path}. Draw it, or take the mark out.")
-        return block["begin"] + path.read_text(encoding="utf-8") + block["end"]
+        drawn = path.read_text(encoding="utf-8") if path.exists() else "*Not run yet.*\n"
+        return block["begin"] + drawn + block["end"]
 
-    store.write_atomic(readme, BLOCK.sub(filled, readme.read_text(encoding="utf-8")))
-    return [readme]
+    store.write_atomic(page, BLOCK.sub(filled, page.read_text(encoding="utf-8")))
+    return page

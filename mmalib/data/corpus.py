@@ -142,9 +142,16 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
     elif source == "hub":
         corpora = _read(PARQUET, _download())
     else:
-        corpora = _read_folder(Path(source).expanduser())
+        corpora = _read(*_layout(Path(source).expanduser()))
         further = _further(Path(source).expanduser(), profile.eval_sentences)
     return Corpora({language: _datasets(language, corpora[language], profile) for language in LANGUAGES}, further)
+
+
+def check(profile: Profile, data: str | None = None) -> None:
+    """Refuse a data folder that `load` could not read, without reading it."""
+    source = _source(profile, data)
+    if source not in ("sample", "hub"):
+        _layout(Path(source).expanduser())
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:
@@ -193,7 +200,8 @@ def _lines(path: str | Path) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def _read_folder(folder: Path) -> dict[str, dict[str, list[Sentence]]]:
+def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
+    """The layout that a folder has, and the root of each language."""
     if not folder.is_dir():
         raise ValueError(
             f"There is no data folder {folder}. Point MMALIB_DATA at the folder that holds conll2003 and "
@@ -208,7 +216,7 @@ def _read_folder(folder: Path) -> dict[str, dict[str, list[Sentence]]]:
             "and nl, each with train, validation and test/0000.parquet. Add what lacks, "
             "or set MMALIB_DATA to 'sample' for the generated corpus."
         )
-    return _read(layout, roots)
+    return layout, roots
 
 
 def _further(folder: Path, cap: int | None) -> dict[str, Dataset]:

@@ -23,12 +23,11 @@ from mmalib import runtimes
 from mmalib.data.corpus import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
-from mmalib.model.disk import complete_folder
+from mmalib.model.disk import PROVENANCE, complete_folder
 from mmalib.model.evaluate import scored
 from mmalib.records import machine
 
 GRAPH = "model.onnx"
-PROVENANCE = "mmalib.json"
 CARD = "README.md"  # written by `card`, once the model is scored
 TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
 
@@ -64,8 +63,8 @@ def export(
 
 
 def session(folder: Path, threads: int | None = None) -> Run:
-    """The exported model in ONNX Runtime on the CPU, on all cores unless told."""
-    return runtimes.load(folder, threads or machine.describe()["cores"])
+    """The exported model in ONNX Runtime on the CPU, on as many threads as a run has unless told."""
+    return runtimes.load(folder, threads or machine.threads())
 
 
 def labels(folder: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Short name → model and tokenizer; and what the three architectures call their layers and linear maps."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,14 +50,6 @@ def locate(name: str) -> str:
         return str(name)
     known = ", ".join([*SHIPPED, *HUB])
     raise ValueError(f"'{name}' is neither a backbone ({known}) nor a folder with a config.json.")
-
-
-def fingerprint(name: str) -> str | None:
-    """Tells one set of weights from another under the same name; None for the hub's, which are named by their id."""
-    if name in SHIPPED:
-        return packed.fingerprint(name)
-    weights = Path(locate(name)) / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else None
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

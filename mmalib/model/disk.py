@@ -13,6 +13,7 @@ All other entries of the config (heads, hidden and feed-forward size) stay those
 and read in this module only. `AutoModel` does not know it and refuses the folder for its shapes; use `load`.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,13 +35,18 @@ from mmalib.model.backbones import layers, load_tokenizer, parts
 
 PRUNED = "pruned"  # the key in config.json
 WEIGHTS = "model.safetensors"
+PROVENANCE = "mmalib.json"  # which run left the folder, and with which settings
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Model and tokenizer in one folder; the folder is complete or not there."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, about: dict | None = None
+) -> None:
+    """Model, tokenizer and what is told `about` them in one folder; the folder is complete or not there."""
     with complete_folder(folder) as fresh:
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
+        if about:
+            (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

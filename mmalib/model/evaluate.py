@@ -1,4 +1,4 @@
-"""Entity-level scores: F1 as the shared task counts it, its bootstrap interval, and scores across languages.
+"""Entity-level scores: F1 as the shared task counts it, and its bootstrap interval.
 
 Entities are found by seqeval in its default mode, which follows the shared task's conlleval.pl: an `I-` that
 continues nothing starts an entity, and a change of type ends one. A predicted entity is right when its type
@@ -99,18 +99,6 @@ def further_scores(
     return scored(predict, {language: {"test": test} for language, test in further.items()}, ("test",))
 
 
-def multilingual_score(scores: dict, base: dict, split: str) -> float:
-    """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
-    pairs = _f1_pairs(scores, base, split)
-    return sum((f1 - base_f1 for language, (f1, base_f1) in pairs.items() if language != "en"), 0.0)
-
-
-def retention(scores: dict, base: dict, split: str) -> dict[str, float]:
-    """The percentage of the base's F1 that the model keeps, per language; nan where the base has none."""
-    pairs = _f1_pairs(scores, base, split)
-    return {name: 100 * f1 / base_f1 if base_f1 else float("nan") for name, (f1, base_f1) in pairs.items()}
-
-
 def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
     if not gold:
         raise ValueError("There are no sentences to score. Check the corpus and the split.")
@@ -163,15 +151,3 @@ def _resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 def _f1(counts: np.ndarray) -> np.ndarray:
     return 2 * counts[..., RIGHT] / np.maximum(counts[..., PREDICTED] + counts[..., GOLD], 1)
-
-
-def _f1_pairs(scores: dict, base: dict, split: str) -> dict[str, tuple[float, float]]:
-    if set(scores) != set(base):
-        raise ValueError(
-            f"The model is scored on {', '.join(sorted(scores))} and the base on {', '.join(sorted(base))}. "
-            "Compare runs that were scored on the same languages."
-        )
-    for language in scores:
-        if split not in scores[language] or split not in base[language]:
-            raise ValueError(f"The split {split!r} of {language} is not scored in both runs. Score it in both.")
-    return {language: (scores[language][split]["f1"], base[language][split]["f1"]) for language in scores}

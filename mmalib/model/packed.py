@@ -46,8 +46,14 @@ def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     return folder
 
 
-def fingerprint(name: str, weights: Path = WEIGHTS) -> str:
-    """Tells one version of a backbone from another, by the stored hashes of its files."""
+def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
+    """Tells one set of weights from another under the same name: by stored hashes if shipped, else by the file.
+
+    None for the hub's, which are named by their id.
+    """
+    if not (Path(name).name == name and (weights / name / CONFIG).is_file()):
+        file = Path(name) / "model.safetensors"
+        return _hash(file)[:12] if file.is_file() else None
     lines = [f"{total}  {path}\n" for path, total in sorted(_sums(name, weights).items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 

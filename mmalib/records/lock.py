@@ -1,4 +1,4 @@
-"""One study at a time in a folder: a lock that the operating system takes back however its holder ends."""
+"""Locks that the operating system takes back however their holder ends: of a study, of a run while it is made."""
 
 import fcntl
 import os
@@ -10,31 +10,44 @@ from pathlib import Path
 
 
 @contextmanager
-def hold(folder: Path, patience: float = 5.0) -> Iterator[int]:
-    """Hold `folder` for one study at a time; yields the descriptor that a child inherits to hold it as well.
+def hold(path: Path, what: str, patience: float | None = 5.0) -> Iterator[int]:
+    """Hold the lock file `path` for `what`; yields the descriptor that a child inherits to hold it as well.
 
     The operating system lets go when the last holder ends, however it ends. The kernel of a killed study may
-    outlive it by a moment: that is what `patience` (seconds) is for.
+    outlive it by a moment: that is what `patience` (seconds) is for. None waits for as long as it takes, and says so.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "study.lock", "a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + patience
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        deadline, told = time.monotonic() + (5.0 if patience is None else patience), False
         while not _try_lock(file):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not told:
                 file.seek(0)
-                holder = file.read().strip() or "its process is not known"
-                raise ValueError(
-                    f"Another study is running in {folder} ({holder}). Wait for it, or use another --runs."
-                )
+                holder = f"{what} is held elsewhere ({file.read().strip() or 'its process is not known'})"
+                if patience is not None:
+                    raise ValueError(f"{holder}. Wait for it, or use another --runs.")
+                print(f"{holder}; waiting", flush=True)
+                told = True
             time.sleep(0.1)
         file.truncate(0)
-        file.write(f"pid {os.getpid()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}\n")
+        file.write(
+            f"pid {os.getpid()} on {os.uname().nodename}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}\n"
+        )
         file.flush()
         try:
             yield file.fileno()
         finally:
             file.truncate(0)
+
+
+def held(folder: Path) -> list[str]:
+    """The names of the locks in a folder that somebody holds at this moment."""
+    names = []
+    for path in sorted(Path(folder).glob("*.lock")):
+        with open(path, "a", encoding="utf-8") as file:
+            if not _try_lock(file):
+                names.append(path.stem)
+    return names
 
 
 def _try_lock(file) -> bool:

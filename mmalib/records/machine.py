@@ -18,6 +18,7 @@ import mmalib
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 DEEPSPARSE = ROOT / ".venv-deepsparse"
+THREADS = "MMALIB_THREADS"
 
 # The study's dependencies by the names that pip knows; tests/test_setup.py compares them with pyproject.toml.
 PACKAGES = (
@@ -50,7 +51,8 @@ def describe() -> dict:
     cpuinfo = _cpuinfo()
     return {
         "cpu": _cpu_name(cpuinfo),
-        "cores": _cores(),
+        "cores": cores(),
+        "threads": threads(),
         "ram_gib": _ram_gib(),
         "flags": _flags(cpuinfo),
         "gpu": _gpu(),
@@ -64,6 +66,18 @@ def device() -> str:
     import torch  # as in doctor
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cores() -> int:
+    """The cores this process may use, which on a shared machine or in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads() -> int:
+    """How many threads a run computes with: all cores, or a worker's share of them."""
+    return int(os.environ.get(THREADS) or cores())
 
 
 def versions() -> dict[str, str]:
@@ -150,13 +164,6 @@ def _flags(cpuinfo: dict[str, str]) -> dict[str, bool | None]:
         return dict.fromkeys(FLAGS)
     found = set(cpuinfo.get("flags", "").split())
     return {flag: flag in found for flag in FLAGS}
-
-
-def _cores() -> int:
-    # The cores this process may use, which on a shared machine or in a container are fewer than there are.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _ram_gib() -> float | None:

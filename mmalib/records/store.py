@@ -1,8 +1,8 @@
 """One finished run = one JSON record; one reader turns all records into one tidy DataFrame.
 
 A record is written to a temporary file in its own folder and renamed, so that it is either complete or absent
-whenever the study is killed. A run whose record is there with the same configuration is skipped; a record of
-another configuration under the same name is refused, never overwritten.
+whenever the study is killed. A run whose record is there with the same settings is skipped; a record with other
+settings under the same name is refused, never overwritten.
 """
 
 import json
@@ -17,22 +17,17 @@ import pandas as pd
 
 from mmalib.records import machine
 
-REQUIRED = ("run", "config", "scores", "machine", "versions", "commit", "finished")
+REQUIRED = ("run", "settings", "scores", "machine", "versions", "commit", "finished")
 COLUMNS = ["run", "language", "split", "f1", "precision", "recall", "f1_low", "f1_high"]
 
 
-def records_folder(runs: Path, profile: str) -> Path:
-    """Where the records of one profile lie."""
-    return Path(runs) / profile / "records"
-
-
-def finished(folder: Path, run: str, config: dict) -> dict | None:
-    """The record of `run` if it is there with the same configuration, None if it is not there at all."""
+def finished(folder: Path, run: str, settings: dict) -> dict | None:
+    """The record of `run` if it is there with the same settings, None if it is not there at all."""
     path = _path(folder, run)
     if not path.exists():
         return None
     record = _load(path)
-    there, here = dict(_flat(record["config"])), dict(_flat(json.loads(_dumps(run, config))))
+    there, here = dict(_flat(record["settings"])), dict(_flat(json.loads(_dumps(run, settings))))
     changes = [
         f"  {key}: {_show(there, key)} -> {_show(here, key)}"
         for key in [*there, *(key for key in here if key not in there)]
@@ -40,20 +35,21 @@ def finished(folder: Path, run: str, config: dict) -> dict | None:
     ]
     if changes:
         raise ValueError(
-            f"{path} holds run '{run}' with another configuration (there -> here):\n"
+            f"{path} holds run '{run}' with other settings (there -> here):\n"
             + "\n".join(changes)
-            + "\nUse --fresh to start this profile over, --runs to write into another runs folder, "
-            "or delete that one file."
+            + "\nTo have both, change settings by study.vary(...) in a notebook, or give another folder for runs "
+            "(`runs` in a notebook, --runs). To have the new one alone, delete that one file, or start the profile "
+            "over (study --fresh)."
         )
     return record
 
 
-def save(folder: Path, run: str, config: dict, *, scores: dict, **parts) -> Path:
+def save(folder: Path, run: str, settings: dict, *, scores: dict, **parts) -> Path:
     """Write the record of a finished run atomically, with the machine, versions and commit it came from."""
-    finished(folder, run, config)  # raises rather than overwrite a record of another configuration
+    finished(folder, run, settings)  # raises rather than overwrite a record with other settings
     record = {
         "run": run,
-        "config": config,
+        "settings": settings,
         "scores": scores,
         **parts,
         "machine": machine.describe(),
@@ -86,6 +82,11 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> dict:
+    """What a JSON file holds; nothing where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed writers left behind; only for whoever holds the lock of the study."""
     for leftover in Path(folder).glob(".*.tmp"):
@@ -97,16 +98,11 @@ def sweep(folder: Path) -> None:
 
 def read(folder: Path) -> list[dict]:
     """Every record of a folder, in the order of their names."""
-    return [_load(path) for path in sorted(Path(folder).glob("*.json"))]
-
-
-def of_notebook(records: list[dict], number: str) -> list[dict]:
-    """The records of one notebook's runs."""
-    return [record for record in records if record["config"].get("notebook") == number]
+    return [_load(path) for path in sorted(Path(folder).glob("*.json"), key=lambda path: path.stem)]
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
-    """One row per run, language and split: scores, then the run's configuration, sparsity and timings."""
+    """One row per run, language and split: scores, then the run's settings, sparsity and timings."""
     rows = []
     for record in records:
         sparsity = record.get("sparsity") or {}
@@ -120,7 +116,7 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 
 def curves(records: list[dict]) -> pd.DataFrame:
-    """One row per point of a run's `curve`, language and split: scores, configuration, the point's own values."""
+    """One row per point of a run's `curve`, language and split: scores, settings, the point's own values."""
     rows = []
     for record in records:
         for point in record.get("curve", []):
@@ -142,38 +138,26 @@ def add_point(folder: Path, point: dict) -> None:
 
 
 def _rows(record: dict, by_language: dict, about: dict) -> list[dict]:
-    config, rows = _scalars(record["config"]), []
+    settings, rows = _scalars(record["settings"]), []
     for language, splits in by_language.items():
         for split, scores in splits.items():
             row = {"run": record["run"], "language": language, "split": split}
             row |= {key: value for key, value in scores.items() if key not in ("types", "counts")}
             row |= {f"f1_{kind}": of_type["f1"] for kind, of_type in scores.get("types", {}).items()}
-            if clash := (row.keys() | about.keys()) & config.keys():
+            if clash := (row.keys() | about.keys()) & settings.keys():
                 raise ValueError(
-                    f"The configuration of run '{record['run']}' has keys that are also result columns: "
-                    f"{', '.join(sorted(clash))}. Rename them where the run is configured."
+                    f"The settings of run '{record['run']}' have keys that are also result columns: "
+                    f"{', '.join(sorted(clash))}. Rename them in the plan."
                 )
-            rows.append(row | config | about)
+            rows.append(row | settings | about)
     return rows
 
 
-def missing(frame: pd.DataFrame, expected_runs: list[str]) -> list[str]:
-    """What a complete study has and this frame has not: whole runs, and single scores as 'run (es test)'."""
-    cells = list(dict.fromkeys(zip(frame["language"], frame["split"], strict=True)))
-    there = set(zip(frame["run"], frame["language"], frame["split"], strict=True))
-    runs = set(frame["run"])
-    gaps = [run for run in expected_runs if run not in runs]
-    for run in expected_runs:
-        if run in runs:
-            gaps += [f"{run} ({' '.join(cell)})" for cell in cells if (run, *cell) not in there]
-    return gaps
-
-
 def _path(folder: Path, run: str) -> Path:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+,=-]*", run):
         raise ValueError(
             f"'{run}' cannot name a run: it becomes a file name. "
-            "Use letters, digits, dot, dash and underscore, and begin with a letter or a digit."
+            "Use letters, digits and . _ - + , = only, and begin with a letter or a digit."
         )
     return Path(folder) / f"{run}.json"
 
@@ -199,8 +183,8 @@ def _problem(record, run: str) -> str | None:
         return f"it lacks {', '.join(absent)}"
     if record["run"] != run:
         return f"it says that it is run '{record['run']}'"
-    if not (isinstance(record["config"], dict) and isinstance(record["scores"], dict)):
-        return "its config and scores are not JSON objects"
+    if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):
+        return "its settings and scores are not JSON objects"
     return None
 
 
@@ -238,5 +222,5 @@ def _scalars(value: dict, prefix: str = "") -> dict:
     return {key: leaf for key, leaf in _flat(value, prefix, "_") if not isinstance(leaf, (list, dict))}
 
 
-def _show(config: dict, key: str) -> str:
-    return json.dumps(config[key], ensure_ascii=False) if key in config else "(absent)"
+def _show(settings: dict, key: str) -> str:
+    return json.dumps(settings[key], ensure_ascii=False) if key in settings else "(absent)"

@@ -1,7 +1,6 @@
 """Records → the tables and figures of the study: a module a notebook (two for 07), the claims' verdicts, the costs.
 
-Every module has `draw(records)`, which gives its tables and figures by the names of their files, and
-`gaps(records, settings)`, which lists what a complete study has and these records have not.
+Every module has `draw(records)`, which gives its tables and figures by the names of their files.
 """
 
 from collections.abc import Sequence
@@ -10,10 +9,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.profiles import Profile
-from mmalib.reports import (
-    backbones as backbones,  # drawn from the reports beside the weights, not from records
-)
+from mmalib.reports import answer as answer  # two sentences, for a page
+from mmalib.reports import backbones as backbones  # drawn from the reports beside the weights, not from records
 from mmalib.reports import (
     baselines,
     claims,
@@ -74,8 +71,3 @@ def check(formats: Sequence[str]) -> None:
     """Refuse a format that nothing can be written in."""
     if unknown := [name for name in formats if name not in (*TABLES, *FIGURES)]:
         raise ValueError(f"There is no format '{unknown[0]}'. Choose from: {', '.join((*TABLES, *FIGURES))}.")
-
-
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """What the whole study of this profile lacks."""
-    return [gap for notebook in NOTEBOOKS for gap in notebook.gaps(records, settings)]

@@ -4,33 +4,17 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.profiles import Profile
+from mmalib.plan import RECIPE, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.studies import recipes
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    frame = store.frame([record for record in records if record["config"].get("method") == "baseline"])
+    frame = store.frame(of_kind(records, "baseline"))
     drawn = {} if frame.empty else {"table_1": table_1(frame), "baselines": figure(frame)}
-    tried = [record for record in records if record["config"].get("method") == "recipe"]
+    tried = of_kind(records, "recipe")
     return drawn | ({"table_recipes": recipes_table(tried)} if tried else {})
-
-
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """What a complete study of this profile has and these records have not."""
-    frame = store.frame([record for record in records if record["config"].get("method") == "baseline"])
-    if frame.empty:
-        return ["notebook 01"]
-    there = {record["run"] for record in records}
-    tried = [
-        recipes.trial_name(trial, backbone, corpus)
-        for corpus in frame["corpus"].unique()
-        for backbone in (settings.backbones[:1] if settings.trials else ())
-        for trial in recipes.TRIALS
-    ]
-    return [*missing(frame, settings.backbones, settings.seeds), *(run for run in tried if run not in there)]
 
 
 def table_1(frame: pd.DataFrame) -> pd.DataFrame:
@@ -38,7 +22,7 @@ def table_1(frame: pd.DataFrame) -> pd.DataFrame:
     runs = _runs(frame)
     paper_rows = {row["model"]: _paper_row(row) for row in tables.paper(1).to_dict("records")}
     rows = []
-    for backbone, of_backbone in runs.groupby("backbone", sort=False):
+    for backbone, of_backbone in runs.groupby("label", sort=False):
         for corpus, group in of_backbone.groupby("corpus", sort=False):
             rows.append(_our_row(backbone, corpus, group))
         if backbone in paper_rows:
@@ -52,10 +36,10 @@ def recipes_table(tried: list[dict]) -> pd.DataFrame:
     """What was tried to tune a backbone, the best English dev F1 first: it alone decides."""
     rows = [
         {
-            "backbone": record["config"]["backbone"],
-            "corpus": record["config"]["corpus"],
-            "trial": record["config"]["trial"],
-            "changed": _changed(record["config"]),
+            "backbone": record["settings"]["label"],
+            "corpus": record["settings"]["corpus"],
+            "trial": record["settings"]["trial"],
+            "changed": _changed(record["settings"]),
         }
         | {f"{language} dev": round(record["scores"][language]["dev"]["f1"], 4) for language in ("en", "es", "nl")}
         | {"minutes": round(record["timings"]["train_s"] / 60, 1)}
@@ -64,16 +48,16 @@ def recipes_table(tried: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("en dev", ascending=False, ignore_index=True)
 
 
-def _changed(config: dict) -> str:
+def _changed(settings: dict) -> str:
     """What a trial has otherwise than the first one."""
-    others = {name: config[name] for name, value in recipes.START.items() if config[name] != value}
+    others = {name: settings[name] for name, value in RECIPE.items() if settings[name] != value}
     return ", ".join(f"{name} {value if value is None else format(value, '.3g')}" for name, value in others.items())
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Test F1 of every baseline, a row a language, a dot a seed, with the 95% interval over sentences."""
     rows = frame[(frame["method"] == "baseline") & (frame["split"] == "test")]
-    groups = list(rows.groupby(["backbone", "corpus", "language"], sort=False))
+    groups = list(rows.groupby(["label", "corpus", "language"], sort=False))
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(3.4, 0.7 + 0.34 * len(groups)))
         axes = drawn.subplots()
@@ -99,21 +83,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     return drawn
 
 
-def missing(frame: pd.DataFrame, backbones: tuple[str, ...], seeds: tuple[int, ...]) -> list[str]:
-    """What table 1 lacks: a baseline per backbone and seed, on every corpus that the frame knows."""
-    runs = _runs(frame)
-    labels = runs["backbone"] + " on " + runs["corpus"] + ", seed " + runs["seed"].astype(str)
-    expected = [
-        f"{backbone} on {corpus}, seed {seed}"
-        for corpus in runs["corpus"].unique()
-        for backbone in backbones
-        for seed in seeds
-    ]
-    return store.missing(runs.assign(run=labels), expected)
-
-
 def _runs(frame: pd.DataFrame) -> pd.DataFrame:
-    needed = ["method", "backbone", "corpus", "seed"]
+    needed = ["method", "label", "corpus", "seed"]
     if absent := [column for column in needed if column not in frame]:
         raise ValueError(f"Table 1 needs runs that say their {', '.join(absent)}. Run notebook 01 first.")
     runs = frame[frame["method"] == "baseline"]

@@ -11,15 +11,12 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.profiles import Profile
-from mmalib.records import store
+from mmalib import plan
+from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
 from mmalib.reports import combined, intervals, speed, verdicts
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
 from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING
-from mmalib.studies import baselines, distillation, quantization, structured, tipped, unstructured
-from mmalib.studies import combined as combinations
-from mmalib.studies.speed import run_name as speed_run
 
 NOTHING_LEFT = "next to nothing is found in English either"
 ADDS_UP = 2.0  # points between a sum and a loss: half of the interval of one F1 on the whole Spanish test set
@@ -31,11 +28,11 @@ Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """The claims with their numbers and records, and the verdicts alone; on CoNLL where any run is on it."""
-    corpora = {record["config"]["corpus"] for record in records}
+    corpora = {record["settings"]["corpus"] for record in records}
     if not corpora:
         return {}
     corpus = "conll" if "conll" in corpora else min(corpora)
-    judged = [record for record in records if record["config"]["corpus"] == corpus]
+    judged = [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
     rows = []
     for number, (claim, answer) in enumerate(CLAIMS, start=1):
         verdict, numbers, runs = answer(judged)
@@ -45,76 +42,79 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     return {"claims": claims, "verdicts": claims[["claim", "verdict"]]}
 
 
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """Nothing: the claims have no runs of their own."""
-    return []
-
-
 def _claim_1(records: list[dict]) -> Answer:
     """From the trajectories that take heads wherever they are."""
     return _judged(
-        records, "02", lambda *where: {"heads": structured.run_name("heads", *where)}, verdicts.half_of_heads
+        records,
+        ("structured",),
+        lambda *where: {"heads": plan.structured_name("heads", *where)},
+        verdicts.half_of_heads,
     )
 
 
 def _claim_2(records: list[dict]) -> Answer:
     """From the trajectories that leave every layer as many heads."""
     return _judged(
-        records, "02", lambda *where: {"uniform": structured.run_name("uniform", *where)}, verdicts.equal_heads
+        records,
+        ("structured",),
+        lambda *where: {"uniform": plan.structured_name("uniform", *where)},
+        verdicts.equal_heads,
     )
 
 
 def _claim_3(records: list[dict]) -> Answer:
     """From the gradual runs of all three criteria, at each sparsity."""
-    shares = sorted({run["config"]["share"] for run in gradual_runs(records) if run["config"]["schedule"] == "cubic"})
+    shares = sorted(
+        {run["settings"]["share"] for run in gradual_runs(records) if run["settings"]["schedule"] == "cubic"}
+    )
     if not shares:
         return _lacking(["gradual runs of notebook 03"])
 
     def answer(share: float) -> Answer:
         def wanted(*where) -> dict[str, str]:
-            names = {name: unstructured.run_name(name, share, "cubic", *where) for name in unstructured.CRITERIA}
-            return {"dense": baselines.run_name(*where)} | names
+            names = {name: plan.gradual_name(name, share, "cubic", *where) for name in CRITERIA}
+            return {"dense": plan.baseline_name(*where)} | names
 
-        return _judged(records, "03", wanted, verdicts.criteria)
+        return _judged(records, ("gradual",), wanted, verdicts.criteria)
 
     return _agreed({f"{share:.0%} sparse": answer(share) for share in shares})
 
 
 def _claim_4(records: list[dict]) -> Answer:
     """From the second-order runs with the cubic and with the linear curve, at the highest sparsity."""
-    shares = [run["config"]["share"] for run in gradual_runs(records) if run["config"]["method"] == "obs"]
+    shares = [run["settings"]["share"] for run in gradual_runs(records) if run["settings"]["method"] == "obs"]
     if not shares:
         return _lacking(["gradual runs of notebook 03 by second order"])
 
     def wanted(*where) -> dict[str, str]:
-        names = {name: unstructured.run_name("obs", max(shares), name, *where) for name in ("cubic", "linear")}
-        return {"dense": baselines.run_name(*where)} | names
+        names = {name: plan.gradual_name("obs", max(shares), name, *where) for name in ("cubic", "linear")}
+        return {"dense": plan.baseline_name(*where)} | names
 
-    return _judged(records, "03", wanted, verdicts.curves)
+    return _judged(records, ("gradual",), wanted, verdicts.curves)
 
 
 def _claim_5(records: list[dict]) -> Answer:
     """From every student with and without the teacher."""
 
     def wanted(*where) -> dict[str, str]:
-        return {setting: distillation.run_name(where[0], setting, *where[1:]) for setting in ("plain", "teacher")}
+        return {setting: plan.student_name(where[0], setting, *where[1:]) for setting in ("plain", "teacher")}
 
-    return _judged(records, "04", wanted, verdicts.taught, needed=("en",))
+    return _judged(records, ("student",), wanted, verdicts.taught, needed=("en",))
 
 
 def _claim_6(records: list[dict]) -> Answer:
     """From the float graph, the paper's four kinds of int8, and their paired differences."""
 
     def wanted(*where) -> dict[str, str]:
-        graphs = {graph: quantization.run_name(graph, *where) for graph in ("float", *quantization.KINDS)}
-        return graphs | {"tipped": tipped.run_name(*where)}
+        graphs = {graph: plan.graph_name(graph, *where) for graph in ("float", *INT8_KINDS)}
+        return graphs | {"changed words": plan.changed_words_name(*where)}
 
-    return _judged(records, "05", wanted, verdicts.int8)
+    return _judged(records, ("graph",), wanted, verdicts.int8)
 
 
 def _claim_7(records: list[dict]) -> Answer:
     """Static is faster wherever both run; against it: slower everywhere, beyond the quartiles."""
-    names = {case: speed_run(case, _corpus(records)) for case in ("base int8", "base dynamic")}
+    names = {case: plan.speed_name(case, _corpus(records)) for case in ("base int8", "base dynamic")}
     if lacking := [run for run in names.values() if run not in {record["run"] for record in records}]:
         return _lacking(lacking)
     pairs, failed, text, busy = {}, [], [], False
@@ -140,7 +140,7 @@ def _claim_7(records: list[dict]) -> Answer:
 
 def _claim_8(records: list[dict]) -> Answer:
     """Each loss is about its parts' sum; against it: no combination's is, in any seed."""
-    made = [record for record in store.of_notebook(records, "06") if combinations.parts(record["config"])]
+    made = [record for record in of_kind(records, "combination") if combined.parts(record)]
     there = {record["run"]: record for record in records}
     if not made:
         return _lacking(["runs of notebook 06"])
@@ -174,23 +174,27 @@ def _claim_9(records: list[dict]) -> Answer:
     """The paper's model in DeepSparse is nearly 11.5 times as fast; against it: it is no faster at all."""
     measured = speed.rows(records)
     if measured.empty:
-        return _lacking([speed_run(case, _corpus(records)) for case in FASTEST])
+        return _lacking([plan.speed_name(case, _corpus(records)) for case in FASTEST])
     ran = measured.dropna(subset="ratio")
-    is_open, is_theirs = ran["runtime"].str.split(":").str[0].isin(speed.OPEN), ran["case"].isin(FASTEST)
-    theirs = ran[is_theirs & (ran["runtime"] == "deepsparse")]
-    wanted = {"theirs": theirs, "the same in an open runtime": ran[is_theirs & is_open], "any there": ran[is_open]}
+    is_open, is_printed = ran["runtime"].str.split(":").str[0].isin(speed.OPEN), ran["case"].isin(FASTEST)
+    printed = ran[is_printed & (ran["runtime"] == "deepsparse")]
+    wanted = {
+        "in DeepSparse": printed,
+        "the same in an open runtime": ran[is_printed & is_open],
+        "any in an open runtime": ran[is_open],
+    }
     best = {name: some.loc[some["ratio"].idxmax()].to_dict() for name, some in wanted.items() if len(some)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
         f"batch {row['batch']:.0f}{', busy machine' if row.get('busy') == 1 else ''})"
         for name, row in best.items()
     ]
-    runs = [speed_run(row["case"], _corpus(records)) for row in best.values()]
-    lacking = [f"{case} in DeepSparse" for case in FASTEST if case not in set(theirs["case"])]
+    runs = [plan.speed_name(row["case"], _corpus(records)) for row in best.values()]
+    lacking = [f"{case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
     text += [f"lacks {', '.join(lacking)}"] * bool(lacking)
-    if "theirs" not in best:
+    if "in DeepSparse" not in best:
         return MISSING, "; ".join(text), runs
-    ours = intervals.times(best["theirs"])
+    ours = intervals.times(best["in DeepSparse"])
     verdict = HOLDS if ours.mean >= NEARLY * SPEEDUP else CONTRADICTED if ours.high < 1 else FAILS
     return verdict, "; ".join(text), runs
 
@@ -210,7 +214,7 @@ CLAIMS = (
 
 def _judged(
     records: list[dict],
-    number: str,
+    kinds: tuple[str, ...],
     wanted: Callable[..., dict[str, str]],
     judge: Callable[[list[Seed]], tuple[str, str]],
     needed: tuple[str, ...] = LANGUAGES,
@@ -220,8 +224,8 @@ def _judged(
     The first of these runs must find names in the `needed` languages, or there is nothing to compare with.
     """
     there, places, answers = {record["run"]: record for record in records}, {}, {}
-    for config in (record["config"] for record in store.of_notebook(records, number)):
-        places.setdefault(config["backbone"], set()).add((config["corpus"], config["seed"]))
+    for settings in (record["settings"] for record in of_kind(records, *kinds)):
+        places.setdefault(settings["label"], set()).add((settings["corpus"], settings["seed"]))
     for model, of_model in places.items():
         names = [wanted(model, *place) for place in sorted(of_model)]
         lacking = [run for parts in names for run in parts.values() if run not in there]
@@ -239,7 +243,7 @@ def _judged(
             text += f"; {NOTHING_LEFT}: {', '.join(dead)}" if dead else ""
             text += f"; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
             answers[model] = verdict, text + (f"; lacks {', '.join(lacking)}" if lacking else ""), runs
-    return _agreed(answers) if answers else _lacking([f"runs of notebook {number}"])
+    return _agreed(answers) if answers else _lacking([f"runs of the kind {' or '.join(kinds)}"])
 
 
 def _agreed(answers: dict[str, Answer]) -> Answer:
@@ -263,10 +267,8 @@ def _finding_nothing(references: list[dict], languages: tuple[str, ...]) -> str:
 
 def _needed(record: dict) -> list[str]:
     """The runs that a combined model's loss and its parts' losses are computed from."""
-    config = record["config"]
-    float_run = quantization.run_name("float", config["backbone"], config["corpus"], config["seed"])
-    return [float_run, *(part[name] for part in combinations.parts(config) for name in ("run", "against"))]
+    return [record["needs"]["float"], *(part[name] for part in combined.parts(record) for name in ("run", "against"))]
 
 
 def _corpus(records: list[dict]) -> str:
-    return records[0]["config"]["corpus"]
+    return records[0]["settings"]["corpus"]

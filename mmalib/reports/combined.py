@@ -1,4 +1,4 @@
-"""Notebook 06, from records: table 8 beside the paper's, whether losses add up, and the best model for each wish."""
+"""Notebook 06, from records: table 8 beside the paper's, whether losses add up, and the best model for each goal."""
 
 import math
 
@@ -6,43 +6,29 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.model.evaluate import multilingual_score
-from mmalib.profiles import Profile
-from mmalib.records import store
-from mmalib.reports import figures, speed, speed_real, tables
+from mmalib.plan import COMBINED_STUDENTS, of_kind
+from mmalib.reports import figures, speed_real, tables
 from mmalib.reports import quantization as quantized
-from mmalib.studies import combined, quantization
+from mmalib.reports.compare import multilingual_score, of_part
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
 SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
 MARKERS = ("o", "s", "^", "D", "v", "P")
-KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no wish come true
+KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
 FAITHFUL = "most faithful to the unseen languages"
-WISHES = ("smallest", "fastest", FAITHFUL, f"{FAITHFUL}, zero-shot")
+GOALS = ("smallest", "fastest", FAITHFUL, f"{FAITHFUL}, zero-shot")
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not store.of_notebook(records, "06"):
+    if not of_kind(records, "combination"):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_8": table_8(records), "table_combined": contents(records)}
     if not (found := sums(records)).empty:
         drawn["table_sums"], drawn["sums"] = sums_table(found), sums_figure(found)
-    if not (best := wishes(records)).empty:
+    if not (best := goals(records)).empty:
         drawn["table_best"] = best
     return drawn
-
-
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The combined models that this profile has and the records have not."""
-    there = {record["run"] for record in records}
-    expected = [
-        combined.run_name(name, settings.teacher, corpus, seed)
-        for corpus in sorted({record["config"]["corpus"] for record in records})
-        for seed in settings.pruning_seeds
-        for name in combined.planned(settings)
-    ]
-    return [run for run in expected if run not in there]
 
 
 def table_8(records: list[dict]) -> pd.DataFrame:
@@ -50,10 +36,10 @@ def table_8(records: list[dict]) -> pd.DataFrame:
 
     * has read text of the target languages, and is no zero-shot setting.
     """
-    made = [_measured(record, whole_of(record, records)) for record in store.of_notebook(records, "06")]
+    made = [_measured(record, whole_of(record, records)) for record in of_kind(records, "combination")]
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
-        row = {"model": _label(group["backbone"].iloc[0], name), "source": f"this study, {corpus}"}
+        row = {"model": _label(group["label"].iloc[0], name), "source": f"this study, {corpus}"}
         row["seeds"] = len(group)
         for score in SCORES:
             row |= {f"{score} mean": group[score].mean(), f"{score} std": group[score].std()}
@@ -66,11 +52,11 @@ def table_8(records: list[dict]) -> pd.DataFrame:
 
 def contents(records: list[dict]) -> pd.DataFrame:
     """What is in a combined model and what it weighs; its speed-up over the dense float baseline in ONNX Runtime."""
-    made = [_measured(record, None) | _speed(record, records) for record in store.of_notebook(records, "06")]
+    made = [_measured(record, None) | _speed(record, records) for record in of_kind(records, "combination")]
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
         first, mean = group.iloc[0], group[["zeros", "zeros int8", "MB", "MB gzip", "parameters"]].mean()
-        row = {"model": _label(first["backbone"], name), "corpus": corpus, "format": first["format"]}
+        row = {"model": _label(first["label"], name), "corpus": corpus, "format": first["format"]}
         row |= {"million parameters": round(mean["parameters"] / 1e6, 2), "zeros before int8": f"{mean['zeros']:.1%}"}
         row |= {"zeros in int8": f"{mean['zeros int8']:.1%}", "MB": round(mean["MB"], 1)}
         row |= {"MB by gzip": round(mean["MB gzip"], 1)}
@@ -81,18 +67,18 @@ def contents(records: list[dict]) -> pd.DataFrame:
 def sums(records: list[dict]) -> pd.DataFrame:
     """Points of test F1 that the parts of a combined model lose alone, their sum, and what it loses itself.
 
-    `small-q` is left out: not all of its parts have a run of their own, see `studies.combined.parts`.
+    `halved-q` is left out: its int8 embedding has no run of its own that could be added.
     """
-    by_run, rows = {record["run"]: record for record in records}, []
-    for record in store.of_notebook(records, "06"):
-        whole, parts = whole_of(record, records), combined.parts(record["config"])
-        lost = [_lost(part, by_run) for part in parts]
-        if whole is None or not parts or None in lost:
+    rows = []
+    for record in of_kind(records, "combination"):
+        whole, pieces = whole_of(record, records), parts(record)
+        lost = [_lost(piece, records) for piece in pieces]
+        if whole is None or not pieces or None in lost:
             continue
         for language in figures.COLOURS:
             own = 100 * (_f1(whole, language) - _f1(record, language))
-            row = {key: record["config"][key] for key in ("combination", "backbone", "corpus", "seed")}
-            alone = {part["what"]: points[language] for part, points in zip(parts, lost, strict=True)}
+            row = {key: record["settings"][key] for key in ("combination", "label", "corpus", "seed")}
+            alone = {piece["what"]: points[language] for piece, points in zip(pieces, lost, strict=True)}
             row |= {"language": language, "predicted": sum(alone.values()), "measured": own}
             rows.append(row | {"alone": alone})
     return pd.DataFrame(rows)
@@ -103,7 +89,7 @@ def sums_table(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (corpus, name, language), group in found.groupby(["corpus", "combination", "language"]):
         alone = pd.DataFrame(list(group["alone"])).mean()
-        row = {"model": _label(group["backbone"].iloc[0], name), "corpus": corpus, "language": language}
+        row = {"model": _label(group["label"].iloc[0], name), "corpus": corpus, "language": language}
         row["alone"] = ", ".join(f"{what} {points:+.1f}" for what, points in alone.items())
         predicted, measured = group["predicted"].mean(), group["measured"].mean()
         row |= {"sum of the parts": round(predicted, 1), "measured loss": round(measured, 1)}
@@ -126,7 +112,7 @@ def sums_figure(found: pd.DataFrame) -> Figure:
             marker = MARKERS[names.index(name) % len(MARKERS)]
             axes.plot(*point, marker, color=figures.COLOURS[language], markersize=5, markeredgecolor="white")
         for number, name in enumerate(names):
-            label = _label(found["backbone"].iloc[0], name)
+            label = _label(found["label"].iloc[0], name)
             axes.plot([], [], MARKERS[number % len(MARKERS)], color="#555555", label=label)
         for language, colour in figures.COLOURS.items():
             axes.plot([], [], "s", color=colour, label=figures.LANGUAGE_NAMES[language])
@@ -139,20 +125,24 @@ def sums_figure(found: pd.DataFrame) -> Figure:
     return drawn
 
 
-def wishes(records: list[dict]) -> pd.DataFrame:
-    """The best int8 model of the study for each wish, chosen on dev sets and shown with its test F1.
+def goals(records: list[dict]) -> pd.DataFrame:
+    """The best int8 model of the study for each goal, chosen on dev sets and shown with its test F1.
 
     What must keep a language keeps `KEEPS` of the float model's F1 in Spanish and Dutch dev, and what is to be fast has
     been timed. The zero-shot model is chosen on English dev alone. All are of the first seed, which alone is timed.
     """
-    rows, graphs = [], [*quantized.graphs(records), *store.of_notebook(records, "06")]
-    first = min((record["config"]["seed"] for record in graphs), default=0)
+    rows, graphs = [], [*quantized.graphs(records), *of_kind(records, "combination")]
+    first = min((record["settings"]["seed"] for record in graphs), default=0)
     for record in graphs:
         whole = whole_of(record, records)
         int8 = record["size"]["quantized"] and not record.get("same_as")
-        if whole is None or not int8 or record["config"]["seed"] != first:
+        if whole is None or not int8 or record["settings"]["seed"] != first:
             continue
-        row = {"run": record["run"], "corpus": record["config"]["corpus"], "MB": round(record["size"]["megabytes"], 1)}
+        row = {
+            "run": record["run"],
+            "corpus": record["settings"]["corpus"],
+            "MB": round(record["size"]["megabytes"], 1),
+        }
         row |= {"Spanish and Dutch text": _target_text(record)} | _speed(record, records) | _scored_in(record, records)
         row["unseen F1 kept"] = _over((row["F1 es"] + row["F1 nl"]) / 2, _unseen(whole, "test"))
         row["kept on dev"] = _over(_unseen(record, "dev"), _unseen(whole, "dev"))
@@ -163,18 +153,18 @@ def wishes(records: list[dict]) -> pd.DataFrame:
     for corpus, all_ in found.groupby("corpus"):
         good, blind = all_[all_["kept on dev"] >= KEEPS], all_[all_["Spanish and Dutch text"] == "none"]
         timed = good.dropna(subset=["speed-up"])
-        for wish, some, order in zip(
-            WISHES,
+        for goal, some, order in zip(
+            GOALS,
             (good, timed, all_, blind),
             (-good["MB"], timed["speed-up"], all_["unseen"], blind["english"]),
             strict=True,
         ):
             if len(some):
                 best = some.loc[order.idxmax()].drop(["unseen", "english", "kept on dev"]).to_dict()
-                chosen.append({"wish": wish, "of": len(some), **best, "corpus": corpus})
+                chosen.append({"goal": goal, "of": len(some), **best, "corpus": corpus})
             else:
                 lack = f"none keeps {KEEPS:.0%}, or speeds are not measured"
-                chosen.append({"wish": wish, "of": 0, "run": lack, "corpus": corpus})
+                chosen.append({"goal": goal, "of": 0, "run": lack, "corpus": corpus})
     made = pd.DataFrame(chosen)
     kept = [("" if pd.isna(share) else f"{share:.0%}") for share in made["unseen F1 kept"]]
     return made.assign(**{"unseen F1 kept": kept})
@@ -182,9 +172,22 @@ def wishes(records: list[dict]) -> pd.DataFrame:
 
 def whole_of(record: dict, records: list[dict]) -> dict | None:
     """The record of the float graph of the dense baseline: what a graph of notebook 05 or 06 is compared with."""
-    config = record["config"]
-    run = quantization.run_name("float", config["backbone"], config["corpus"], config["seed"])
-    return next((other for other in records if other["run"] == run), None)
+    return record if record["settings"].get("graph") == "float" else of_part(record, "float", records)
+
+
+def parts(record: dict) -> list[dict[str, str]]:
+    """The parts of a combination: each one's run, and the run that it is compared with.
+
+    Nothing for `halved-q`: its int8 embedding has no run of its own that could be added up.
+    """
+    needs, name = record["needs"], record["settings"]["combination"]
+    if "int8" not in needs:
+        return []
+    what = "smaller, taught" if name in COMBINED_STUDENTS else "sparse, taught"
+    return [
+        {"what": what, "run": needs["start"], "against": needs["base"]},
+        {"what": "int8 (QAT)", "run": needs["int8"], "against": needs["float"]},
+    ]
 
 
 def _label(backbone: str, name: str) -> str:
@@ -194,16 +197,16 @@ def _label(backbone: str, name: str) -> str:
 
 def _target_text(record: dict) -> str:
     """What a model has seen of Spanish and Dutch text since it was pretrained."""
-    if record["config"].get("start", {}).get("sees_target_text"):
+    if record["settings"].get("start", {}).get("sees_target_text"):
         return "read, without labels"
-    if len(record["config"].get("floor_languages", ())) > 1:
+    if len(record["settings"].get("floor_languages", ())) > 1:
         return "labelled dev sets chose its maps"
-    return "for its subwords" if record["config"].get("combination") == "small-q" else "none"
+    return "for its subwords" if record["settings"].get("combination") == "halved-q" else "none"
 
 
 def _measured(record: dict, whole: dict | None) -> dict:
-    config, scores, size = record["config"], record["scores"], record["size"]
-    row = {name: config[name] for name in ("combination", "backbone", "corpus", "seed", "format")}
+    settings, scores, size = record["settings"], record["scores"], record["size"]
+    row = {name: settings[name] for name in ("combination", "label", "corpus", "seed", "format")}
     row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     for split in ("dev", "test"):
         row[f"mls {split}"] = math.nan if whole is None else multilingual_score(scores, whole["scores"], split)
@@ -230,13 +233,14 @@ def _scored_in(record: dict, records: list[dict]) -> dict:
 
 def _timed(record: dict, records: list[dict]) -> tuple[dict, dict] | None:
     """The fastest row and its record, of those that timed a run's graph."""
-    timed = [other for other in speed.of_method(records, "trained") if other["config"]["model"] == record["run"]]
+    timed = [other for other in of_kind(records, "trained") if other["settings"]["model"] == record["run"]]
     rows = [(row, other) for other in timed for row in other["throughput"] if "failed" not in row]
     return max(rows, key=lambda pair: pair[0]["samples_per_second"]) if rows else None
 
 
-def _lost(part: dict, by_run: dict[str, dict]) -> dict[str, float] | None:
+def _lost(part: dict, records: list[dict]) -> dict[str, float] | None:
     """Points of test F1 that a part loses alone, by language; None where its runs are not there."""
+    by_run = {record["run"]: record for record in records}
     run, against = by_run.get(part["run"]), by_run.get(part["against"])
     if run is None or against is None:
         return None
@@ -256,7 +260,7 @@ def _unseen(record: dict, split: str) -> float:
 
 
 def _groups(frame: pd.DataFrame):
-    order = [*PRINTED, "distil-text-q", "small-q"]
+    order = [*PRINTED, "distil-text-q", "halved-q"]
     place = [order.index(name) if name in order else len(order) for name in frame["combination"]]
     return (
         frame.assign(place=place)

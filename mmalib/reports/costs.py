@@ -3,17 +3,10 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.profiles import Profile
-
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """The table of minutes by its file's name, from the records alone."""
     return {} if (found := table(records)).empty else {"table_costs": found}
-
-
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """Nothing: what a run took is in its record."""
-    return []
 
 
 def table(records: list[dict]) -> pd.DataFrame:
@@ -23,13 +16,13 @@ def table(records: list[dict]) -> pd.DataFrame:
     """
     rows = [
         {
-            "notebook": config["notebook"],
-            "kind": _kind(config),
+            "notebook": settings["notebook"],
+            "kind": _kind(settings),
             "minutes": sum(timings.values()) / 60,
             "cores": record["machine"]["cores"],
         }
         for record in records
-        if (config := record["config"]).get("notebook") and (timings := record.get("timings"))
+        if (settings := record["settings"]).get("notebook") and (timings := record.get("timings"))
     ]
     if not rows:
         return pd.DataFrame()
@@ -38,11 +31,13 @@ def table(records: list[dict]) -> pd.DataFrame:
     return found.assign(minutes=found["minutes"].map("{:.1f}".format))
 
 
-def _kind(config: dict) -> str:
+def _kind(settings: dict) -> str:
     """What tells one long run from another within a notebook."""
-    kind = next((config[name] for name in ("setting", "graph", "combination") if name in config), config["method"])
-    if config["notebook"] == "03" and "share" in config:
-        kind += f" {config['share']:.0%}" + (", taught" if "hardness" in config else "")
+    kind = next(
+        (settings[name] for name in ("setting", "graph", "combination") if name in settings), settings["method"]
+    )
+    if settings["notebook"] == "03" and "share" in settings:
+        kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")
     return kind
 
 

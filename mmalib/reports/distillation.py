@@ -6,11 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmalib.model.evaluate import multilingual_score
-from mmalib.profiles import Profile
-from mmalib.records import store
+from mmalib.plan import of_kind
 from mmalib.reports import figures, tables
-from mmalib.studies import baselines, distillation
+from mmalib.reports.compare import multilingual_score, of_part
 
 NAMES = {
     "plain": "without teacher",
@@ -30,29 +28,18 @@ PRINTED_AGAINST = "mlbert, it seems"  # see `printed_mls`
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not store.of_notebook(records, "04"):
+    if not of_kind(records, "student"):
         return {}
     return {"table_4": table_4(records), "distillation": figure(records)}
 
 
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The students that this profile has and the records have not, and the teachers that they lack."""
-    there = {record["run"] for record in records}
-    expected = []
-    for corpus in sorted({record["config"]["corpus"] for record in records}):
-        for seed in settings.pruning_seeds:
-            expected.append(baselines.run_name(settings.teacher, corpus, seed))
-            expected += [distillation.run_name(*plan, corpus, seed) for plan in distillation.planned(settings)]
-    return [run for run in expected if run not in there]
-
-
 def table_4(records: list[dict]) -> pd.DataFrame:
     """Table 4: the teacher, then F1 and multilingual score of its students, and the paper's; * sees target text."""
-    students = [_measured(record, _teacher_of(record, records)) for record in store.of_notebook(records, "04")]
-    taught_by = {record["run"]: record for r in store.of_notebook(records, "04") if (record := _teacher_of(r, records))}
+    students = [_measured(record, of_part(record, "base", records)) for record in of_kind(records, "student")]
+    taught_by = {record["run"]: record for r in of_kind(records, "student") if (record := of_part(r, "base", records))}
     frame = pd.DataFrame([*(_measured(record, record) for record in taught_by.values()), *students])
     rows = []
-    for (backbone, corpus, setting), group in frame.groupby(["backbone", "corpus", "setting"], sort=False):
+    for (backbone, corpus, setting), group in frame.groupby(["label", "corpus", "setting"], sort=False):
         order = (corpus, setting != "", backbone, [*NAMES, ""].index(setting))
         row = {"model": f"{backbone}, the teacher" if setting == "" else f"{backbone} {NAMES[setting]}"}
         row |= {"source": f"this study, {corpus}", "mls against": group["base"].max(), "seeds": len(group)}
@@ -84,8 +71,8 @@ def printed_mls(base: str) -> pd.DataFrame:
 
 def gains(records: list[dict]) -> pd.DataFrame:
     """What each step adds in test F1, in the mean over the seeds of both: a teacher, more steps, more text."""
-    frame = pd.DataFrame([_measured(record, None) for record in store.of_notebook(records, "04")])
-    keys = ["backbone", "corpus"]
+    frame = pd.DataFrame([_measured(record, None) for record in of_kind(records, "student")])
+    keys = ["label", "corpus"]
     cells = [f"{language} test" for language in ("en", "es", "nl")]
     rows = []
     for (backbone, corpus), group in frame.groupby(keys, sort=True):
@@ -107,11 +94,11 @@ def gains(records: list[dict]) -> pd.DataFrame:
 def figure(records: list[dict]) -> Figure:
     """Test F1 per language: a panel a student, a column a setting; large dots are means, small ones seeds."""
     frame = pd.DataFrame(
-        [_measured(record, _teacher_of(record, records)) for record in store.of_notebook(records, "04")]
+        [_measured(record, of_part(record, "base", records)) for record in of_kind(records, "student")]
     )
     settings = {
         student: [setting for setting in NAMES if setting in set(group["setting"])]
-        for student, group in frame.groupby("backbone", sort=False)
+        for student, group in frame.groupby("label", sort=False)
     }
     students = sorted(settings, key=lambda student: (-len(settings[student]), student))
     corpora = sorted(frame["corpus"].unique())
@@ -120,7 +107,7 @@ def figure(records: list[dict]) -> Figure:
         widths = [len(settings[student]) + 0.6 for student in students]
         grid = drawn.subplots(len(corpora), len(students), sharey="row", squeeze=False, width_ratios=widths)
         for of_corpus, corpus in zip(grid, corpora, strict=True):
-            groups = [frame[(frame["backbone"] == name) & (frame["corpus"] == corpus)] for name in students]
+            groups = [frame[(frame["label"] == name) & (frame["corpus"] == corpus)] for name in students]
             for axes, student, group in zip(of_corpus, students, groups, strict=True):
                 _panel_(axes, group, settings[student])
                 axes.set_title(f"{student} ({corpus})", loc="left")
@@ -162,17 +149,11 @@ def _name_(axes: Axes, group: pd.DataFrame) -> None:
 
 
 def _measured(record: dict, base: dict | None) -> dict:
-    config, scores = record["config"], record["scores"]
-    row = {name: config[name] for name in ("backbone", "corpus", "seed")} | {"setting": config.get("setting", "")}
-    row |= {"base": base["config"]["backbone"] if base else "", "parameters": record["parameters"]}
+    settings, scores = record["settings"], record["scores"]
+    row = {name: settings[name] for name in ("label", "corpus", "seed")} | {"setting": settings.get("setting", "")}
+    row |= {"base": base["settings"]["label"] if base else "", "parameters": record["parameters"]}
     row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     row |= {f"{language} teacher": base["scores"][language]["test"]["f1"] if base else np.nan for language in scores}
     for split in ("dev", "test"):
         row[f"mls {split}"] = multilingual_score(scores, base["scores"], split) if base else np.nan
     return row
-
-
-def _teacher_of(record: dict, records: list[dict]) -> dict | None:
-    config = record["config"]
-    run = baselines.run_name(config["teacher"], config["corpus"], config["seed"])
-    return next((other for other in records if other["run"] == run), None)

@@ -68,7 +68,7 @@ def kept_paired(seeds: list[Seed], graph: str, whole: str) -> dict[str, Interval
 
 def paired(seeds: list[Seed], graph: str) -> dict[str, Interval]:
     """Points of F1 that a graph has more than the float one, by language; both are of the same drawn sentences."""
-    found = [seed["tipped"]["tipped"][graph] for seed in seeds]
+    found = [seed["changed words"]["changed"][graph] for seed in seeds]
     ends = ("points", "points_low", "points_high")
     return {name: spread([Interval(*(one[name][end] for end in ends)) for one in found]) for name in LANGUAGES}
 

@@ -8,8 +8,9 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.profiles import Profile
+from mmalib.plan import of_kind
 from mmalib.reports import figures
+from mmalib.reports.compare import of_part
 from mmalib.reports.unstructured import NAMES, gradual_runs
 
 
@@ -19,29 +20,16 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     return {} if frame.empty else {"table_languages": table(frame), "languages": figure(frame)}
 
 
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The scores that a run lacks in a further language in which another run of the same corpus has one."""
-    runs, there = _runs(records), {}
-    for record in runs:
-        there.setdefault(record["config"]["corpus"], set()).update(record.get("further") or ())
-    return [
-        f"{record['run']} ({language} test)"
-        for record in runs
-        for language in sorted(there[record["config"]["corpus"]] - set(record.get("further") or ()))
-    ]
-
-
 def kept(records: list[dict]) -> pd.DataFrame:
     """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
-    runs, rows = _runs(records), []
-    dense = {_of(record): record for record in runs if record["config"]["method"] == "baseline"}
-    for record in runs:
-        base = dense.get(_of(record))
+    rows = []
+    for record in _runs(records):
+        base = record if record["settings"]["kind"] == "baseline" else of_part(record, "base", records)
         if base is None or not (record.get("further") and base.get("further")):
             continue
         after, before = _f1(record), _f1(base)
         rows += [
-            {"backbone": _of(record)[0], "model": _label(record), "seed": record["config"]["seed"]}
+            {"label": record["settings"]["label"], "model": _label(record), "seed": record["settings"]["seed"]}
             | {"language": language, "f1": score["f1"], "kept": _share(score, before.get(language))}
             for language, score in after.items()
         ]
@@ -50,15 +38,15 @@ def kept(records: list[dict]) -> pd.DataFrame:
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean test F1 over seeds, a row a model and a column a language."""
-    seeds = frame.groupby(["backbone", "model"], sort=False)["seed"].nunique().rename("seeds")
-    mean = frame.pivot_table(index=["backbone", "model"], columns="language", values="f1", sort=False)
+    seeds = frame.groupby(["label", "model"], sort=False)["seed"].nunique().rename("seeds")
+    mean = frame.pivot_table(index=["label", "model"], columns="language", values="f1", sort=False)
     named = mean[_order(frame)].map("{:.3f}".format).rename(columns=figures.language_name)
-    return pd.concat([seeds, named], axis=1).reset_index()
+    return pd.concat([seeds, named], axis=1).reset_index().rename(columns={"label": "backbone"})
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     """A row a language: F1 of the dense models, a dot a seed; and the share of it that others keep, if any."""
-    languages, backbones = _order(frame), list(dict.fromkeys(frame["backbone"]))
+    languages, backbones = _order(frame), list(dict.fromkeys(frame["label"]))
     dense, rest = (frame[(frame["model"] == "dense") == is_dense] for is_dense in (True, False))
     with matplotlib.style.context(figures.STYLE):
         panels = 1 if rest.empty else 2
@@ -66,7 +54,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes = drawn.subplots(1, panels, squeeze=False, sharey=True)[0]
         for row, language in enumerate(languages):
             for number, backbone in enumerate(backbones):
-                f1 = dense[(dense["language"] == language) & (dense["backbone"] == backbone)]["f1"]
+                f1 = dense[(dense["language"] == language) & (dense["label"] == backbone)]["f1"]
                 height = row + 0.2 * (number - (len(backbones) - 1) / 2)
                 axes[0].plot(f1, [height] * len(f1), "o", color=f"C{number}", alpha=0.8)
                 axes[0].annotate(
@@ -96,25 +84,16 @@ def _draw_kept(axes, rest: pd.DataFrame, languages: list[str]) -> None:
 
 def _runs(records: list[dict]) -> list[dict]:
     """The runs that are scored in further languages: dense, pruned, combined."""
-    dense, combined = (
-        [record for record in records if record["config"].get("method") == method]
-        for method in ("baseline", "combination")
-    )
-    return [*dense, *gradual_runs(records), *combined]
-
-
-def _of(record: dict) -> tuple:
-    """Which dense model a record belongs to."""
-    return tuple(record["config"][key] for key in ("backbone", "corpus", "seed"))
+    return [*of_kind(records, "baseline"), *gradual_runs(records), *of_kind(records, "combination")]
 
 
 def _label(record: dict) -> str:
-    config = record["config"]
-    if config["method"] == "baseline":
+    settings = record["settings"]
+    if settings["method"] == "baseline":
         return "dense"
-    if config["method"] == "combination":
-        return config["combination"]
-    return f"{NAMES[config['method']]} {config['share']:.0%}, {config['schedule']}"
+    if settings["method"] == "combination":
+        return settings["combination"]
+    return f"{NAMES[settings['method']]} {settings['share']:.0%}, {settings['schedule']}"
 
 
 def _f1(record: dict) -> dict[str, dict]:

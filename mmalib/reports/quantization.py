@@ -4,11 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.model.evaluate import multilingual_score
-from mmalib.profiles import Profile
-from mmalib.records import store
+from mmalib.plan import of_kind
 from mmalib.reports import figures, quantization_figures, tables
-from mmalib.studies import quantization, tipped
+from mmalib.reports.compare import multilingual_score, of_part
 
 NAMES = {
     "float": "float",
@@ -38,8 +36,8 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         drawn["table_floor"] = table
     if not (table := changes(records)).empty and set(table["graph"]) & set(quantization_figures.TICKS):
         drawn["quantization"] = quantization_figures.losses(table)
-    if not (table := tipped_words(records)).empty:
-        drawn["table_tipped"] = table
+    if not (table := changed_words(records)).empty:
+        drawn["table_changed_words"] = table
     if not (drifts := alone(records)).empty:
         drawn["sensitivity"] = quantization_figures.sensitivity(drifts)
     return drawn
@@ -47,23 +45,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def graphs(records: list[dict]) -> list[dict]:
     """The records of single graphs."""
-    return [r for r in store.of_notebook(records, "05") if r["config"]["method"] == "quantization"]
-
-
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The graphs that this profile has and the records have not."""
-    there = {record["run"]: record for record in records}
-    expected = []
-    for corpus in sorted({record["config"]["corpus"] for record in records}):
-        for backbone in settings.backbones:
-            for seed in settings.pruning_seeds:
-                name = {g: quantization.run_name(g, backbone, corpus, seed) for g in quantization.FORMS}
-                expected += [name[graph] for graph in quantization.planned(settings)]
-                expected += [tipped.run_name(backbone, corpus, seed)]
-                whole, static = there.get(name["float"]), there.get(name["static"])
-                if whole and static and "floor" in quantization.planned(settings):
-                    expected += [name["floor-all"]] if quantization.breaks(static, whole) else []
-    return [run for run in expected if run not in there]
+    return of_kind(records, "graph")
 
 
 def table_6(records: list[dict]) -> pd.DataFrame:
@@ -123,18 +105,18 @@ def calibration(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tipped_words(records: list[dict]) -> pd.DataFrame:
-    """How every graph differs from the float one on the test sets, and the word that it tips most often."""
+def changed_words(records: list[dict]) -> pd.DataFrame:
+    """How every graph differs from the float one on the test sets, and the word whose tag it changes most often."""
     rows = []
-    for record in store.of_notebook(records, "05"):
-        for graph, languages in record.get("tipped", {}).items():
+    for record in of_kind(records, "changed words"):
+        for graph, languages in record["changed"].items():
             for language, found in languages.items():
                 low, high = (found[f"points_{end}"] for end in ("low", "high"))
                 row = _about(record) | {"graph": NAMES[graph], "language": language}
                 row |= {"points of F1": f"{found['points']:+.2f} ({low:+.2f} to {high:+.2f})"}
                 row |= {"tags changed": f"{found['changed'] / found['words']:.2%}"}
                 first = found["most"][0] if found["most"] else None
-                row["most tipped word"] = (
+                row["word most often changed"] = (
                     f"{first['word']}, {first['how']}, {first['times']} times" if first else "none"
                 )
                 without = found.get("points_without_first", found["points"])
@@ -144,14 +126,12 @@ def tipped_words(records: list[dict]) -> pd.DataFrame:
 
 def floors(records: list[dict]) -> pd.DataFrame:
     """The maps left in float (part and layer) to hold the floor, and the points of dev F1 lost in all languages."""
-    rows, places = (
-        [],
-        {_origin(r): r["places"] for r in graphs(records) if r["config"]["graph"] == "float"},
-    )
+    rows = []
     for record in graphs(records):
         if not (found := record.get("floor")):
             continue
-        where = [places.get(_origin(record), {}).get(name) for name in found["skip"]]
+        dense = of_part(record, "float", records) or {"places": {}}
+        where = [dense["places"].get(name) for name in found["skip"]]
         named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(found["skip"], where, strict=True)]
         row = _about(record) | {"looked at dev of": " ".join(found["languages"])}
         row |= {"maps in float": ", ".join(named) or "none", "int8 graphs": found["measured"]}
@@ -165,36 +145,35 @@ def changes(records: list[dict]) -> pd.DataFrame:
     """Points of F1 that every graph gains (below 0: loses) against its float graph; a row a language and split."""
     frame = _frame(records)
     rows = [
-        {"corpus": row["corpus"], "backbone": row["backbone"], "graph": row["graph"], "seed": row["seed"]}
+        {"corpus": row["corpus"], "label": row["label"], "graph": row["graph"], "seed": row["seed"]}
         | {"language": language, "split": split, "points": row[f"{language} {split} change"]}
         for row in frame.to_dict("records")
         for language, split in tables.CELLS
         if row["graph"] != "float"
     ]
-    made = pd.DataFrame(rows, columns=["corpus", "backbone", "graph", "seed", "language", "split", "points"])
+    made = pd.DataFrame(rows, columns=["corpus", "label", "graph", "seed", "language", "split", "points"])
     return made.dropna(subset="points")
 
 
 def alone(records: list[dict]) -> pd.DataFrame:
     """The drift when one map alone is int8, as a share of the drift when all are; a row a seed and map."""
     rows = [
-        {"backbone": record["config"]["backbone"], "corpus": record["config"]["corpus"]}
-        | {"seed": record["config"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
+        {"label": record["settings"]["label"], "corpus": record["settings"]["corpus"]}
+        | {"seed": record["settings"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
         | {"share": _of_whole(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
         for record in graphs(records)
         for row in record.get("sensitivity", [])
     ]
-    return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "share", "in float"])
+    return pd.DataFrame(rows, columns=["label", "corpus", "seed", "layer", "part", "share", "in float"])
 
 
 def _frame(records: list[dict]) -> pd.DataFrame:
     """One row a graph: scores, change from its float graph in points, size."""
-    mine = graphs(records)
-    whole = {_origin(record): record for record in mine if record["config"]["graph"] == "float"}
     rows = []
-    for record in mine:
-        config, scores, size, base = record["config"], record["scores"], record["size"], whole.get(_origin(record))
-        row = {name: config[name] for name in ("corpus", "backbone", "graph", "seed", "format")}
+    for record in graphs(records):
+        settings, scores, size = record["settings"], record["scores"], record["size"]
+        base = record if settings["graph"] == "float" else of_part(record, "float", records)
+        row = {name: settings[name] for name in ("corpus", "label", "graph", "seed", "format")}
         for language, split in tables.CELLS:
             f1 = scores[language][split]["f1"]
             row[f"{language} {split}"] = f1
@@ -210,16 +189,13 @@ def _frame(records: list[dict]) -> pd.DataFrame:
 
 def _groups(frame: pd.DataFrame):
     order = frame.assign(place=[list(NAMES).index(graph) for graph in frame["graph"]])
-    order = order.sort_values(["corpus", "backbone", "place", "seed"])
-    return order.groupby(["corpus", "backbone", "graph"], sort=False)
+    order = order.sort_values(["corpus", "label", "place", "seed"])
+    return order.groupby(["corpus", "label", "graph"], sort=False)
 
 
 def _about(record: dict) -> dict:
-    return {name: record["config"][name] for name in ("backbone", "corpus", "seed")}
-
-
-def _origin(record: dict) -> tuple:
-    return tuple(_about(record).values())
+    settings = record["settings"]
+    return {"backbone": settings["label"], "corpus": settings["corpus"], "seed": settings["seed"]}
 
 
 def _of_whole(record: dict, drift: float) -> float:

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mmalib.model.backbones import Parts
+from mmalib.plan import FLOOR_POINTS
 from mmalib.reports import figures
-from mmalib.studies.int8_choices import POINTS
 
+PARTS = ["query", "key", "value", "mix", "widen", "narrow"]  # of a layer, as in `model.backbones.Parts`
 TICKS = {  # the graphs in the figure of the losses, in this order
     "dynamic": "Dynamic",
     "static": "Static",
@@ -23,12 +23,12 @@ TICKS = {  # the graphs in the figure of the losses, in this order
 def losses(changes: pd.DataFrame) -> Figure:
     """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
     frame = changes[changes["graph"].isin(TICKS)]
-    studies = list(frame[["backbone", "corpus"]].drop_duplicates().itertuples(index=False, name=None))
+    studies = list(frame[["label", "corpus"]].drop_duplicates().itertuples(index=False, name=None))
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(6.9, 0.3 + 2.3 * len(studies)))
         grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)
         for of_study, (backbone, corpus) in zip(grid, studies, strict=True):
-            mine = frame[(frame["backbone"] == backbone) & (frame["corpus"] == corpus)]
+            mine = frame[(frame["label"] == backbone) & (frame["corpus"] == corpus)]
             for axes, split in zip(of_study, ("dev", "test"), strict=True):
                 _panel_(axes, mine[mine["split"] == split])
                 axes.set_title(f"{backbone} ({corpus}), {split}", loc="left")
@@ -46,7 +46,7 @@ def losses(changes: pd.DataFrame) -> Figure:
 
 def sensitivity(drifts: pd.DataFrame) -> Figure:
     """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
-    studies = drifts.groupby(["backbone", "corpus"])
+    studies = drifts.groupby(["label", "corpus"])
     most = int(studies["layer"].nunique().max())
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)))
@@ -68,7 +68,7 @@ def _panel_(axes: Axes, group: pd.DataFrame) -> None:
             if len(points) > 1:
                 axes.plot([at + 0.07] * len(points), points, "o", color=colour, markersize=2, alpha=0.6)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.axhline(-POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(-FLOOR_POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
     if "longer" in shown:  # no quantization: the control of QAT
         axes.axvspan(shown.index("longer") - 0.5, len(shown) - 0.5, color="#EEEEEE", zorder=0, linewidth=0)
     axes.set_xticks(range(len(shown)), [TICKS[graph] for graph in shown])
@@ -77,8 +77,8 @@ def _panel_(axes: Axes, group: pd.DataFrame) -> None:
 
 
 def _heat_(drawn: Figure, axes: Axes, seen: pd.DataFrame) -> None:
-    mean = seen.groupby(["layer", "part"])["share"].mean().unstack().reindex(columns=list(Parts._fields))
-    chosen = seen.groupby(["layer", "part"])["in float"].any().unstack().reindex(columns=list(Parts._fields)).eq(True)
+    mean = seen.groupby(["layer", "part"])["share"].mean().unstack().reindex(columns=PARTS)
+    chosen = seen.groupby(["layer", "part"])["in float"].any().unstack().reindex(columns=PARTS).eq(True)
     shares = mean.to_numpy()
     highest = max(0.01, float(np.nanmax(shares)))
     shades = axes.imshow(shares, cmap="Blues", vmin=0, vmax=highest, aspect="auto")

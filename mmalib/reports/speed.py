@@ -10,11 +10,9 @@ import re
 
 import pandas as pd
 
-from mmalib.profiles import Profile
-from mmalib.records import store
+from mmalib.plan import of_kind
 from mmalib.reports import speed_figures, tables
 from mmalib.speed import throughput
-from mmalib.studies import speed
 
 # printed name → the cases that are it here; the paper does not say in which pattern its models are sparse
 PRINTED = {
@@ -49,23 +47,12 @@ def draw(records: list[dict]) -> dict:
     return drawn
 
 
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The cases that this profile has and the records have not."""
-    return lacking(records, [case.name for case in speed.planned(settings)])
-
-
-def lacking(records: list[dict], wanted: list[str]) -> list[str]:
-    """The runs of this notebook that are wanted for every corpus and that the records have not."""
-    there, corpora = {r["run"] for r in records}, sorted({r["config"]["corpus"] for r in records})
-    return [run for corpus in corpora for what in wanted if (run := speed.run_name(what, corpus)) not in there]
-
-
 def rows(records: list[dict]) -> pd.DataFrame:
     """One row for every case, runtime and batch; `failed` says why there is no speed."""
     found = []
-    for record in of_method(records, "speed"):
-        config = record["config"]
-        about = {key: config[key] for key in ("case", "shape", "depth", "zeros", "heads", "uniform", "int8")}
+    for record in of_kind(records, "shape"):
+        settings = record["settings"]
+        about = {key: settings[key] for key in ("case", "shape", "depth", "zeros", "heads", "uniform", "int8")}
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
             found.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **about})
@@ -131,7 +118,7 @@ def printed_best() -> float:
 
 def table_17(records: list[dict]) -> pd.DataFrame:
     """The Optimal BERT Surgeon's table 17: speed-up over the dense model in DeepSparse, size by gzip."""
-    sized = {r["config"]["case"]: r for r in of_method(records, "speed") if r.get("sizes")}
+    sized = {r["settings"]["case"]: r for r in of_kind(records, "shape") if r.get("sizes")}
     measured = rows(records)
     dense_size = _gzip(sized.get("obert 12 layers dense"))
     made = []
@@ -152,11 +139,6 @@ def table_17(records: list[dict]) -> pd.DataFrame:
             | {"note": note(own)}
         )
     return pd.DataFrame(made)
-
-
-def of_method(records: list[dict], method: str) -> list[dict]:
-    """This notebook's records of one kind: "speed", "text" or "trained"."""
-    return [r for r in store.of_notebook(records, "07") if r["config"].get("method") == method]
 
 
 def _best_printed() -> dict:

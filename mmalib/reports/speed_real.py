@@ -2,9 +2,8 @@
 
 import pandas as pd
 
-from mmalib.profiles import Profile
+from mmalib.plan import of_kind
 from mmalib.reports import speed, speed_figures
-from mmalib.studies.speed_real import readers
 
 
 def draw(records: list[dict]) -> dict:
@@ -18,18 +17,13 @@ def draw(records: list[dict]) -> dict:
     return drawn
 
 
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The readers of text that the records have not; of trained models, whatever was timed is shown."""
-    return speed.lacking(records, [f"text {reader}" for reader in readers(settings)])
-
-
 def text_table(records: list[dict]) -> pd.DataFrame:
     """Real text: sentences and words a second, and the speed-up over ONNX Runtime with all padded to 128."""
     made = []
-    for record in speed.of_method(records, "text"):
+    for record in of_kind(records, "text"):
         for row in record["text"]:
             made.append(
-                {"model": record["config"]["model"], "runtime": row["runtime"], "way": row["way"]}
+                {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
                 | {"sentences/s": speed.rounded(row.get("sentences_per_second"), 1)}
                 | {"words/s": speed.rounded(row.get("words_per_second"), 0)}
                 | {"speed-up": speed.rounded(row.get("ratio"), 2)}
@@ -41,9 +35,9 @@ def text_table(records: list[dict]) -> pd.DataFrame:
 def latency_table(records: list[dict]) -> pd.DataFrame:
     """Real text, one sentence at a time: milliseconds from words to tags."""
     made = [
-        {"model": record["config"]["model"], "runtime": row["runtime"], "way": row["way"]}
+        {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
         | {"p50 ms": speed.rounded(row["milliseconds_p50"], 1), "p95 ms": speed.rounded(row["milliseconds_p95"], 1)}
-        for record in speed.of_method(records, "text")
+        for record in of_kind(records, "text")
         for row in record["text"]
         if "milliseconds_p50" in row
     ]
@@ -53,14 +47,14 @@ def latency_table(records: list[dict]) -> pd.DataFrame:
 def trained(records: list[dict]) -> pd.DataFrame:
     """F1 (mean of the languages' test sets) and speed of every trained model in its fastest runtime; `front` or not."""
     made = []
-    for record in speed.of_method(records, "trained"):
+    for record in of_kind(records, "trained"):
         speeds = [row for row in record["throughput"] if "failed" not in row]
         if not speeds:
             continue
         best = max(speeds, key=lambda row: row["samples_per_second"])
         scored, f1 = scored_in(record, best)
         made.append(
-            {"model": record["config"]["folder"], "notebook": record["config"]["trained_in"]}
+            {"model": record["settings"]["folder"], "notebook": record["settings"]["trained_in"]}
             | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
             | {"speed-up": round(best["ratio"], 2), "F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
             | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
@@ -77,7 +71,7 @@ def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
     runtime = row["runtime"].split(":")[0]
     if runtime in (found := record.get("f1_in", {})):
         return runtime, found[runtime]
-    return ("onnxruntime" if record["config"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
+    return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 
 def front(speeds: list[float], scores: list[float]) -> list[bool]:

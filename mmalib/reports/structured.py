@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.profiles import Profile
+from mmalib.plan import of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.studies import structured
+from mmalib.reports.compare import of_part
 
 SHARES = (0.0, 0.25, 0.5, 0.75)  # the rows of the table
 KEPT = 0.95  # F1 has begun to fall where less than this share of it is left
@@ -19,32 +19,18 @@ TITLES = {"heads": "Michel: heads wherever they are", "uniform": "Uniform: the s
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    curves = store.curves(store.of_notebook(records, "02"))
+    curves = store.curves(of_kind(records, "structured"))
     drawn: dict[str, pd.DataFrame | Figure] = {}
     if not curves.empty:
         drawn["table_structured"] = table(curves)
         for name, method in (("figure_1", "heads"), ("figure_2", "uniform")):
             if (curves["method"] == method).any():
                 drawn[name] = falling(curves, method)
-    if maps := [r for r in store.of_notebook(records, "02") if r["config"]["method"] == "heads"]:
+    if maps := [r for r in of_kind(records, "structured") if r["settings"]["method"] == "heads"]:
         drawn["heads_removed"] = removal_map(maps)
-    if cuts := [r for r in store.of_notebook(records, "02") if r["config"]["method"] == "vocabulary"]:
+    if cuts := of_kind(records, "vocabulary"):
         drawn["table_vocabulary"] = vocabulary_table(cuts, records)
     return drawn
-
-
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The trajectories that this profile has and the records have not."""
-    there = {r["run"] for r in records}
-    corpora = sorted({r["config"]["corpus"] for r in records})
-    return [
-        run
-        for corpus in corpora
-        for method in (*structured.METHODS, "vocabulary")
-        for backbone in settings.backbones
-        for seed in settings.pruning_seeds
-        if (run := structured.run_name(method, backbone, corpus, seed)) not in there
-    ]
 
 
 def knee(shares: np.ndarray, f1: np.ndarray, kept: float = KEPT) -> float | None:
@@ -72,7 +58,7 @@ def knees(curves: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """The knee of every method, language and seed, pruned and recovered; nan where F1 never falls so far."""
     rows = []
     start = curves[(curves["step"] == 0) & ~curves["recovered"]].set_index(["run", "language", "split"])["f1"]
-    keys = ["method", "recovered", "backbone", "corpus", "language", "seed"]
+    keys = ["method", "recovered", "label", "corpus", "language", "seed"]
     for key, group in curves[curves["split"] == split].groupby(keys):
         group = group.sort_values("step")
         # the fall is measured from the baseline in both cases: recovery is no reason for a higher start
@@ -86,7 +72,7 @@ def table(curves: pd.DataFrame) -> pd.DataFrame:
     """F1, multilingual score, parameters and size at a few shares of heads removed, mean and deviation over seeds."""
     near = curves[curves["share"].map(lambda share: any(abs(share - wanted) < 1e-6 for wanted in SHARES))]
     start = near[(near["step"] == 0) & ~near["recovered"]].set_index(["run", "language", "split"])["f1"]
-    keys = ["backbone", "corpus", "method", "recovered", "share"]
+    keys = ["label", "corpus", "method", "recovered", "share"]
     rows = []
     for key, group in near.groupby(keys):
         row = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
@@ -102,6 +88,7 @@ def table(curves: pd.DataFrame) -> pd.DataFrame:
         row |= {"million parameters": group["parameters"].mean() / 1e6, "MB": group["megabytes"].mean()}
         rows.append(row)
     made = pd.DataFrame(rows)
+    made = made.rename(columns={"label": "backbone"})
     made["share"] = [f"{share:.0%}" for share in made["share"]]
     made["recovered"] = made["recovered"].map({False: "no", True: "yes"})
     return made.round({"million parameters": 2, "MB": 1})
@@ -134,7 +121,7 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
             axes.set_ylim(bottom=0)
             figures.label_ends(axes, ends)
         drawn.axes[0].set_ylabel("entity F1 (solid test, dashed dev)")
-        pairs = curves[["backbone", "corpus"]].drop_duplicates().itertuples(index=False)
+        pairs = curves[["label", "corpus"]].drop_duplicates().itertuples(index=False)
         backbone = ", ".join(f"{name} on {corpus}" for name, corpus in pairs)
         drawn.suptitle(
             f"{TITLES[method]} ({backbone}; circle and number: F1 falls under {KEPT:.0%} of the dense model's)",
@@ -165,7 +152,7 @@ def removal_map(records: list[dict]) -> Figure:
             axes.set_xlabel("head")
             axes.set_xticks(range(0, gone.shape[1], 2), range(1, gone.shape[1] + 1, 2))
             axes.set_yticks(range(len(whole)), range(1, len(whole) + 1))
-            axes.set_title(f"{record['config']['backbone']}, seed {record['config']['seed']}", loc="left")
+            axes.set_title(f"{record['settings']['backbone']}, seed {record['settings']['seed']}", loc="left")
         panels[0].set_ylabel("layer")
         bar = drawn.colorbar(shades, ax=panels, label="went at this share (dot: stayed)", pad=0.01)
         bar.ax.yaxis.set_major_formatter("{x:.0%}")
@@ -174,10 +161,9 @@ def removal_map(records: list[dict]) -> Figure:
 
 def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
     """What cutting the vocabulary saves and what it costs, beside the model it was cut from."""
-    baselines = {_origin(r): r for r in records if r["config"]["method"] == "baseline"}
     rows = []
     for cut in cuts:
-        whole = baselines.get(_origin(cut))
+        whole = of_part(cut, "base", records)
         for name, size, scores in (
             ("whole", cut["before"], whole["scores"] if whole else {}),
             ("cut", cut["after"], cut["scores"]),
@@ -191,7 +177,3 @@ def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
                 row[f"{language} {split} std"] = np.nan
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _origin(record: dict) -> tuple:
-    return tuple(record["config"][key] for key in ("backbone", "corpus", "seed"))

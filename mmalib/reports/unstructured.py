@@ -5,12 +5,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.model.evaluate import multilingual_score, retention
-from mmalib.profiles import Profile
+from mmalib.plan import CRITERIA, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
+from mmalib.reports.compare import multilingual_score, of_part, retention
 from mmalib.reports.structured import knee, over_seeds
-from mmalib.studies import baselines, trials, unstructured
 
 CURVES = {  # file → what the paper drew there
     "figure_3": ("obs", "cubic"),
@@ -32,41 +31,24 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         for name, (criterion, schedule) in CURVES.items():
             if ((curves["method"] == criterion) & (curves["schedule"] == schedule)).any():
                 drawn[name] = on_the_way(curves, criterion, schedule)
-    if at_once := [r for r in store.of_notebook(records, "03") if "one_shot" in r["config"]]:
+    if at_once := of_kind(records, "one-shot"):
         drawn["table_oneshot"] = one_shot_table(at_once)
-    if tried := [r for r in store.of_notebook(records, "03") if "trial" in r["config"]]:
+    if tried := of_kind(records, "trial"):
         drawn["table_trials"] = trials_table(tried)
     return drawn
 
 
-def gaps(records: list[dict], settings: Profile) -> list[str]:
-    """The pruned models and the trials that this profile has and the records have not."""
-    there = {record["run"] for record in records}
-    expected = []
-    for corpus in sorted({record["config"]["corpus"] for record in records}):
-        for backbone in settings.backbones:
-            for seed in settings.pruning_seeds:
-                where = (backbone, corpus, seed)
-                expected += [unstructured.run_name(*plan, *where) for plan in unstructured.planned(settings)]
-                expected += [unstructured.one_shot_name(criterion, *where) for criterion in unstructured.AT_ONCE]
-        for criterion in unstructured.CRITERIA if settings.trials else ():
-            tried = range(len(trials.TRIALS[criterion]))
-            expected += [trials.trial_name(criterion, number, settings.backbones[0], corpus) for number in tried]
-    return [run for run in expected if run not in there]
-
-
 def gradual_runs(records: list[dict]) -> list[dict]:
     """The records of the gradually pruned models, but for those that a teacher helped: they are notebook 06's."""
-    apart = ("one_shot", "trial", "hardness")
-    return [r for r in store.of_notebook(records, "03") if not any(key in r["config"] for key in apart)]
+    return [record for record in of_kind(records, "gradual") if "hardness" not in record["settings"]]
 
 
 def table_3(records: list[dict]) -> pd.DataFrame:
     """Table 3: F1 and multilingual score after pruning, mean and sample deviation over seeds, and the paper's."""
     rows = []
-    frame = pd.DataFrame([_final(record, _base_of(record, records)) for record in gradual_runs(records)])
-    keys = ["backbone", "corpus", "method", "share", "schedule"]
-    order = {criterion: number for number, criterion in enumerate(unstructured.CRITERIA)}
+    frame = pd.DataFrame([_final(record, of_part(record, "base", records)) for record in gradual_runs(records)])
+    keys = ["label", "corpus", "method", "share", "schedule"]
+    order = {criterion: number for number, criterion in enumerate(CRITERIA)}
     for key, group in frame.groupby(keys):
         backbone, corpus, method, share, schedule = key
         row = {"model": f"{backbone} {method} {100 * share:.0f}", "schedule": schedule}
@@ -132,10 +114,10 @@ def kept(records: list[dict]) -> Figure:
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
         named, collapsed = {}, []
         for record in gradual_runs(records):
-            base = _base_of(record, records)
-            if base is None or record["config"]["schedule"] != "cubic":
+            base = of_part(record, "base", records)
+            if base is None or record["settings"]["schedule"] != "cubic":
                 continue
-            share, criterion = record["config"]["share"], record["config"]["method"]
+            share, criterion = record["settings"]["share"], record["settings"]["method"]
             left = retention(record["scores"], base["scores"], "test")
             x, y = left["en"], np.mean([value for language, value in left.items() if language != "en"])
             if not x >= COLLAPSED:
@@ -165,7 +147,7 @@ def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
     """Pruned at once and never trained again: test F1 by criterion, sparsity and pattern."""
     curves = store.curves(at_once)
     rows = []
-    for key, group in curves.groupby(["share", "pattern", "backbone", "corpus", "method"]):
+    for key, group in curves.groupby(["share", "pattern", "label", "corpus", "method"]):
         share, pattern, backbone, corpus, method = key
         row = {"sparsity": f"{share:.0%}", "pattern": "single" if pattern == "1" else pattern}
         row |= {"criterion": method, "model": backbone, "corpus": corpus, "seeds": group["seed"].nunique()}
@@ -180,24 +162,20 @@ def trials_table(tried: list[dict]) -> pd.DataFrame:
     """What was tried for every criterion, with the English dev F1 that alone decided."""
     names = ("rate", "initial", "updates_per_epoch", "damp")
     rows = []
-    for record in sorted(tried, key=lambda r: (r["config"]["corpus"], r["config"]["method"], r["config"]["trial"])):
-        config = record["config"]
-        row = {"criterion": config["method"], "trial": config["trial"], "corpus": config["corpus"]}
-        row |= {name.replace("_", " "): "" if name not in config else f"{config[name]:g}" for name in names}
+    for record in sorted(
+        tried, key=lambda r: (r["settings"]["corpus"], r["settings"]["method"], r["settings"]["trial"])
+    ):
+        settings = record["settings"]
+        row = {"criterion": settings["method"], "trial": settings["trial"], "corpus": settings["corpus"]}
+        row |= {name.replace("_", " "): "" if name not in settings else f"{settings[name]:g}" for name in names}
         rows.append(row | {"English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4)})
     return pd.DataFrame(rows)
 
 
 def _final(record: dict, base: dict | None) -> dict:
-    config, scores = record["config"], record["scores"]
-    row = {key: config[key] for key in ("backbone", "corpus", "method", "share", "schedule", "seed")}
+    settings, scores = record["settings"], record["scores"]
+    row = {key: settings[key] for key in ("label", "corpus", "method", "share", "schedule", "seed")}
     row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     for split in ("dev", "test"):
         row[f"mls {split}"] = np.nan if base is None else multilingual_score(scores, base["scores"], split)
     return row
-
-
-def _base_of(record: dict, records: list[dict]) -> dict | None:
-    config = record["config"]
-    run = baselines.run_name(config["backbone"], config["corpus"], config["seed"])
-    return next((other for other in records if other["run"] == run), None)

@@ -4,9 +4,9 @@ Each takes the records of a claim's parts, seed by seed, and says when it holds 
 neither is so, it does not hold at this scale. What one seed has no interval for contradicts nothing.
 """
 
+from mmalib.plan import CRITERIA, INT8_KINDS
 from mmalib.reports import intervals
 from mmalib.reports.intervals import LANGUAGES, Seed
-from mmalib.studies import quantization, unstructured
 
 HOLDS, FAILS, CONTRADICTED, MISSING = "holds", "does not hold at this scale", "contradicted", "not measured"
 HALF, THIRTY = (0.4, 0.6), (0.2, 0.4)  # "about half" and "near 30%" of the heads: one step of 1/12, and a bit, around
@@ -42,7 +42,7 @@ def equal_heads(seeds: list[Seed]) -> tuple[str, str]:
 
 def criteria(seeds: list[Seed]) -> tuple[str, str]:
     """Second order keeps enough and leads by enough; against it: another that has learnt leads in both languages."""
-    kept = {name: intervals.kept(seeds, name, "dense") for name in unstructured.CRITERIA}
+    kept = {name: intervals.kept(seeds, name, "dense") for name in CRITERIA}
     text = "; ".join(f"{name} keeps {intervals.percent(kept[name])}" for name in kept)
     others = [name for name in kept if name != "obs" and not intervals.collapsed(seeds, name)]
     if not others:
@@ -83,12 +83,12 @@ def taught(seeds: list[Seed]) -> tuple[str, str]:
 
 def int8(seeds: list[Seed]) -> tuple[str, str]:
     """No kind costs Spanish or Dutch a point more than English; against it: one does, or QAT keeps too little."""
-    whole = [graph for graph in quantization.KINDS if not intervals.collapsed(seeds, graph)]
+    whole = [graph for graph in INT8_KINDS if not intervals.collapsed(seeds, graph)]
     more = [each for graph in whole for each in intervals.more_than_english(seeds, graph)]
     kept = intervals.kept_paired(seeds, "qat", "float")
-    text = "; ".join(f"{graph} {intervals.points(intervals.paired(seeds, graph))}" for graph in quantization.KINDS)
+    text = "; ".join(f"{graph} {intervals.points(intervals.paired(seeds, graph))}" for graph in INT8_KINDS)
     text += f" points; QAT keeps {intervals.percent(kept, digits=1)}"
-    alike = len(whole) == len(quantization.KINDS) and all(each.mean <= POINT for each in more)
+    alike = len(whole) == len(INT8_KINDS) and all(each.mean <= POINT for each in more)
     if alike and all(each.mean >= QAT_KEEPS for each in kept.values()):
         return HOLDS, text
     worse = any(each.low > POINT for each in more) or any(each.high < QAT_KEEPS for each in kept.values())

@@ -9,7 +9,7 @@ Whether it can run here, `available` says. Each lives in a module of its own tha
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from mmalib.records import machine
 
 MODEL = "model.onnx"
+MISSING = "is not available"  # in what `load` says of a runtime that is not here
 MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse"}
 # What may be set behind a runtime's name; the first value is the one it has unless told otherwise.
 SETTINGS = {
@@ -143,6 +144,12 @@ def available(runtime: str) -> str | None:
     return None if importlib.util.find_spec(name) else f"{name} is not installed"
 
 
+def to_measure_again(rows: Iterable[dict]) -> bool:
+    """Whether a runtime that was missing when these rows were measured is here now."""
+    missed = {row["runtime"] for row in rows if MISSING in row.get("failed", "")}
+    return any(available(runtime) is None for runtime in missed)
+
+
 def locate(folder: Path) -> Path:
     """The ONNX file of a model's folder."""
     path = Path(folder) / MODEL
@@ -158,7 +165,7 @@ def load(folder: Path, threads: int, runtime: str = "onnxruntime") -> Session:
     path = locate(folder)
     check_threads(threads)
     if reason := available(name):
-        raise ValueError(f"{name} is not available: {reason}.")
+        raise ValueError(f"{name} {MISSING}: {reason}.")
     try:
         module = importlib.import_module(f"mmalib.runtimes.{MODULES[name]}")
         engine = module.load(path, threads, **settings)

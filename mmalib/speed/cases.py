@@ -1,30 +1,16 @@
-"""What notebook 07 measures: the paper's architectures at full size, with nothing learned, and how each is built.
+"""What notebook 07 times: the paper's architectures at full size, with nothing learned; `shapes` builds them.
 
 A case is a shape, what was taken out of it, and its number format. A runtime wants its own form of an int8 graph (see
-`quantize`), so a case is one folder or two. Which zeros, heads and neurons go is drawn at random: the speed depends on
-how many, and on their pattern. Ranges of activations come from random subwords for the same reason.
+`quantize`), so a case is one folder or two.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-from mmalib import runtimes
-from mmalib.graph import export, quantize, ranges
-from mmalib.model.backbones import layers
-from mmalib.model.disk import heads_left, neurons_left
-from mmalib.prune import heads, uniform
-from mmalib.speed import shapes
 
 ALL = ("onnxruntime", "openvino", "deepsparse")
 SPARSE = ("deepsparse",)  # the one runtime that skips zeros of float weights
 OPEN = ("onnxruntime", "openvino", "openvino:hint=throughput", "openvino:shapes=fixed")
 SHARES = (0.25, 0.5, 0.75, 11 / 12)  # of the heads, or of heads and neurons: figures 6 to 9
-CALIBRATION = {"number": 4, "length": 32}  # random subwords
 
 
 @dataclass(frozen=True)
@@ -96,79 +82,9 @@ def form(case: Case, runtime: str) -> str:
     """The form of a case's graph that a runtime runs fast."""
     if case.int8 != "static":
         return case.int8 or "float"
-    return "qoperator" if runtimes.parse(runtime)[0] == "deepsparse" else "qdq"
-
-
-def build(
-    case: Case,
-    forms: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    target: Path,
-    *,
-    deepest: int | None,
-    source: Path | None = None,
-) -> dict[str, Path]:
-    """Write the case's folders into the folder `target`, in these forms; at most `deepest` layers, where that is set.
-
-    What is there is taken as it is: a folder is complete or absent. `source` is the float folder, if there is one.
-    """
-    found = {form: Path(target) / form for form in ("float", *forms)}
-    found["float"] = source or found["float"]
-    if not all((folder / export.GRAPH).is_file() for folder in found.values()):
-        if source is None:
-            model = random_model(case, len(tokenizer), deepest)
-            export.export(model, tokenizer, found["float"], provenance={"case": case.name})
-            del model
-        known = None
-        if {"qdq", "qoperator"} & set(forms):
-            known = ranges.calibrate(found["float"], ranges.random_rows(tokenizer, **CALIBRATION))
-        for form in set(forms) - {"float"}:
-            dynamic = form == "dynamic"
-            quantize.quantize(
-                found["float"],
-                found[form],
-                kind=form if dynamic else "static",
-                ranges=None if dynamic else known,
-                format="qdq" if dynamic else form,
-                embeddings=case.sized,  # of what is shipped, every weight is int8
-            )
-    return {form: found[form] for form in forms}
+    return "qoperator" if runtime.split(":")[0] in SPARSE else "qdq"
 
 
 def is_whole_base(case: Case) -> bool:
     """Whether nothing is taken out of XLM-R base: only the number format is another."""
     return dataclasses.replace(case, name="base", int8=None, runtimes=(), batches=None) == Case("base", runtimes=())
-
-
-def random_model(case: Case, subwords: int, deepest: int | None = None) -> PreTrainedModel:
-    """The case's model in float, with random weights, and without what the case takes out."""
-    depth = min(filter(None, (case.depth or shapes.SHAPES[case.shape][1], deepest)))
-    vocabulary = None if case.sized else subwords
-    model = shapes.shape(case.shape, vocabulary=vocabulary, layers=depth)
-    if case.heads:
-        heads.remove_heads_(model, scattered(len(layers(model)), shapes.HEADS, case.heads))
-    if case.uniform:
-        evenly_smaller_(model, case.uniform)
-    if case.sparsity:
-        shapes.impose_(model, case.sparsity, case.pattern)
-    return model
-
-
-def scattered(depth: int, number: int, share: float) -> dict[int, list[int]]:
-    """Heads to take out of a model of `depth` layers, anywhere, as head pruning does it; every layer keeps one."""
-    draw = torch.Generator().manual_seed(0)
-    stays = torch.randint(number, (depth,), generator=draw).tolist()
-    free = [(layer, head) for layer in range(depth) for head in range(number) if head != stays[layer]]
-    order = torch.randperm(len(free), generator=draw).tolist()[: round(share * depth * number)]
-    gone: dict[int, list[int]] = {}
-    for layer, head in sorted(free[place] for place in order):
-        gone.setdefault(layer, []).append(head)
-    return gone
-
-
-def evenly_smaller_(model: PreTrainedModel, share: float) -> None:
-    """Take the same share of heads and of feed-forward neurons out of every layer, in place."""
-    left, wide = heads_left(model), neurons_left(model)
-    keep = [max(1, round((1 - share) * len(of_layer))) for of_layer in left]
-    heads.remove_heads_(model, {n: of_layer[keep[n] :] for n, of_layer in enumerate(left) if keep[n] < len(of_layer)})
-    uniform.remove_neurons_(model, {n: range(max(1, round((1 - share) * w)), w) for n, w in enumerate(wide)})

@@ -3,8 +3,12 @@
 Throughput depends on layers, widths, the pattern of zeros and the number format, not on what the weights are. So the
 speed tables build their models here, from configuration, with random weights and zeros at random places. The
 vocabulary is a matter of size on disk alone (one row of the embedding is read for each token whatever its height): it
-is small unless it is asked for as it was, which only sizes need.
+is small unless it is asked for as it was, which only sizes need. Which zeros, heads and neurons go is drawn at random;
+ranges of activations come from random subwords for the same reason.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -13,12 +17,17 @@ from transformers import (
     DistilBertConfig,
     DistilBertForTokenClassification,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaForTokenClassification,
 )
 
 from mmalib.data.corpus import LABELS
-from mmalib.prune import sparsity
+from mmalib.graph import export, quantize, ranges
+from mmalib.model.backbones import layers
+from mmalib.model.disk import heads_left, neurons_left
+from mmalib.prune import heads, sparsity, uniform
+from mmalib.speed.cases import Case
 
 SMALL = 1000  # subwords, where only speed is asked for
 # name → (architecture, layers, width, width of the feed-forward part, the vocabulary it has in the paper)
@@ -32,6 +41,7 @@ SHAPES = {
     "bert-3": ("bert", 3, 768, 3072, 30_522),
 }
 HEADS = 12  # all of them have as many
+CALIBRATION = {"number": 4, "length": 32}  # random subwords
 
 
 def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None, seed: int = 0) -> PreTrainedModel:
@@ -77,3 +87,73 @@ def impose_(model: PreTrainedModel, share: float, pattern: str = "1", *, seed: i
         for name, weight in sparsity.weights(model).items()
     }
     sparsity.apply_(model, sparsity.choose(scores, share, pattern))
+
+
+def build(
+    case: Case,
+    forms: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    target: Path,
+    *,
+    deepest: int | None,
+    source: Path | None = None,
+) -> dict[str, Path]:
+    """Write the case's folders into the folder `target`, in these forms; at most `deepest` layers, where that is set.
+
+    What is there is taken as it is: a folder is complete or absent. `source` is the float folder, if there is one.
+    """
+    found = {form: Path(target) / form for form in ("float", *forms)}
+    found["float"] = source or found["float"]
+    if not all((folder / export.GRAPH).is_file() for folder in found.values()):
+        if source is None:
+            model = random_model(case, len(tokenizer), deepest)
+            export.export(model, tokenizer, found["float"], provenance={"case": case.name})
+            del model
+        known = None
+        if {"qdq", "qoperator"} & set(forms):
+            known = ranges.calibrate(found["float"], ranges.random_rows(tokenizer, **CALIBRATION))
+        for form in set(forms) - {"float"}:
+            dynamic = form == "dynamic"
+            quantize.quantize(
+                found["float"],
+                found[form],
+                kind=form if dynamic else "static",
+                ranges=None if dynamic else known,
+                format="qdq" if dynamic else form,
+                embeddings=case.sized,  # of what is shipped, every weight is int8
+            )
+    return {form: found[form] for form in forms}
+
+
+def random_model(case: Case, subwords: int, deepest: int | None = None) -> PreTrainedModel:
+    """The case's model in float, with random weights, and without what the case takes out."""
+    depth = min(filter(None, (case.depth or SHAPES[case.shape][1], deepest)))
+    vocabulary = None if case.sized else subwords
+    model = shape(case.shape, vocabulary=vocabulary, layers=depth)
+    if case.heads:
+        heads.remove_heads_(model, scattered(len(layers(model)), HEADS, case.heads))
+    if case.uniform:
+        evenly_smaller_(model, case.uniform)
+    if case.sparsity:
+        impose_(model, case.sparsity, case.pattern)
+    return model
+
+
+def scattered(depth: int, number: int, share: float) -> dict[int, list[int]]:
+    """Heads to take out of a model of `depth` layers, anywhere, as head pruning does it; every layer keeps one."""
+    draw = torch.Generator().manual_seed(0)
+    stays = torch.randint(number, (depth,), generator=draw).tolist()
+    free = [(layer, head) for layer in range(depth) for head in range(number) if head != stays[layer]]
+    order = torch.randperm(len(free), generator=draw).tolist()[: round(share * depth * number)]
+    gone: dict[int, list[int]] = {}
+    for layer, head in sorted(free[place] for place in order):
+        gone.setdefault(layer, []).append(head)
+    return gone
+
+
+def evenly_smaller_(model: PreTrainedModel, share: float) -> None:
+    """Take the same share of heads and of feed-forward neurons out of every layer, in place."""
+    left, wide = heads_left(model), neurons_left(model)
+    keep = [max(1, round((1 - share) * len(of_layer))) for of_layer in left]
+    heads.remove_heads_(model, {n: of_layer[keep[n] :] for n, of_layer in enumerate(left) if keep[n] < len(of_layer)})
+    uniform.remove_neurons_(model, {n: range(max(1, round((1 - share) * w)), w) for n, w in enumerate(wide)})

@@ -11,34 +11,28 @@ from transformers import PreTrainedTokenizerFast
 
 from mmalib.data.corpus import fewer
 from mmalib.graph import floor, quantize, ranges
-from mmalib.profiles import Profile
-
-POINTS = 1.0  # of dev F1 that no language may lose
-MOST = 6  # maps in float at most
+from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS
 
 
 def calibrated(
-    profile: Profile, source: Path, tokenizer: PreTrainedTokenizerFast, english: DatasetDict
+    settings: dict, source: Path, tokenizer: PreTrainedTokenizerFast, english: DatasetDict
 ) -> dict[str, dict]:
     """The ranges of the method that is best on English dev, and what every method came to."""
-    train = fewer(english["train"], profile.calibration_sentences)
-    rows = ranges.sentence_rows(train["words"], tokenizer, profile.max_length)
-    dev = {"en": _texts(fewer(english["dev"], profile.int8_sentences))}
-    found, tried = {}, {}
-    for method in profile.calibration_methods:
-        found[method] = ranges.calibrate(source, rows, method=method)
-        measure, _ = floor.measure_with(
-            _builder(source, found[method]), source, tokenizer, dev, languages=("en",), max_length=profile.max_length
-        )
+    train = fewer(english["train"], settings["calibration_sentences"])
+    rows = ranges.sentence_rows(train["words"], tokenizer, settings["max_length"])
+    dev = {"en": _texts(fewer(english["dev"], settings["int8_sentences"]))}
+    by_method, tried, how = {}, {}, {"languages": ("en",), "max_length": settings["max_length"]}
+    for method in settings["calibration_methods"]:
+        by_method[method] = ranges.calibrate(source, rows, method=method)
+        measure, _ = floor.measure_with(_builder(source, by_method[method]), source, tokenizer, dev, **how)
         f1, drift = measure(frozenset())
         tried[method] = {"f1": f1["en"], "drift": drift}
     chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
-    return {"ranges": found[chosen], "calibration": {"chosen": chosen, "tried": tried}}
+    return {"ranges": by_method[chosen], "calibration": {"chosen": chosen, "tried": tried}}
 
 
 def searched(
-    profile: Profile,
-    languages: tuple[str, ...],
+    settings: dict,
     source: Path,
     known: quantize.Ranges,
     tokenizer: PreTrainedTokenizerFast,
@@ -46,13 +40,14 @@ def searched(
     where: dict[str, list],
 ) -> dict:
     """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads."""
+    languages = settings["floor_languages"]
     # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
-    dev = {language: _texts(fewer(corpora[language]["dev"], profile.floor_sentences)) for language in languages}
+    dev = {language: _texts(fewer(corpora[language]["dev"], settings["floor_sentences"])) for language in languages}
     measure, base = floor.measure_with(
-        _builder(source, known), source, tokenizer, dev, languages=languages, max_length=profile.max_length
+        _builder(source, known), source, tokenizer, dev, languages=languages, max_length=settings["max_length"]
     )
-    names = scanned(where, profile.floor_layers)
-    found = floor.hold_floor(measure, names, base, points=POINTS, languages=languages, most=MOST)
+    names = scanned(where, settings["floor_layers"])
+    found = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, languages=languages, most=FLOOR_MAPS)
     del found["met_everywhere"]  # it would speak of the languages looked at alone
     if len(languages) > 1:
         return {"floor": found}

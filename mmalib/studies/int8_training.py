@@ -13,22 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 from mmalib.data.subwords import predict_tags
 from mmalib.graph import export, qat, quantize
 from mmalib.model.finetune import finetune
-from mmalib.profiles import Profile
-
-QAT_RATE = 0.25  # of the profile's rate after tuning: the baseline is tuned already
 
 
 def learn(
-    profile: Profile,
+    settings: dict,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     train: Dataset | list[dict],
     dev: Dataset,
     folder: Path,
     *,
-    format: str,
-    seed: int,
-    checkpoints: Path,
+    unfinished: Path,
     about: dict,
     embeddings: bool = False,
     loss: Callable | None = None,
@@ -38,30 +33,29 @@ def learn(
 
     `train`, `loss` and `callbacks` are those of `finetune`.
     """
-    qat.prepare_(model, format=format)
+    qat.prepare_(model, format=settings["format"])
     every = [*callbacks, qat.FreezeRanges()]
-    model, history = tune(profile, model, tokenizer, train, dev, seed, checkpoints, loss=loss, callbacks=every)
-    predicted = predict_tags(model, tokenizer, dev["words"], max_length=profile.max_length)
+    model, history = tune(settings, model, tokenizer, train, dev, unfinished, loss=loss, callbacks=every)
+    predicted = predict_tags(model, tokenizer, dev["words"], max_length=settings["max_length"])
     learnt = qat.ranges(model)
     qat.remove_(model)
-    source = checkpoints / "float"
+    source = unfinished / "float"
     export.export(model, tokenizer, source)
     given = quantize.tensor_ranges(source, learnt)
-    how = {"ranges": given, "format": format, "embeddings": embeddings, "provenance": about}
+    how = {"ranges": given, "format": settings["format"], "embeddings": embeddings, "provenance": about}
     size = size_of(quantize.quantize(source, folder, kind="qat", **how))
-    in_graph = export.predict_tags(export.session(folder), tokenizer, dev["words"], profile.max_length)
+    in_graph = export.predict_tags(export.session(folder), tokenizer, dev["words"], settings["max_length"])
     agreement = np.mean(np.concatenate(predicted) == np.concatenate(in_graph))
     return size, {"history": history, "ranges": given, "agreement": float(agreement)}
 
 
 def tune(
-    profile: Profile,
+    settings: dict,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     train: Dataset | list[dict],
     dev: Dataset,
-    seed: int,
-    checkpoints: Path,
+    unfinished: Path,
     **how,
 ) -> tuple[PreTrainedModel, dict]:
     """The short fine-tune itself, with or without fake quantization."""
@@ -70,14 +64,14 @@ def tune(
         tokenizer,
         train,
         dev,
-        folder=checkpoints,
-        seed=seed,
-        epochs=profile.qat_epochs,
-        batch_size=profile.batch_size,
-        learning_rate=QAT_RATE * profile.rate_after,
-        max_length=profile.max_length,
-        frozen=profile.frozen_after,
-        choose_after=profile.qat_epochs / 2,  # before that, the ranges still move
+        folder=unfinished,
+        seed=settings["seed"],
+        epochs=settings["qat_epochs"],
+        batch_size=settings["batch_size"],
+        learning_rate=settings["qat_rate"] * settings["rate_after"],
+        max_length=settings["max_length"],
+        frozen=settings["frozen_after"],
+        choose_after=settings["qat_epochs"] / 2,  # before that, the ranges still move
         **how,
     )
 

@@ -1,0 +1,57 @@
+"""The study's answer in two sentences, from records: what the dense models find, and what compression leaves of it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mmalib.plan import of_kind
+from mmalib.reports import figures, intervals
+from mmalib.reports.compare import of_part
+
+UNSEEN = tuple(language for language in figures.COLOURS if language != "en")
+
+
+def text(records: Sequence[dict]) -> str:
+    """Two sentences on the first corpus that is real, else on the sample."""
+    corpora = {record["settings"]["corpus"] for record in records}
+    corpus = "conll" if "conll" in corpora else min(corpora, default="")
+    mine = [record["settings"]["corpus"] == corpus and "varied" not in record["settings"] for record in records]
+    mine = [record for record, is_mine in zip(records, mine, strict=True) if is_mine]
+    return f"{_dense(mine)} {_compressed(mine)}\n"
+
+
+def _dense(records: list[dict]) -> str:
+    found = pd.DataFrame([_row(record) for record in of_kind(records, "baseline")])
+    if found.empty:
+        return "No model has been tuned yet."
+    best = found.groupby("label")["en"].mean().idxmax()
+    mean, seeds = found[found["label"] == best].mean(numeric_only=True), int((found["label"] == best).sum())
+    others = " and ".join(f"{mean[name]:.2f} in {figures.LANGUAGE_NAMES[name]}" for name in UNSEEN)
+    return (
+        f"Tuned on English names alone, `{best}` finds those of English with F1 {mean['en']:.2f}, and those of "
+        f"languages it has no labels for with {others} (mean of {seeds} seed{'s' * (seeds > 1)})."
+    )
+
+
+def _compressed(records: list[dict]) -> str:
+    rows = []
+    for record in [*of_kind(records, "combination"), *of_kind(records, "gradual"), *of_kind(records, "student")]:
+        base = of_part(record, "base", records)
+        if base and not record["settings"].get("sees_target_text") and record["settings"].get("setting") != "plain":
+            one, dense = _row(record), _row(base)
+            unseen = sum(one[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), intervals.NOTHING)
+            rows.append({"run": record["run"], "en": one["en"] / max(dense["en"], intervals.NOTHING), "unseen": unseen})
+    if not rows:
+        return "What pruning, students and int8 leave of that has not been run on it yet."
+    made = pd.DataFrame(rows)
+    best = made.loc[made["unseen"].idxmax()]
+    worse = (made["unseen"] < made["en"]).sum()
+    return (
+        f"Made smaller, {worse} of {len(made)} models lose more of the unseen languages than of English; the most "
+        f"faithful (`{best['run']}`) keeps {best['unseen']:.0%} of them and {best['en']:.0%} of English."
+    )
+
+
+def _row(record: dict) -> dict:
+    f1 = {name: splits["test"]["f1"] for name, splits in record["scores"].items()}
+    return {"label": record["settings"]["label"], **f1}

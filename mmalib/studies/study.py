@@ -1,0 +1,147 @@
+"""A study: one profile on one corpus in one folder, and the one life that each of its runs has.
+
+    study = Study.open("quick", "runs")
+    study.make_all(study.runs("03"))
+    study.missing("03")
+
+A run is read where its record is there with the same settings, refused where it has others, and otherwise made: what is
+unfinished lies in a folder that carries the settings' digest, the record is written when all is there. Each run is
+locked while it is made, whoever makes it, and by nobody else.
+"""
+
+import importlib
+import shutil
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from mmalib import plan, runtimes
+from mmalib.plan import Run
+from mmalib.profiles import Profile, load_profile
+from mmalib.records import lock, store
+
+MAKERS = {  # kind of run → module and function: (study, run, folder for what is unfinished) → parts of its record
+    "recipe": "recipes.attempt",
+    "baseline": "baselines.tune",
+    "structured": "structured.shrink",
+    "vocabulary": "structured.cut_vocabulary",
+    "gradual": "unstructured.prune",
+    "one-shot": "unstructured.one_shot",
+    "trial": "unstructured.attempt",
+    "student": "distillation.teach",
+    "graph": "quantization.quantize",
+    "changed words": "quantization.compare",
+    "halved": "combined.halve",
+    "combination": "combined.combine",
+    "shape": "speed.shape",
+    "text": "speed_real.text",
+    "trained": "speed_real.trained",
+}
+
+
+class Study:
+    """A profile (with `changes` of it), a corpus, and the folder where everything is put."""
+
+    def __init__(self, profile: Profile, runs: Path, data: str | None = None, changes: dict | None = None) -> None:
+        self.original, self.changes = profile, dict(changes or {})
+        self.profile = plan.changed(profile, self.changes)
+        self.top, self.home, self.data = Path(runs), Path(runs) / profile.name, data
+
+    @classmethod
+    def open(cls, profile: str | Profile = "quick", runs: str | Path = "runs", data: str | None = None) -> "Study":
+        """The study of a profile in the folder `runs`; `data` as in `corpus.load`."""
+        return cls(load_profile(profile) if isinstance(profile, str) else profile, Path(runs), data or None)
+
+    def vary(self, **changes: object) -> "Study":
+        """The same study with other settings of its profile; the runs that come out otherwise lie beside its own."""
+        return Study(self.original, self.top, self.data, self.changes | changes)
+
+    @cached_property
+    def corpus(self) -> str:
+        """The corpus' name."""
+        from mmalib.data import corpus  # here, or whoever only reads records would wait for it
+
+        return corpus.corpus_name(self.profile, self.data)
+
+    @cached_property
+    def corpora(self):
+        """The sentences, read when they are first asked for."""
+        from mmalib.data import corpus
+
+        return corpus.load(self.profile, self.data)
+
+    @cached_property
+    def plan(self) -> dict[str, Run]:
+        """Every run by its name, those that others need first."""
+        return {run.name: run for run in plan.runs(self.original, self.corpus, changes=self.changes)}
+
+    def runs(self, notebook: str | None = None, kind: str | None = None) -> list[Run]:
+        """The runs of the study, or of one notebook, or of one kind."""
+        every = self.plan.values()
+        return [r for r in every if notebook in (None, r.settings["notebook"]) and kind in (None, r.kind)]
+
+    def records(self) -> list[dict]:
+        """The records in the study's folder that are of its corpus, those of changed profiles too."""
+        return [r for r in store.read(self.home / "records") if r["settings"]["corpus"] == self.corpus]
+
+    def missing(self, notebook: str | None = None) -> list[str]:
+        """What the study, or one notebook, has not yet."""
+        return plan.missing(self.records(), self.runs(notebook))
+
+    def done(self, run: Run) -> dict | None:
+        """The record of a run if it is there with the same settings, and so are the models that it leaves."""
+        record = store.finished(self.home / "records", run.name, run.settings)
+        if record is None or runtimes.to_measure_again([*record.get("throughput", ()), *record.get("text", ())]):
+            return None
+        there = record.get("same_as") or all(self._stamped(leaf, run) for leaf in run.leaves)
+        return record if there else None
+
+    def make(self, run: Run | str) -> dict:
+        """The record of a run; it is made where it is not there yet, and before it what it needs."""
+        run = self.plan[run] if isinstance(run, str) else run
+        if record := self.done(run):
+            return record
+        for need in run.needs.values():
+            self.make(need)
+        with lock.hold(self.home / "locks" / f"{run.name}.lock", f"The run {run.name}", patience=None):
+            if record := self.done(run):  # by whoever held the lock before
+                return record
+            unfinished = self.home / "unfinished" / f"{run.name}-{run.digest}"
+            module, _, function = MAKERS[run.kind].partition(".")
+            maker = getattr(importlib.import_module(f"mmalib.studies.{module}"), function)
+            parts = {"scores": {}, **maker(self, run, unfinished)}
+            store.save(self.home / "records", run.name, run.settings, needs=run.needs, **parts)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return store.finished(self.home / "records", run.name, run.settings)
+
+    def make_all(self, runs: Iterable[Run]) -> list[dict]:
+        """The records of these runs, made one after the other, or by the workers that the environment tells of."""
+        from mmalib.studies import workers
+
+        return workers.make_all(self, list(runs))
+
+    def folder(self, leaf: str) -> Path:
+        """Where a run leaves a model."""
+        return self.home / "models" / leaf
+
+    def model(self, name: str):
+        """The model that a run has left, on the machine's device and ready to predict, and its tokenizer."""
+        from mmalib.model import disk
+        from mmalib.records import machine
+
+        self.make(name)
+        model, tokenizer = disk.load(self.folder(name))
+        return model.to(machine.device()), tokenizer
+
+    def graph(self, name: str) -> Path:
+        """The folder of the graph that a run has left, or of the one that it came out the same as."""
+        return self.folder(self.make(name).get("same_as") or name)
+
+    def about(self, run: Run) -> dict:
+        """What a model's folder tells of the run that left it."""
+        return {"run": run.name, "settings": run.digest, **{key: run.settings[key] for key in ("corpus", "seed")}}
+
+    def _stamped(self, leaf: str, run: Run) -> bool:
+        folder = self.folder(leaf)
+        there = any((folder / name).is_file() for name in ("model.safetensors", "model.onnx"))
+        return there and store.read_json(folder / "mmalib.json").get("settings") == run.digest

@@ -1,0 +1,89 @@
+"""The runs of a study as plain data: their order, their names, what a changed setting does, what is missing."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mmalib import plan
+from mmalib.profiles import PROFILES, load_profile
+from mmalib.records import store
+from mmalib.studies.study import MAKERS
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
+def test_what_a_run_needs_comes_before_it_and_every_kind_can_be_made(profile):
+    runs, before = plan.runs(profile, "conll"), set()
+    for run in runs:
+        assert set(run.needs.values()) <= before and run.name not in before
+        before.add(run.name)
+        assert run.kind in MAKERS and re.fullmatch(r"0[1-7]", run.settings["notebook"])
+        assert run.settings["corpus"] == "conll" and run.settings["label"]
+    leaves = [leaf for run in runs for leaf in run.leaves]
+    assert len(set(leaves)) == len(leaves)
+    by_notebook = [run for number in range(1, 8) for run in plan.runs(profile, "conll", f"{number:02}")]
+    assert {run.name for run in by_notebook} == before
+
+
+def test_settings_decide_the_digest_and_nothing_else_does():
+    quick = load_profile("quick")
+    first, second = (plan.baseline(quick, "e5-half", "sample", seed) for seed in (1, 2))
+    again = plan.baseline(quick, "e5-half", "sample", 1)
+    assert first.digest == again.digest != second.digest
+    assert plan.baseline(plan.changed(quick, {"epochs": 9}), "e5-half", "sample", 1).digest != first.digest
+
+
+def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_from_it():
+    quick = load_profile("quick")
+    before = {run.name: run for run in plan.runs(quick, "sample")}
+    changed = plan.runs(quick, "sample", changes={"pruning_epochs": 4})
+    renamed = {run.name.replace("+pruning_epochs=4", "") for run in changed if "varied" in run.settings}
+    assert {before[name].kind for name in renamed if not name.startswith("07")} == {"gradual", "combination"}
+    assert "06-60-q-e5-half-sample-seed1" in renamed and "06-distil-q-e5-half-sample-seed1" not in renamed
+    for run in changed:
+        if "varied" in run.settings:
+            assert run.name not in before and run.settings["label"] == "e5-half, pruning_epochs 4"
+            assert all("+pruning_epochs=4" in leaf for leaf in run.leaves)
+        else:
+            assert run == before[run.name]
+    combination = next(run for run in changed if run.name == "06-60-q-e5-half-sample-seed1+pruning_epochs=4")
+    assert combination.needs["start"] == "03-obs-60-cubic-taught-e5-half-sample-seed1+pruning_epochs=4"
+    assert combination.needs["float"] == "05-float-e5-half-sample-seed1"
+
+
+def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
+    changed = plan.runs(load_profile("quick"), "sample", changes={"learning_rate": 1e-4, "frozen": None})
+    assert {run.kind for run in changed if "varied" not in run.settings} == {"shape"}
+    tag = "+frozen=None,learning_rate=0.0001"
+    for run in changed:
+        if "varied" in run.settings:
+            assert tag in run.name and all(tag in need for need in run.needs.values())
+            assert store.finished(tmp_path, run.name, run.settings) is None  # the name is one of a file
+
+
+def test_an_unknown_setting_is_one_line_with_the_nearest_name():
+    with pytest.raises(ValueError, match="no setting 'prunning_epochs'. Did you mean 'pruning_epochs'?"):
+        plan.runs(load_profile("quick"), "sample", changes={"prunning_epochs": 4})
+
+
+def record(run, languages=("en", "es")):
+    scores = {language: {"test": {"f1": 0.5}} for language in languages}
+    return {"run": run.name, "settings": run.settings, "scores": scores, "needs": run.needs}
+
+
+def test_missing_are_whole_runs_and_scores_that_others_of_the_kind_have():
+    one, two, three = (plan.baseline(load_profile("quick"), "e5-half", "sample", seed) for seed in (1, 2, 3))
+    assert plan.missing([record(one), record(two, ["en"])], [one, two, three]) == [three.name, f"{two.name} (es test)"]
+    further = record(one) | {"further": {"fr": {"test": {"f1": 0.5}}}}
+    assert plan.missing([further, record(two)], [one, two]) == [f"{two.name} (fr test)"]
+    assert plan.missing([record(one), record(two)], [one, two]) == []
+    assert plan.of_kind([record(one)], "baseline") == [record(one)] and plan.of_kind([record(one)], "graph") == []
+
+
+@pytest.mark.parametrize("module", ("mmalib.plan", "mmalib.reports", "mmalib.app.publish", "mmalib.studies.study"))
+def test_plans_and_drawings_load_no_training_code(module):
+    heavy = ("torch", "transformers", "datasets", "onnxruntime", "openvino", "onnx")
+    program = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,103 @@
+"""The one life of a run: made, read, refused, made again, varied, locked."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from mmalib import reports
+from mmalib.model import disk
+from mmalib.profiles import load_profile
+from mmalib.records import lock, store
+from mmalib.studies import baselines
+from mmalib.studies.study import Study
+
+
+@pytest.fixture
+def study(tiny_backbone, tmp_path):
+    folder = str(tiny_backbone)
+    profile = replace(load_profile("smoke"), name="tiny", backbones=(folder,), teacher=folder, students=(folder,))
+    return Study.open(profile, tmp_path, "sample")
+
+
+@pytest.fixture
+def base(study):
+    return study.runs(kind="baseline")[0]
+
+
+def forbid(monkeypatch):
+    monkeypatch.setattr(baselines, "tune", None)
+
+
+def test_a_run_is_made_once_and_read_afterwards(study, base, monkeypatch):
+    record = study.make(base)
+    assert record["settings"]["kind"] == "baseline" and record["needs"] == {}
+    assert study.missing("01") == [] and study.missing("02") == [run.name for run in study.runs("02")]
+    assert list((study.home / "unfinished").iterdir()) == []
+    forbid(monkeypatch)
+    assert study.make(base) == record == Study.open(study.profile, study.top, "sample").make(base.name)
+
+
+def test_what_a_run_needs_is_made_first(study):
+    record = study.make(study.runs(kind="vocabulary")[0])
+    assert [other["run"] for other in study.records()] == [record["needs"]["base"], record["run"]]
+
+
+def test_other_settings_under_the_same_name_are_refused_with_the_way_out(study, base):
+    study.make(base)
+    other = Study.open(replace(study.profile, learning_rate=1e-3), study.top, "sample")
+    with pytest.raises(ValueError, match=r"(?s)learning_rate: 0.0001 -> 0.001.*study.vary.*--fresh"):
+        other.make(base.name)
+
+
+def test_a_varied_run_lies_beside_and_is_a_row_of_its_own(study, base):
+    plain = study.make(base)
+    varied = study.vary(learning_rate=1e-3)
+    (record,) = varied.make_all(varied.runs(kind="baseline"))
+    assert record["run"] == f"{base.name}+learning_rate=0.001" and study.make(base) == plain
+    assert study.folder(record["run"]).is_dir() and study.folder(base.name).is_dir()
+    table = reports.baselines.draw(study.records())["table_1"]
+    ours = table[table["source"] != "paper"]["model"].tolist()
+    assert ours == [base.settings["label"], f"{base.settings['label']}, learning_rate 0.001"]
+
+
+def test_unfinished_work_is_never_continued_under_other_settings(study, base):
+    shrink = study.runs(kind="structured")[0]
+    store.add_point(study.home / "unfinished" / f"{shrink.name}-{shrink.digest}", {"step": 0, "mark": "of this one"})
+    varied = study.vary(curve_sentences=8)
+    other = varied.plan[f"{shrink.name}+curve_sentences=8"]
+    assert not any("mark" in point for point in varied.make(other)["curve"])
+    with pytest.raises(KeyError):  # the plain one goes on with the point that it finds
+        reports.structured.falling(store.curves([study.make(shrink)]), shrink.settings["method"])
+
+
+@pytest.mark.parametrize("loss", ("gone", "of other settings"))
+def test_a_record_without_its_model_is_made_again(study, base, loss):
+    first = study.make(base)
+    folder = study.folder(base.name)
+    if loss == "gone":
+        folder.rename(folder.with_name("elsewhere"))
+    else:
+        model, tokenizer = disk.load(folder)
+        disk.save(model, tokenizer, folder, about=study.about(base) | {"settings": "another"})
+    assert study.done(base) is None
+    again = study.make(base)
+    assert again["scores"] == first["scores"] and study.done(base) == again
+
+
+def test_a_run_that_somebody_else_makes_is_waited_for_and_read(study, base, monkeypatch, capsys):
+    record = study.make(base)
+    path = study.home / "records" / f"{base.name}.json"
+    text = path.read_text()
+    path.unlink()
+    forbid(monkeypatch)
+    waited = []
+    with lock.hold(study.home / "locks" / f"{base.name}.lock", "x"):
+        assert lock.held(study.home / "locks") == [base.name]
+        waiter = threading.Thread(target=lambda: waited.append(study.make(base)))
+        waiter.start()
+        waiter.join(0.5)
+        assert waiter.is_alive() and not waited
+        path.write_text(text)
+    waiter.join(10)
+    assert waited == [record] and lock.held(study.home / "locks") == []
