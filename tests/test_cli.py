@@ -1,5 +1,6 @@
 """The command line: answers at once, and turns mistakes into one sentence."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from mmalib.app import batch, bench, cli
 from mmalib.records import machine
+from mmalib.studies import workers
 
 
 def test_help_explains_the_commands_without_importing_torch():
@@ -41,6 +43,15 @@ def test_study_hands_over_what_was_asked(monkeypatch, tmp_path):
     assert cli.main(["study", "--profile", "paper", "--only", "01,03", "--fresh", "--runs", str(tmp_path)]) == 1
     assert [given[:3] for given in asked] == [("quick", None, False), ("paper", "01,03", True)]
     assert asked[0][4] == batch.NOTEBOOKS and asked[1][3] == tmp_path
+
+
+def test_workers_and_a_cluster_reach_the_kernels(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(batch, "run", lambda *_: seen.update(os.environ) or 0)
+    for name in (workers.WORKERS, workers.CLUSTER):
+        monkeypatch.setenv(name, "")  # what the command sets is taken back after the test
+    assert cli.main(["study", "--workers", "2", "--ray", "auto"]) == 0
+    assert (seen[workers.WORKERS], seen[workers.CLUSTER]) == ("2", "auto")
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError])

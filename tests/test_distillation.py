@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_labels_are_matched_by_name(teacher, teacher_tokenizer, student, student
     assert not np.allclose(said[0], said[0][:, ::-1])
     for one, another in zip(said, said_by_other, strict=True):
         np.testing.assert_array_equal(one, another)
-    ask = distill.live(teacher, teacher_tokenizer, max_length=64)
+    ask = partial(distill.word_logits, teacher, teacher_tokenizer, max_length=64)
     losses = []
     for model in (student.eval(), relabelled(student, backwards).eval()):
         settings = {"max_length": 64, "hardness": 0.5, "temperature": 2.0}
@@ -253,7 +254,7 @@ def test_the_two_tokenizers_do_split_differently(student_tokenizer, teacher_toke
 
 @pytest.fixture(scope="module")
 def ask(teacher, teacher_tokenizer):
-    return distill.live(teacher, teacher_tokenizer, max_length=64)
+    return partial(distill.word_logits, teacher, teacher_tokenizer, max_length=64)
 
 
 @pytest.fixture(scope="module")

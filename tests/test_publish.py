@@ -80,3 +80,11 @@ def test_the_shipped_backbones_are_shown_with_the_weights_that_they_have():
             weights = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
         assert shown == f"{weights / 1e6:.1f}"
     assert table["retrieval en to es"].astype(float).is_monotonic_decreasing
+
+
+def test_every_mark_on_the_pages_is_something_that_is_drawn():
+    drawn = "".join(path.read_text() for path in (publish.ROOT / "mmalib" / "reports").glob("*.py"))
+    for page in (publish.ROOT / "README.md", publish.ROOT / "figures" / "README.md"):
+        for block in publish.BLOCK.finditer(page.read_text()):
+            name = block["name"]
+            assert name == "answer" or name in publish.benchmarks() or f'"{name}"' in drawn, f"{page}: {name}"

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from mmalib import plan, profiles
 from mmalib.records import lock, store
+from mmalib.studies.workers import CLUSTER, WORKERS
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
 ROOM = 2.0  # GiB that must be free before a study starts
-WORKERS, CLUSTER = "MMALIB_WORKERS", "MMALIB_RAY"  # as studies.workers reads them
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
 
 # What a kernel runs. `lifeline` is the reading end of a pipe that only the study could write to: the read

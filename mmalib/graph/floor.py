@@ -31,14 +31,12 @@ def hold_floor(
     points: float = 1.0,
     languages: Collection[str] = ("en",),
     most: int = 6,
-    scan_all: bool = False,
 ) -> dict:
     """Search for at most `most` maps to leave in float so that no language loses over `points` points of F1.
 
     `measure(skip)` scores the int8 model that leaves `skip` in float: F1 of 0 to 1 for every language of `base`, the
     float model's F1, and the drift over `languages`. The result says what was found, whether the floor is met in the
-    languages looked at (`met`) and in all (`met_everywhere`), and what the scan saw; `scan_all` scans also where the
-    floor holds at once, for the picture of the sensitivity.
+    languages looked at (`met`) and in all (`met_everywhere`), and what the scan saw.
     """
     if not names:
         raise ValueError("There is no linear map to leave in float. Give the names of those that are quantized.")
@@ -66,7 +64,7 @@ def hold_floor(
 
     best: tuple[str, ...] = ()
     ordered: list[str] = []
-    if worst(()) > points or scan_all:
+    if worst(()) > points:
         # With one map the model of the scan would have nothing left to quantize.
         ordered = sorted(names, key=lambda name: rank((name,))) if len(names) > 1 else []
     tried: tuple[str, ...] = ()

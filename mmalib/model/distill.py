@@ -20,7 +20,6 @@ other's first subword of the same word. Labels are matched by name. In use:
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,11 +54,6 @@ def word_logits(
     if not all(np.isfinite(of_sentence).all() for of_sentence in said):
         raise ValueError("The teacher's logits are not all finite numbers. Its training has diverged: tune it anew.")
     return said
-
-
-def live(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> Ask:
-    """Ask the teacher anew for every batch: no memory, and its forward pass in every epoch."""
-    return partial(word_logits, teacher, tokenizer, max_length=max_length)
 
 
 def cached(
