@@ -18,7 +18,7 @@ CURVES = {  # file → what the paper drew there
 }
 COLLAPSED = 50.0  # % of English: a model that keeps less is named in the figure and not drawn
 MARKERS = {"magnitude": "s", "movement": "^", "obs": "o"}
-NAMES = {"magnitude": "magnitude", "movement": "movement", "obs": "second order"}
+NAMES = {"random": "random", "magnitude": "magnitude", "movement": "movement", "obs": "second order"}
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -51,7 +51,7 @@ def table_3(records: list[dict]) -> pd.DataFrame:
     order = {criterion: number for number, criterion in enumerate(CRITERIA)}
     for key, group in frame.groupby(keys):
         backbone, corpus, method, share, schedule = key
-        row = {"model": f"{backbone} {method} {100 * share:.0f}", "schedule": schedule}
+        row = {"model": f"{backbone} {NAMES[method]} {100 * share:.0f}", "schedule": schedule}
         row |= {"source": f"this study, {corpus}", "seeds": len(group), "order": (share, order[method], schedule)}
         for name in [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]:
             row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
@@ -121,7 +121,7 @@ def kept(records: list[dict]) -> Figure:
             left = retention(record["scores"], base["scores"], "test")
             x, y = left["en"], np.mean([value for language, value in left.items() if language != "en"])
             if not x >= COLLAPSED:
-                collapsed.append(f"{criterion} {share:.0%}")
+                collapsed.append(f"{NAMES[criterion]} {share:.0%}")
                 continue
             colour = {0.8: "#66CCEE", 0.9: "#AA3377"}.get(share, "#BBBBBB")
             axes.plot(x, y, MARKERS[criterion], color=colour, markersize=4.5, markeredgecolor="white")
@@ -130,7 +130,7 @@ def kept(records: list[dict]) -> Figure:
         lowest = min([60.0, *(y - 5 for points in named.values() for _, y, _ in points)])
         axes.set_ylim(max(0.0, lowest), 105)
         ends = [
-            (np.mean([y for _, y, _ in points]), f"{criterion} {share:.0%}", points[0][2])
+            (np.mean([y for _, y, _ in points]), f"{NAMES[criterion]} {share:.0%}", points[0][2])
             for (criterion, share), points in named.items()
         ]
         figures.label_ends(axes, ends)
@@ -150,7 +150,7 @@ def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
     for key, group in curves.groupby(["share", "pattern", "label", "corpus", "method"]):
         share, pattern, backbone, corpus, method = key
         row = {"sparsity": f"{share:.0%}", "pattern": "single" if pattern == "1" else pattern}
-        row |= {"criterion": method, "model": backbone, "corpus": corpus, "seeds": group["seed"].nunique()}
+        row |= {"criterion": NAMES[method], "model": backbone, "corpus": corpus, "seeds": group["seed"].nunique()}
         for language, split in tables.CELLS:
             cell = group[(group["language"] == language) & (group["split"] == split)]["f1"]
             row |= {f"{language} {split} mean": cell.mean(), f"{language} {split} std": cell.std()}
@@ -166,7 +166,7 @@ def trials_table(tried: list[dict]) -> pd.DataFrame:
         tried, key=lambda r: (r["settings"]["corpus"], r["settings"]["method"], r["settings"]["trial"])
     ):
         settings = record["settings"]
-        row = {"criterion": settings["method"], "trial": settings["trial"], "corpus": settings["corpus"]}
+        row = {"criterion": NAMES[settings["method"]], "trial": settings["trial"], "corpus": settings["corpus"]}
         row |= {name.replace("_", " "): "" if name not in settings else f"{settings[name]:g}" for name in names}
         rows.append(row | {"English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4)})
     return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ neither is so, it does not hold at this scale. What one seed has no interval for
 from mmalib.plan import CRITERIA, INT8_KINDS
 from mmalib.reports import intervals
 from mmalib.reports.intervals import LANGUAGES, Seed
+from mmalib.reports.unstructured import NAMES
 
 HOLDS, FAILS, CONTRADICTED, MISSING = "holds", "does not hold at this scale", "contradicted", "not measured"
 HALF, THIRTY = (0.4, 0.6), (0.2, 0.4)  # "about half" and "near 30%" of the heads: one step of 1/12, and a bit, around
@@ -43,7 +44,7 @@ def equal_heads(seeds: list[Seed]) -> tuple[str, str]:
 def criteria(seeds: list[Seed]) -> tuple[str, str]:
     """Second order keeps enough and leads by enough; against it: another that has learnt leads in both languages."""
     kept = {name: intervals.kept(seeds, name, "dense") for name in CRITERIA}
-    text = "; ".join(f"{name} keeps {intervals.percent(kept[name])}" for name in kept)
+    text = "; ".join(f"{NAMES[name]} keeps {intervals.percent(kept[name])}" for name in kept)
     others = [name for name in kept if name != "obs" and not intervals.collapsed(seeds, name)]
     if not others:
         return FAILS, f"{text}; nothing is left to compare with"
