@@ -76,6 +76,13 @@ RECIPES = {
     "masked": {"masked_words": 0.1},
     "batch": {"batch_size": 8},
     "longer": {"epochs": 5},
+    "slow-head-free-masked-longer": {
+        "learning_rate": 7e-5,
+        "head_rate": 10.0,
+        "frozen": None,
+        "masked_words": 0.1,
+        "epochs": 5,
+    },
 }
 RECIPE_TRIAL = {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 

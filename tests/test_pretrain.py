@@ -5,10 +5,12 @@ import json
 import lzma
 import random
 import struct
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -22,6 +24,7 @@ from mmalib import reports
 from mmalib.model import packed
 from mmalib.pretrain import batches, card, cut, oracle, probe, read, recipe, shrink, text, train
 from mmalib.pretrain.text import BOS, EOS, Pairs
+from mmalib.profiles import load_profile
 from mmalib.reports import figures
 
 LANGUAGES = ("en", "es", "nl")
@@ -697,3 +700,10 @@ def test_the_retrieval_figure_shows_every_number_and_chance():
     assert figure.bbox.x0 <= label.x0 and label.x1 <= figure.bbox.x1  # not cut off at the column's edge
     boxes = [t.get_window_extent() for t in axes.texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_the_card_tells_how_the_tuned_models_were_tuned():
+    small = replace(load_profile("small"), masked_words=0.1, frozen=None)
+    told = card._recipe(small, pd.DataFrame({"trial": ["start"]}))
+    assert "frozen: nothing; words hidden at each step: 10%" in told and "tried on 4,000 English sentences" in told
+    assert "lowest 50% of the layers" in card._recipe(replace(small, frozen=0.5), pd.DataFrame())

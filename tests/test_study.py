@@ -85,6 +85,14 @@ def test_a_record_without_its_model_is_made_again(study, base, loss):
     assert again["scores"] == first["scores"] and study.done(base) == again
 
 
+def test_a_trajectory_whose_steps_miss_a_share_is_done_all_the_same(study):
+    odd = study.vary(head_share=0.3)  # of 8 heads, two a step
+    run = odd.runs(kind="structured")[0]
+    record = odd.make(run)
+    assert [leaf[-3:] for leaf in record["leaves"]] == ["-25", "-50", "-75"] and run.leaves == ()
+    assert odd.done(run) == record
+
+
 def test_a_run_that_somebody_else_makes_is_waited_for_and_read(study, base, monkeypatch, capsys):
     record = study.make(base)
     path = study.home / "records" / f"{base.name}.json"

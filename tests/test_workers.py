@@ -168,6 +168,13 @@ def test_what_is_left_to_make_has_its_needs_first(profile, tmp_path):
     assert of_kind(study.records(), "baseline") and Path(study.home / "records").is_dir()
 
 
+def test_workers_are_told_where_the_corpora_are(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMALIB_DATA", "conll")
+    monkeypatch.chdir(tmp_path)
+    assert workers._data(Study.open(profile, tmp_path)) == str(tmp_path / "conll")
+    assert workers._data(Study.open(profile, tmp_path, "sample")) == "sample"
+
+
 def test_speed_is_measured_on_a_node_alone():
     case = plan.shape(load_profile("quick"), plan.planned_cases(load_profile("quick"))[0], "sample")
 

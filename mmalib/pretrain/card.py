@@ -9,6 +9,7 @@ from transformers import BertModel
 from mmalib import reports
 from mmalib.model.backbones import SHIPPED
 from mmalib.model.packed import SHARED
+from mmalib.plan import RECIPE_TRIAL
 from mmalib.pretrain.probe import retrieval
 from mmalib.pretrain.recipe import TOKENS, Prepared
 from mmalib.pretrain.text import Pairs
@@ -17,7 +18,6 @@ from mmalib.records import machine, store
 from mmalib.records.machine import WEIGHTS
 from mmalib.reports import tables
 from mmalib.reports.backbones import REPORT
-from mmalib.studies import recipes
 
 ORIGINS = {
     "e5": "multilingual-e5-small, 4 bits a weight",
@@ -102,12 +102,12 @@ def _recipe(profile: Profile, quality: pd.DataFrame) -> str:
         end = f"the mean of ten checkpoints of each epoch after the first {profile.average_from:g}"
     tried = ""
     if "trial" in quality:
-        tried = (
-            f" Chosen by English dev among what was tried on {recipes.TRIAL['trial_sentences']:,} English sentences."
-        )
+        number = RECIPE_TRIAL["trial_sentences"]
+        tried = f" Chosen by English dev among what was tried on {number:,} English sentences."
     return (
         f"Tuned for {profile.epochs} epochs in batches of {profile.batch_size} at the rate {profile.learning_rate:g}, "
-        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; the result is {end}.{tried}\n"
+        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; words hidden at each step: "
+        f"{profile.masked_words:.0%}; the result is {end}.{tried}\n"
     )
 
 

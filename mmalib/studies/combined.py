@@ -33,7 +33,10 @@ from mmalib.studies.study import Study
 def halve(study: Study, run: Run, unfinished: Path) -> dict:
     """The float model of `halved-q`: a kept model of the uniform trajectory, cut to its subwords, tuned and taught."""
     settings, english = run.settings, study.corpora["en"]
-    model, tokenizer = disk.load(study.folder(kept_leaf(run.needs["start"], HALF)))
+    leaf = kept_leaf(run.needs["start"], HALF)
+    if leaf not in study.make(run.needs["start"])["leaves"]:
+        raise ValueError(f"No step of {run.needs['start']} leaves half of the heads. Choose a head_share that does.")
+    model, tokenizer = disk.load(study.folder(leaf))
     texts = structured.training_texts(study.corpora)
     tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
     words, tags = list(english["train"]["words"]), list(english["train"]["tags"])

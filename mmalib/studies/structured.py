@@ -44,7 +44,10 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
             scores = score(scored, tokenizer, to_score, max_length=settings["max_length"])
             store.add_point(unfinished, {**_point(model, step, share), "recovered": recovered, "scores": scores})
         print(f"{run.name}: {share:.0%} of the heads removed", flush=True)
-    return {"curve": store.points(unfinished), "timings": {"seconds_since_last_start": time.monotonic() - start}}
+    curve = store.points(unfinished)
+    reached = {kept_leaf(run.name, point["share"]) for point in curve if round(point["share"], 9) in KEPT_SHARES}
+    timings = {"seconds_since_last_start": time.monotonic() - start}
+    return {"curve": curve, "leaves": sorted(reached), "timings": timings}
 
 
 def cut_vocabulary(study: Study, run: Run, unfinished: Path) -> dict:

@@ -93,7 +93,7 @@ class Study:
         record = store.finished(self.home / "records", run.name, run.settings)
         if record is None or runtimes.to_measure_again([*record.get("throughput", ()), *record.get("text", ())]):
             return None
-        there = record.get("same_as") or all(self._stamped(leaf, run) for leaf in run.leaves)
+        there = record.get("same_as") or all(self._stamped(leaf, run) for leaf in record.get("leaves", run.leaves))
         return record if there else None
 
     def make(self, run: Run | str) -> dict:

@@ -91,7 +91,7 @@ def _make_side_by_side(study: Study, runs: list[Run], workers: int, cluster: str
 
 def _run_all(ray, study: Study, waiting: dict[str, Run], workers: int, mark: Path) -> None:
     cores = int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
-    about = (study.original, study.top.resolve(), study.data, study.changes)
+    about = (study.original, study.top.resolve(), _data(study), study.changes)
     total, running, done = len(waiting), {}, set(study.plan) - set(waiting)
     # one call a process: no run sees what another has left behind
     maker = ray.remote(max_calls=1, max_retries=RETRIES)(_make)
@@ -139,6 +139,12 @@ def _make(about: tuple, name: str, threads: int, mark: str, commit: str | None) 
 
     torch.set_num_threads(threads)
     return line(Study(*about).make(name))
+
+
+def _data(study: Study) -> str | None:
+    """Where the corpora are, for a process that does not have this one's environment and folder."""
+    data = study.data or os.environ.get("MMALIB_DATA")
+    return str(Path(data).expanduser().resolve()) if data and data not in ("sample", "hub") else data
 
 
 def _workers() -> int:
