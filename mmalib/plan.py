@@ -188,7 +188,7 @@ def changed(profile: Profile, changes: Mapping[str, object]) -> Profile:
 def missing(records: Iterable[dict], wanted: Iterable[Run]) -> list[str]:
     """What is wanted and not there: whole runs, and scores that other records of the same kind have, by language."""
     wanted, there = list(wanted), {record["run"]: record for record in records}
-    gaps = [run.name for run in wanted if run.name not in there]
+    absent = [run.name for run in wanted if run.name not in there]
     cells = {run.name: _cells(there[run.name]) for run in wanted if run.name in there}
     by_kind: dict[tuple, dict] = {}
     for run in wanted:
@@ -198,8 +198,8 @@ def missing(records: Iterable[dict], wanted: Iterable[Run]) -> list[str]:
     for run in wanted:
         if cells.get(run.name):
             rest = [cell for cell in by_kind[run.kind, run.settings["corpus"]] if cell not in cells[run.name]]
-            gaps += [f"{run.name} ({' '.join(cell)})" for cell in rest]
-    return gaps
+            absent += [f"{run.name} ({' '.join(cell)})" for cell in rest]
+    return absent
 
 
 def of_kind(records: Iterable[dict], *kinds: str) -> list[dict]:
@@ -271,10 +271,15 @@ def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> li
             continue
         names[run.name] = run.name + tag
         label = f"{run.settings['label']}, {', '.join(f'{name} {_short(changes[name])}' for name in sorted(changes))}"
+        settings = run.settings | {"varied": changes, "label": label}
+        if run.kind == "trained" and run.settings["model"] in names:  # it times what the other name has left
+            model = names[run.settings["model"]]
+            folder = run.settings["folder"].replace(run.settings["model"], model, 1)
+            settings |= {"model": model, "folder": folder}
         varied.append(
             Run(
                 names[run.name],
-                run.settings | {"varied": changes, "label": label},
+                settings,
                 {part: names.get(need, need) for part, need in run.needs.items()},
                 tuple(leaf.replace(run.name, names[run.name], 1) for leaf in run.leaves),
             )

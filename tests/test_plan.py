@@ -50,6 +50,9 @@ def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_
     combination = next(run for run in changed if run.name == "06-60-q-e5-half-sample-seed1+pruning_epochs=4")
     assert combination.needs["start"] == "03-obs-60-cubic-taught-e5-half-sample-seed1+pruning_epochs=4"
     assert combination.needs["float"] == "05-float-e5-half-sample-seed1"
+    for run in changed:
+        if run.kind == "trained":
+            assert run.settings["model"] == run.needs["model"] and run.settings["folder"].startswith(run.needs["model"])
 
 
 def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
