@@ -123,7 +123,7 @@ def kept(records: list[dict]) -> Figure:
             if not x >= COLLAPSED:
                 collapsed.append(f"{NAMES[criterion]} {share:.0%}")
                 continue
-            colour = {0.8: "#66CCEE", 0.9: "#AA3377"}.get(share, "#BBBBBB")
+            colour = {0.8: "#66CCEE", 0.9: "#AA3377"}.get(share, "#4477AA")
             axes.plot(x, y, MARKERS[criterion], color=colour, markersize=4.5, markeredgecolor="white")
             named.setdefault((criterion, share), []).append((x, y, colour))
         axes.set_xlim(min([60.0, *(x - 5 for points in named.values() for x, *_ in points)]), 105)
