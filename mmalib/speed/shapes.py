@@ -111,7 +111,9 @@ def build(
             del model
         known = None
         if {"qdq", "qoperator"} & set(forms):
-            known = ranges.calibrate(found["float"], ranges.random_rows(tokenizer, **CALIBRATION))
+            subwords = min(len(tokenizer), SHAPES[case.shape][4]) if case.sized else len(tokenizer)
+            rows = ranges.random_rows(tokenizer, vocabulary=subwords, **CALIBRATION)
+            known = ranges.calibrate(found["float"], rows)
         for form in set(forms) - {"float"}:
             dynamic = form == "dynamic"
             quantize.quantize(
