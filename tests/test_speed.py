@@ -360,3 +360,11 @@ def test_an_int8_graph_is_scored_in_every_runtime_and_one_that_is_the_same_as_st
         assert set(timed["f1_in"]) == {"onnxruntime", "openvino"}
         assert timed["f1_in"]["onnxruntime"] == pytest.approx(timed["f1"])
     assert study.make(name)["same_as"] and not study.folder(name).exists()
+
+
+def test_a_sized_shape_is_calibrated_with_subwords_of_its_own_vocabulary(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(shapes.SHAPES, "bert-3", ("bert", 1, 48, 96, 40))
+    assert len(tokenizer) > 40
+    case = Case("small vocabulary", "bert-3", int8="static", sized=True)
+    folders = shapes.build(case, ["qdq"], tokenizer, tmp_path, deepest=None)
+    assert (folders["qdq"] / "model.onnx").is_file()
