@@ -17,6 +17,7 @@ from mmalib import plan, reports
 from mmalib.app import batch, cli
 from mmalib.profiles import load_profile
 from mmalib.records import lock, store
+from mmalib.studies import workers
 
 PARAMETERS = 'profile = "quick"  # which study\nruns = "runs"  # where'
 RECORDS = """\
@@ -209,8 +210,8 @@ def test_fresh_deletes_nothing_while_somebody_makes_a_run(write, tmp_path):
     ("name", "value", "said"),
     [
         ("MMALIB_DATA", "nowhere", "There is no data folder nowhere"),
-        (batch.WORKERS, "0", "--workers is '0'"),
-        (batch.WORKERS, "two", "--workers is 'two'"),
+        (workers.WORKERS, "0", "--workers is '0'"),
+        (workers.WORKERS, "two", "--workers is 'two'"),
     ],
 )
 def test_what_would_fail_later_is_refused_before_anything_is_made(write, tmp_path, monkeypatch, name, value, said):

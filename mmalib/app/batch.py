@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mmalib import plan, profiles
 from mmalib.records import lock, store
-from mmalib.studies.workers import CLUSTER, WORKERS
+from mmalib.studies.workers import CLUSTER, asked_for
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
@@ -114,10 +114,7 @@ def _choose(found: list[Path], only: str | None) -> list[Path]:
 
 def _check(profile: str, home: Path) -> None:
     """Refuse what would fail an hour later: data that is not there, a disk that is full, no Ray where it is wanted."""
-    text = os.environ.get(WORKERS) or "1"
-    if not text.isdecimal() or text == "0":
-        raise ValueError(f"--workers is '{text}'. Give the number of runs to make side by side.")
-    if (text != "1" or os.environ.get(CLUSTER)) and not importlib.util.find_spec("ray"):
+    if (asked_for("--workers") > 1 or os.environ.get(CLUSTER)) and not importlib.util.find_spec("ray"):
         raise ValueError("Runs side by side need Ray: pip install 'mmalib[ray]', or start the study with make.")
     from mmalib.data import corpus  # here, as it brings in the datasets library
 

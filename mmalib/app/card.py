@@ -47,8 +47,7 @@ def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
     models, known, written = Path(home) / "models", {record["run"]: record for record in records}, []
     for graph in sorted(models.rglob(GRAPH)):
         folder, name = graph.parent, graph.parent.relative_to(models).as_posix()
-        path = folder / PROVENANCE
-        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        about = store.read_json(folder / PROVENANCE)
         record = known.get(about.get("run")) or known.get(folder.name)
         if record and not any(part.startswith(".") for part in name.split("/")):  # those are being written
             store.write_atomic(folder / CARD, text(record, about, _speeds(name, records), folder=name))

@@ -72,9 +72,10 @@ def _end(*_) -> None:
 
 def _study(options: argparse.Namespace) -> int:
     from mmalib.app import batch
+    from mmalib.studies import workers
 
     folder = options.notebooks or batch.NOTEBOOKS
-    for name, value in ((batch.WORKERS, options.workers), (batch.CLUSTER, options.ray)):
+    for name, value in ((workers.WORKERS, options.workers), (workers.CLUSTER, options.ray)):
         if value is not None:
             os.environ[name] = str(value)  # the kernels inherit it
     return batch.run(options.profile, options.only, options.fresh, options.runs, folder)

@@ -6,17 +6,13 @@ import pandas as pd
 
 from mmalib.plan import of_kind
 from mmalib.reports import figures, intervals
-from mmalib.reports.compare import of_part
-
-UNSEEN = tuple(language for language in figures.COLOURS if language != "en")
+from mmalib.reports.compare import of_part, of_the_study
+from mmalib.reports.intervals import UNSEEN
 
 
 def text(records: Sequence[dict]) -> str:
     """Two sentences on the first corpus that is real, else on the sample."""
-    corpora = {record["settings"]["corpus"] for record in records}
-    corpus = "conll" if "conll" in corpora else min(corpora, default="")
-    mine = [record["settings"]["corpus"] == corpus and "varied" not in record["settings"] for record in records]
-    mine = [record for record, is_mine in zip(records, mine, strict=True) if is_mine]
+    mine = of_the_study(records)
     return f"{_dense(mine)} {_compressed(mine)}\n"
 
 

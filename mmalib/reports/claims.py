@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from mmalib import plan
 from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
 from mmalib.reports import combined, intervals, speed, verdicts
+from mmalib.reports.compare import of_the_study
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
 from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING
@@ -28,11 +29,10 @@ Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """The claims with their numbers and records, and the verdicts alone; on CoNLL where any run is on it."""
-    corpora = {record["settings"]["corpus"] for record in records}
-    if not corpora:
+    judged = of_the_study(records)
+    if not judged:
         return {}
-    corpus = "conll" if "conll" in corpora else min(corpora)
-    judged = [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
+    corpus = _corpus(judged)
     rows = []
     for number, (claim, answer) in enumerate(CLAIMS, start=1):
         verdict, numbers, runs = answer(judged)

@@ -9,6 +9,14 @@ def of_part(record: dict, part: str, records: Iterable[dict]) -> dict | None:
     return next((other for other in records if other["run"] == name), None)
 
 
+def of_the_study(records: Iterable[dict]) -> list[dict]:
+    """The records that statements are made from: of CoNLL where any run is on it, with no setting changed."""
+    records = list(records)
+    corpora = {record["settings"]["corpus"] for record in records}
+    corpus = "conll" if "conll" in corpora else min(corpora, default="")
+    return [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
+
+
 def multilingual_score(scores: dict, base: dict, split: str) -> float:
     """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
     pairs = _f1_pairs(scores, base, split)

@@ -24,7 +24,7 @@ RETRIES = 2  # of a run whose worker died
 
 def make_all(study: Study, runs: list[Run]) -> list[dict]:
     """The records of these runs, a line printed for each as it ends."""
-    workers, cluster = _workers(), os.environ.get(CLUSTER)
+    workers, cluster = asked_for(), os.environ.get(CLUSTER)
     if workers > 1 or cluster:
         _make_side_by_side(study, runs, workers, cluster)
     records = []
@@ -147,8 +147,9 @@ def _data(study: Study) -> str | None:
     return str(Path(data).expanduser().resolve()) if data and data not in ("sample", "hub") else data
 
 
-def _workers() -> int:
+def asked_for(name: str = WORKERS) -> int:
+    """How many runs are to be made side by side; `name` is what the user calls that."""
     text = os.environ.get(WORKERS) or "1"
     if not text.isdecimal() or text == "0":
-        raise ValueError(f"{WORKERS} is '{text}'. Give the number of runs to make side by side.")
+        raise ValueError(f"{name} is '{text}'. Give the number of runs to make side by side.")
     return int(text)
