@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from seqeval.metrics.sequence_labeling import get_entities
 
-from mmalib.data.subwords import run_of, word_logits
+from mmalib.data.subwords import encode, run_of, word_logits
 from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.model.backbones import load_tokenizer
@@ -49,8 +49,8 @@ def load(folder: Path) -> Find:
     def find(texts: Sequence[str]) -> list[list[dict]]:
         cut = [list(WORD.finditer(text)) for text in texts]
         sentences = [[unicodedata.normalize("NFC", word.group()) for word in words] for words in cut]
-        said = word_logits(run, tokenizer, sentences, WINDOW)
-        return [_entities(*one, names) for one in zip(texts, cut, said, strict=True)]
+        logits = word_logits(run, encode(sentences, tokenizer, WINDOW))
+        return [_entities(*one, names) for one in zip(texts, cut, logits, strict=True)]
 
     return find
 

@@ -131,3 +131,18 @@ def random_model(tiny_backbone):
         return copy.deepcopy(bert).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tune():
+    """`finetune` with a split of a corpus in place of rows, and the recipe's settings beside the rest."""
+    from mmalib.data.subwords import encode_split, training_rows
+    from mmalib.model import finetune
+
+    def run(model, tokenizer, english, folder, *, max_length, seed, loss=None, callbacks=(), rows=None, **recipe):
+        if rows is None:
+            rows = training_rows(encode_split(english["train"], tokenizer, max_length), model.config.label2id)
+        dev, how = encode_split(english["dev"], tokenizer, max_length), finetune.Recipe(**recipe)
+        return finetune.finetune(model, rows, dev, how, folder=folder, seed=seed, loss=loss, callbacks=callbacks)
+
+    return run

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS
 from mmalib.model import backbones, packed
 from mmalib.prune import sparsity
 

@@ -101,7 +101,7 @@ def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
     assert start["setting"] == "unlabelled" and start["sees_target_text"]
     assert report._target_text(record) == "read, without labels"
     asked, real = {}, combined.taught
-    monkeypatch.setattr(combined, "taught", lambda *given: asked.update(tags=given[-1]) or real(*given))
+    monkeypatch.setattr(combined, "taught", lambda *given: asked.update(tags=given[-1].tags) or real(*given))
     folder.rename(folder.with_name("away"))
     assert study.make(record["run"])["scores"] == record["scores"]
     text = distillation.unlabelled(study.corpora, study.profile.unlabelled_sentences)

@@ -12,7 +12,6 @@ from transformers import (
 
 from mmalib.data import corpus
 from mmalib.model import backbones, disk
-from mmalib.model.finetune import finetune
 from mmalib.profiles import load_profile
 from mmalib.prune.heads import remove_heads_
 
@@ -191,7 +190,7 @@ def test_a_folder_named_like_a_backbone_is_the_folder(random_model, tokenizer, t
     assert model.config.hidden_size == 32 and its_tokenizer.get_vocab() == tokenizer.get_vocab()
 
 
-def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(random_model, tokenizer, tmp_path):
+def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(tune, random_model, tokenizer, tmp_path):
     english = corpus.load(load_profile("smoke"), "sample")["en"]
     model, plain = random_model("bert"), random_model("bert")
     for one in (model, plain):
@@ -199,7 +198,7 @@ def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(random_model, 
         cut_neurons_(one, [10, 37])
     settings = {"seed": 1, "batch_size": 32, "learning_rate": 3e-3, "max_length": 64, "epochs": 2}
     checkpoints = tmp_path / "checkpoints"
-    tuned, history = finetune(model, tokenizer, english["train"], english["dev"], folder=checkpoints, **settings)
+    tuned, history = tune(model, tokenizer, english, checkpoints, **settings)
     assert len(history["dev_f1"]) == 2 and history["train_loss"][1] < history["train_loss"][0]
     before = plain.state_dict()
     after = {name: tensor.cpu() for name, tensor in tuned.state_dict().items()}

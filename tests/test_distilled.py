@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
@@ -49,8 +50,8 @@ def trained_on(study, tmp_path, monkeypatch):
         pass
 
     def ask(name, corpora=None):
-        def see(model, tokenizer, train, dev, **named):
-            raise Seen(train, named["loss"], dev)
+        def see(model, rows, dev, recipe, **named):
+            raise Seen(rows, named["loss"], dev, recipe)
 
         monkeypatch.setattr(distillation, "finetune", see)
         fresh = Study.open(study.profile, tmp_path, "sample")
@@ -63,11 +64,12 @@ def trained_on(study, tmp_path, monkeypatch):
 
 
 def test_the_settings_differ_in_the_text_and_in_nothing_else(study, trained_on):
-    english_text = study.corpora["en"]
-    given = {name: trained_on(name) for name in plan.STUDENTS}  # train, loss, dev
-    assert given["plain"][0] is english_text["train"] and given["plain"][1] is None
-    assert all(dev is english_text["dev"] for _, _, dev in given.values())
-    english, longer, unlabelled = (given[name][0] for name in ("teacher", "longer", "unlabelled"))
+    given = {name: trained_on(name) for name in plan.STUDENTS}  # rows, loss, dev, recipe
+    assert given["plain"][1] is None and all(given[name][1] for name in plan.STUDENTS[1:])
+    assert all(dev.words == list(study.corpora["en"]["dev"]["words"]) for _, _, dev, _ in given.values())
+    assert len({recipe for *_, recipe in given.values()}) == 1
+    plain, english, longer, unlabelled = (given[name][0] for name in ("plain", "teacher", "longer", "unlabelled"))
+    assert plain == [{name: values for name, values in row.items() if name != "answers"} for row in english]
     # 32 English sentences, 10 Spanish and 10 Dutch ones; none is longer than the window
     assert (len(english), len(longer), len(unlabelled)) == (32, 52, 52)
     ids = [[row["input_ids"] for row in rows] for rows in (english, longer, unlabelled)]
@@ -85,7 +87,8 @@ def test_the_labels_of_the_unlabelled_text_are_never_read(study, trained_on):
         else DatasetDict({**splits, "train": splits["train"].remove_columns("tags")})
         for language, splits in study.corpora.items()
     }
-    assert trained_on("unlabelled", Corpora(blind))[0] == trained_on("unlabelled")[0]
+    for one, other in zip(trained_on("unlabelled", Corpora(blind))[0], trained_on("unlabelled")[0], strict=True):
+        assert one["labels"] == other["labels"] and np.array_equal(one["answers"], other["answers"], equal_nan=True)
 
 
 def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(study, records):

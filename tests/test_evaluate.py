@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from seqeval.metrics import classification_report, f1_score
 
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS
 from mmalib.model.evaluate import TYPES, entity_scores
 from mmalib.records import counts
 

@@ -9,7 +9,6 @@ from transformers import TrainerCallback
 
 from mmalib.data import corpus
 from mmalib.model import backbones, disk
-from mmalib.model.finetune import finetune
 from mmalib.profiles import load_profile
 from mmalib.prune import gradual, magnitude, movement, sparsity
 
@@ -62,12 +61,15 @@ def corpora():
     return corpus.load(load_profile("smoke"), "sample")
 
 
-def tune(tiny_backbone, corpora, folder, callbacks, model=None, **changes):
-    tokenizer = backbones.load_tokenizer(str(tiny_backbone))
-    settings = {**SETTINGS, "epochs": EPOCHS, "choose_after": UPDATES[-1][0], **changes}
-    english = corpora["en"]
-    model = model or backbones.load_model(str(tiny_backbone), seed=1)
-    return finetune(model, tokenizer, english["train"], english["dev"], folder=folder, callbacks=callbacks, **settings)
+@pytest.fixture(scope="module")
+def fit(tune, tiny_backbone, corpora):
+    def run(folder, callbacks, model=None, **changes):
+        model = model or backbones.load_model(str(tiny_backbone), seed=1)
+        settings = {**SETTINGS, "epochs": EPOCHS, "choose_after": UPDATES[-1][0], **changes}
+        tokenizer = backbones.load_tokenizer(str(tiny_backbone))
+        return tune(model, tokenizer, corpora["en"], folder, callbacks=callbacks, **settings)
+
+    return run
 
 
 def score(model):
@@ -96,11 +98,11 @@ class Watch(TrainerCallback):
 
 
 @pytest.fixture(scope="module", params=CRITERIA)
-def pruned(request, tiny_backbone, corpora, tmp_path_factory):
+def pruned(fit, request, tmp_path_factory):
     callback = pruning(request.param)
     watch = Watch(callback, before=True), Watch(callback, before=False)
     folder = tmp_path_factory.mktemp("pruned") / "run"
-    model, history = tune(tiny_backbone, corpora, folder, [watch[0], callback, watch[1]])
+    model, history = fit(folder, [watch[0], callback, watch[1]])
     return request.param, model, history, callback, watch
 
 
@@ -163,13 +165,13 @@ class Kill(TrainerCallback):
     indirect=["pruned"],
     scope="module",
 )
-def test_killed_and_resumed_equals_unbroken(pruned, tiny_backbone, corpora, tmp_path, event, number):
+def test_killed_and_resumed_equals_unbroken(fit, pruned, tmp_path, event, number):
     name, model, history, callback, _ = pruned
     again = pruning(name)
     with pytest.raises(KeyboardInterrupt):
-        tune(tiny_backbone, corpora, tmp_path / "run", [again, Kill(event, number)])
+        fit(tmp_path / "run", [again, Kill(event, number)])
     again = pruning(name)  # another process knows nothing
-    resumed, history_again = tune(tiny_backbone, corpora, tmp_path / "run", [again])
+    resumed, history_again = fit(tmp_path / "run", [again])
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in resumed.state_dict().items())
     assert again.points == callback.points and history_again["dev_f1"] == history["dev_f1"]
     assert all(torch.equal(mask, callback.masks[key]) for key, mask in again.masks.items())
@@ -178,10 +180,10 @@ def test_killed_and_resumed_equals_unbroken(pruned, tiny_backbone, corpora, tmp_
 
 
 @pytest.mark.parametrize(("pattern", "final"), [("4", 0.8), ("2:4", 0.5)])
-def test_patterns_hold_through_training(tiny_backbone, corpora, tmp_path, pattern, final):
+def test_patterns_hold_through_training(fit, tmp_path, pattern, final):
     updates = gradual.schedule("linear", 0.5, 1, 0.3, final, 3)
     callback = gradual.Pruning(magnitude.criterion(), updates, pattern=pattern)
-    model, _ = tune(tiny_backbone, corpora, tmp_path, [callback], epochs=2, choose_after=1)
+    model, _ = fit(tmp_path, [callback], epochs=2, choose_after=1)
     groups = [(weight == 0).unflatten(1, (-1, 4)).sum(2) for weight in sparsity.weights(model).values()]
     if pattern == "2:4":
         assert all((group == 2).all() for group in groups)
@@ -190,14 +192,14 @@ def test_patterns_hold_through_training(tiny_backbone, corpora, tmp_path, patter
         assert sum(int(group.sum()) for group in groups) == 4 * round(final * units(model) / 4)
 
 
-def test_masks_hold_through_later_phases(pruned, tiny_backbone, corpora, tmp_path):
+def test_masks_hold_through_later_phases(fit, pruned, tiny_backbone, tmp_path):
     _, model, _, callback, _ = pruned
     model = copy.deepcopy(model)
     disk.save(model, backbones.load_tokenizer(str(tiny_backbone)), tmp_path / "sparse")
     model, _ = disk.load(tmp_path / "sparse")
     before = {name: weight.detach().clone() for name, weight in sparsity.weights(model).items()}
     hold = gradual.Hold(sparsity.masks_of(model))
-    tuned, _ = tune(tiny_backbone, corpora, tmp_path / "run", [hold], model, epochs=1, choose_after=0)
+    tuned, _ = fit(tmp_path / "run", [hold], model, epochs=1, choose_after=0)
     for name, weight in sparsity.weights(tuned).items():
         assert torch.equal(weight != 0, callback.masks[name])
     assert any(not torch.equal(weight, before[name]) for name, weight in sparsity.weights(tuned).items())
@@ -205,7 +207,7 @@ def test_masks_hold_through_later_phases(pruned, tiny_backbone, corpora, tmp_pat
         gradual.Hold({"other": torch.ones(1, 1)}).on_train_begin(None, None, None, model=model)
 
 
-def test_someone_else_changing_pruned_weights_is_found_out(tiny_backbone, corpora, tmp_path):
+def test_someone_else_changing_pruned_weights_is_found_out(fit, tiny_backbone, tmp_path):
     model = backbones.load_model(str(tiny_backbone), seed=1)
     hold = gradual.Hold(sparsity.one_shot_(model, magnitude.criterion(), 0.8))
 
@@ -214,7 +216,7 @@ def test_someone_else_changing_pruned_weights_is_found_out(tiny_backbone, corpor
             next(iter(sparsity.weights(model).values())).data.fill_(1.0)
 
     with pytest.raises(RuntimeError, match="not 0 after training"):
-        tune(tiny_backbone, corpora, tmp_path, [hold, Spoil()], model, epochs=1, choose_after=0)
+        fit(tmp_path, [hold, Spoil()], model, epochs=1, choose_after=0)
 
 
 def test_held_weights_train_as_torch_trains_a_masked_model(tiny_backbone):
@@ -248,19 +250,19 @@ def test_held_weights_train_as_torch_trains_a_masked_model(tiny_backbone):
         ([(1.0, 1.0)], {}, "sparsity of 1.0"),
     ],
 )
-def test_what_cannot_work_is_told_before_the_first_step(tiny_backbone, corpora, tmp_path, updates, changes, message):
+def test_what_cannot_work_is_told_before_the_first_step(fit, tmp_path, updates, changes, message):
     class NoStep(TrainerCallback):
         def on_step_begin(self, *_, **__):
             raise AssertionError("too late")
 
     callback = gradual.Pruning(magnitude.criterion(), updates)
     with pytest.raises(ValueError, match=message):
-        tune(tiny_backbone, corpora, tmp_path, [callback, NoStep()], **changes)
+        fit(tmp_path, [callback, NoStep()], **changes)
     with pytest.raises(ValueError, match="no mask update"):
         gradual.Pruning(magnitude.criterion(), [])
 
 
-def test_an_epoch_that_is_not_sparse_enough_cannot_be_chosen(tiny_backbone, corpora, tmp_path):
+def test_an_epoch_that_is_not_sparse_enough_cannot_be_chosen(fit, tmp_path):
     callback = gradual.Pruning(magnitude.criterion(), UPDATES)
     with pytest.raises(ValueError, match="choose_after"):
-        tune(tiny_backbone, corpora, tmp_path, [callback], choose_after=0)
+        fit(tmp_path, [callback], choose_after=0)

@@ -8,7 +8,6 @@ from torch.func import functional_call
 from transformers import TrainerCallback
 
 from mmalib.model import backbones
-from mmalib.model.finetune import finetune
 from mmalib.prune import movement, sparsity
 from mmalib.prune.gradual import Pruning
 
@@ -90,7 +89,7 @@ def test_nothing_to_go_by(tiny_backbone):
         movement.criterion().observe(model, sparsity.masks_of(model))
 
 
-def test_the_gradient_is_what_the_optimizer_gets(tiny_backbone, tmp_path):
+def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
     """Clipped to a norm of 1: the callback sees the numbers that the step is made of."""
     words = [["Anna", "lives", "in", "Rome"]] * 32
     data = Dataset.from_dict({"words": words, "tags": [["B-PER", "O", "O", "B-LOC"]] * 32})
@@ -117,12 +116,11 @@ def test_the_gradient_is_what_the_optimizer_gets(tiny_backbone, tmp_path):
                 norms.append(None)
 
     spy = sparsity.Criterion("spy", scores, criterion.prune_, criterion.observe, revives=True, state=criterion.state)
-    finetune(
+    tune(
         model,
         backbones.load_tokenizer(str(tiny_backbone)),
-        data,
-        data,
-        folder=tmp_path,
+        {"train": data, "dev": data},
+        tmp_path,
         seed=1,
         epochs=2,
         batch_size=8,

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalib.data import sample, subwords
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS, sample, subwords
 from mmalib.model import backbones
 from mmalib.prune import fisher, magnitude, obs, sparsity
 
@@ -170,7 +169,8 @@ def tokenizer(tiny_backbone):
 def rows(tokenizer):
     pairs = sample.generate()["en"]["train"][:40]
     labels = {label: number for number, label in enumerate(LABELS)}
-    return subwords.training_rows([words for words, _ in pairs], [tags for _, tags in pairs], tokenizer, labels, 64)
+    words, tags = zip(*pairs, strict=True)
+    return subwords.training_rows(subwords.encode(words, tokenizer, 64, tags), labels)
 
 
 def whole(model):

@@ -15,7 +15,6 @@ from transformers import TrainerCallback
 from mmalib.data import corpus, subwords
 from mmalib.graph import export, qat, quantize, trace
 from mmalib.model import backbones, disk
-from mmalib.model.finetune import finetune
 from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
@@ -45,14 +44,14 @@ def to_int8(model, tokenizer, folder, format):
 
 
 @pytest.fixture(scope="module", params=quantize.FORMATS)
-def learnt(request, tiny_backbone, tokenizer, english, tmp_path_factory):
+def learnt(request, tune, tiny_backbone, tokenizer, english, tmp_path_factory):
     """A tiny model that was tuned for ten steps under fake quantization, in the format of the parameter."""
     folder = tmp_path_factory.mktemp("qat")
     model, watch = backbones.load_model(str(tiny_backbone), seed=1), Watch()
     qat.prepare_(model, format=request.param)
-    train, dev = english["train"].select(range(80)), english["dev"].select(range(10))
+    some = {"train": english["train"].select(range(80)), "dev": english["dev"].select(range(10))}
     callbacks = [qat.FreezeRanges(), watch]
-    model, _ = finetune(model, tokenizer, train, dev, folder=folder, epochs=2, callbacks=callbacks, **SETTINGS)
+    model, _ = tune(model, tokenizer, some, folder, epochs=2, callbacks=callbacks, **SETTINGS)
     to_int8(model, tokenizer, folder, request.param)
     return model, folder, watch.seen
 
@@ -69,7 +68,7 @@ def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, toke
     # A tiny random model can learn 32 sentences by heart: then it is sure of what it says, as a trained one is.
     torch.manual_seed(0)
     model, some = backbones.load_model(str(tiny_backbone), seed=1), english["train"].select(range(32))
-    rows = subwords.training_rows(some["words"], some["tags"], tokenizer, model.config.label2id, 64)
+    rows = subwords.training_rows(subwords.encode_split(some, tokenizer, 64), model.config.label2id)
     qat.prepare_(model, format=format)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(160):

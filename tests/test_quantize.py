@@ -41,7 +41,7 @@ def stored(folder):
 
 
 def logits(folder, tokenizer):
-    return np.concatenate(subwords.word_logits(export.session(folder, 1), tokenizer, WORDS, 64))
+    return np.concatenate(subwords.word_logits(export.session(folder, 1), subwords.encode(WORDS, tokenizer, 64)))
 
 
 def test_minmax_is_what_pytorch_sees(random_model, tokenizer, rows, tmp_path):
@@ -295,7 +295,10 @@ def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
     run = export.session(source)
     texts = {"en": WORDS[:12], "es": WORDS[12:24]}
     # What the float model says is taken for right: its F1 is 1, and every loss is quantization's.
-    dev = {name: (words, export.predict_tags(run, tokenizer, words, 64)) for name, words in texts.items()}
+    dev = {
+        name: subwords.encode(words, tokenizer, 64, export.predict_tags(run, tokenizer, words, 64))
+        for name, words in texts.items()
+    }
     names = quantize.names(source)
     narrow = {name: (low / 30, high / 30) for name, (low, high) in minmax.items()}
     spoilt = onnx.load(source / "model.onnx")
@@ -305,7 +308,7 @@ def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
     def build(folder, skip):
         return quantize.quantize(source, folder, kind="static", ranges=given, skip=skip)
 
-    measure, base = floor.measure_with(build, source, tokenizer, dev, languages=["en"], max_length=64)
+    measure, base = floor.measure_with(build, source, dev, languages=["en"])
     assert base == {"en": 1.0, "es": 1.0}
     _, at_first = measure(frozenset())
     gain = {name: at_first - measure(frozenset({name}))[1] for name in names}

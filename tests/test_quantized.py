@@ -9,6 +9,7 @@ from datasets import DatasetDict
 
 from mmalib import plan, profiles
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
+from mmalib.data.subwords import encode_split
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.evaluate import score
 from mmalib.records import machine, store
@@ -124,7 +125,10 @@ def test_the_calibration_is_chosen_on_english_dev_and_used_by_all_static_graphs(
 
 def test_the_choice_does_not_look_beyond_english(study, made, folder, run_of, its_tokenizer):
     only, source = {"en": study.corpora["en"]}, folder("float")  # another language is not even there
-    chosen = int8_choices.calibrated(run_of("static").settings, source, its_tokenizer, only["en"])
+    settings = run_of("static").settings
+    caps = {"train": settings["calibration_sentences"], "dev": settings["int8_sentences"]}
+    english = [encode_split(fewer(only["en"][split], cap), its_tokenizer, 128) for split, cap in caps.items()]
+    chosen = int8_choices.calibrated(settings, source, *english)
     assert chosen["calibration"] == made["static"]["calibration"]
     known, places = made["static"]["ranges"], made["float"]["places"]
     found = int8_choices.searched(run_of("floor").settings, source, known, its_tokenizer, only, places)

@@ -5,8 +5,7 @@ import random
 import pytest
 import torch
 
-from mmalib.data import subwords
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS, subwords
 from mmalib.model import backbones
 
 
@@ -72,7 +71,7 @@ def test_cuts_against_brute_force():
 
 def test_predictions_do_not_depend_on_batching_or_padding(model, tokenizer):
     given = sentences(30, 12, seed=2, words=WORDS)
-    said = subwords.word_logits(subwords.run_of(model), tokenizer, given, 600, batch_tokens=400)
+    said = subwords.word_logits(subwords.run_of(model), subwords.encode(given, tokenizer, 600), batch_tokens=400)
     predicted = subwords.tags(said, LABELS)
     assert predicted == subwords.predict_tags(model, tokenizer, given, max_length=600)
     for words, tags in zip(given, predicted, strict=True):
@@ -92,7 +91,7 @@ def test_a_word_without_subwords_gets_a_tag(model, tokenizer):
 def test_labels_sit_on_first_subwords_only(tokenizer):
     words, tags = ["Internationale", "de", "Madrid"], ["B-ORG", "I-ORG", "B-LOC"]
     label2id = {label: i for i, label in enumerate(LABELS)}
-    (row,) = subwords.training_rows([words], [tags], tokenizer, label2id, 128)
+    (row,) = subwords.training_rows(subwords.encode([words], tokenizer, 128, [tags]), label2id)
     assert [LABELS[i] for i in row["labels"] if i != subwords.IGNORED] == tags
     assert row["labels"][0] == row["labels"][-1] == subwords.IGNORED
     assert len(row["labels"]) == len(row["input_ids"]) == len(row["attention_mask"])
@@ -106,5 +105,5 @@ def test_a_window_without_room_is_one_clear_line(tokenizer):
 def test_a_sentence_without_words_has_no_tags(model, tokenizer):
     assert subwords.predict_tags(model, tokenizer, [[], ["a", "b"], []], max_length=16)[::2] == [[], []]
     assert subwords.predict_tags(model, tokenizer, [[]], max_length=16) == [[]]
-    (none, rows) = subwords.word_logits(subwords.run_of(model), tokenizer, [[], ["a", "b"]], 16)
+    (none, rows) = subwords.word_logits(subwords.run_of(model), subwords.encode([[], ["a", "b"]], tokenizer, 16))
     assert none.shape == (0, len(LABELS)) and rows.shape == (2, len(LABELS))

@@ -19,8 +19,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from mmalib.data import subwords
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS, subwords
 from mmalib.model import backbones
 from mmalib.model import disk as folders
 from mmalib.prune import vocabulary
@@ -55,7 +54,7 @@ def sentences(sample_lines) -> list[list[str]]:
 def logits(model, tokenizer, sentences):
     """Of all sentences in padded batches, windows and all: what the study computes."""
     label2id = {label: i for i, label in enumerate(LABELS)}
-    rows = subwords.training_rows(sentences, [["O"] * len(words) for words in sentences], tokenizer, label2id, 128)
+    rows = subwords.training_rows(subwords.encode(sentences, tokenizer, 128), label2id)
     with torch.no_grad():
         return [model(**batch).logits for batch in subwords.batches(rows, tokenizer, 8)]
 

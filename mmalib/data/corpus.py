@@ -22,11 +22,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import snapshot_download
 
-from mmalib.data import sample
+from mmalib.data import LABELS, sample
 from mmalib.profiles import Profile
 
 LANGUAGES = ("en", "es", "nl")
-LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
 
 # The two layouts a folder may have: language -> split -> file, relative to the folder.
 ORIGINAL = {

@@ -2,6 +2,7 @@
 
 The first subword of a word carries its label, the others -100. A sentence that is longer than the window is cut into
 overlapping windows in which every word is labelled, and scored, exactly once: where it has the most context.
+Sentences are encoded once; whoever trains, asks a teacher, measures or predicts gets them as `Encoded`.
 Whatever computes logits from subwords is a `Run`: a model in PyTorch (`run_of`), an exported graph in any runtime.
 """
 
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib.data import LABELS
 
 BATCH_TOKENS = 4096  # padding included, in one call of a model
 IGNORED = -100  # the label of what is not scored, as torch's cross-entropy has it
@@ -24,6 +27,34 @@ class Window:
     sentence: int
     ids: list[int]  # with the special tokens at both ends
     scored: list[tuple[int, int]]  # (position in ids, number of the word in its sentence)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Sentences as a model reads them, and their gold tags: None where there are none."""
+
+    words: Sequence[list[str]]
+    tags: Sequence[list[str] | None]
+    windows: list[Window]
+    tokenizer: PreTrainedTokenizerFast
+
+
+def encode(
+    words: Sequence[list[str]],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    tags: Sequence[list[str] | None] | None = None,
+) -> Encoded:
+    """Sentences (lists of words) in windows of at most `max_length` subwords, special tokens included."""
+    words, tags = list(words), [None] * len(words) if tags is None else list(tags)  # columns are slow to reach into
+    if len(words) != len(tags):
+        raise ValueError(f"There are {len(words)} sentences and {len(tags)} lists of tags. Give None for no tags.")
+    return Encoded(words, tags, windows(words, tokenizer, max_length), tokenizer)
+
+
+def encode_split(split: Mapping[str, Sequence], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encoded:
+    """A split of a corpus, encoded with its tags."""
+    return encode(split["words"], tokenizer, max_length, split["tags"])
 
 
 def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:
@@ -76,19 +107,26 @@ def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def training_rows(
-    sentences: Sequence[list[str]],
-    tags: Sequence[list[str]],
-    tokenizer: PreTrainedTokenizerFast,
-    label2id: dict[str, int],
-    max_length: int,
-) -> list[dict[str, list[int]]]:
-    """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer."""
+    text: Encoded, label2id: dict[str, int], answers: Sequence[np.ndarray] | None = None
+) -> list[dict[str, list[int] | np.ndarray]]:
+    """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer.
+
+    With `answers`, what a teacher says of each word ([words, labels] a sentence, labels in the order of `LABELS`), a
+    row has `answers` as well, [positions, labels] in the model's own order and nan where no word is scored.
+    """
     rows = []
-    for window in windows(sentences, tokenizer, max_length):
-        labels = [IGNORED] * len(window.ids)
-        for position, word in window.scored:
-            labels[position] = label2id[tags[window.sentence][word]]
-        rows.append({"input_ids": window.ids, "attention_mask": [1] * len(window.ids), "labels": labels})
+    order = np.argsort([label2id[label] for label in LABELS]) if answers is not None else None
+    for window in text.windows:
+        labels, gold = [IGNORED] * len(window.ids), text.tags[window.sentence]
+        if gold is not None:
+            for position, word in window.scored:
+                labels[position] = label2id[gold[word]]
+        row = {"input_ids": window.ids, "attention_mask": [1] * len(window.ids), "labels": labels}
+        if answers is not None:
+            places, words = np.array(window.scored).T
+            row["answers"] = np.full((len(window.ids), len(LABELS)), np.nan, np.float32)
+            row["answers"][places] = answers[window.sentence][words][:, order]
+        rows.append(row)
     return rows
 
 
@@ -120,25 +158,19 @@ def run_of(model: PreTrainedModel) -> Run:
     return run
 
 
-def word_logits(
-    run: Run,
-    tokenizer: PreTrainedTokenizerFast,
-    sentences: Sequence[list[str]],
-    max_length: int,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-) -> list[np.ndarray]:
+def word_logits(run: Run, text: Encoded, *, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
     """The logits of every word's first subword, [words, labels] a sentence; windows of like length run together."""
-    said: list[np.ndarray | None] = [None] * len(sentences)
-    for batch in by_length(windows(sentences, tokenizer, max_length), batch_tokens):
-        found = run(*padded(batch, tokenizer, (len(batch), len(batch[0].ids))))  # [windows, subwords, labels]
-        for of_window, window in zip(found, batch, strict=True):
+    by_sentence: list[np.ndarray | None] = [None] * len(text.words)
+    for batch in by_length(text.windows, batch_tokens):
+        logits = run(*padded(batch, text.tokenizer, (len(batch), len(batch[0].ids))))  # [windows, subwords, labels]
+        for of_window, window in zip(logits, batch, strict=True):
             places, words = np.array(window.scored).T
-            if said[window.sentence] is None:
-                said[window.sentence] = np.full((len(sentences[window.sentence]), found.shape[-1]), np.nan, np.float32)
-            said[window.sentence][words] = of_window[places]
-    width = max((rows.shape[1] for rows in said if rows is not None), default=1)
-    return [np.zeros((0, width), np.float32) if rows is None else rows for rows in said]  # a sentence without a word
+            if by_sentence[window.sentence] is None:
+                shape = (len(text.words[window.sentence]), logits.shape[-1])
+                by_sentence[window.sentence] = np.full(shape, np.nan, np.float32)
+            by_sentence[window.sentence][words] = of_window[places]
+    width = max((rows.shape[1] for rows in by_sentence if rows is not None), default=1)
+    return [np.zeros((0, width), np.float32) if rows is None else rows for rows in by_sentence]  # None: not a word
 
 
 def tags(logits: Sequence[np.ndarray], names: Sequence[str] | Mapping[int, str]) -> list[list[str]]:
@@ -150,7 +182,12 @@ def predict_tags(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[list[str]], *, max_length: int
 ) -> list[list[str]]:
     """One tag for every word of every sentence."""
-    return tags(word_logits(run_of(model), tokenizer, sentences, max_length), model.config.id2label)
+    return model_tags(model, encode(sentences, tokenizer, max_length))
+
+
+def model_tags(model: PreTrainedModel, text: Encoded) -> list[list[str]]:
+    """The same for what is encoded already."""
+    return tags(word_logits(run_of(model), text), model.config.id2label)
 
 
 def padded(

@@ -20,8 +20,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import runtimes
-from mmalib.data.corpus import LABELS
-from mmalib.data.subwords import BATCH_TOKENS, Run, tags, word_logits
+from mmalib.data import LABELS
+from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
 from mmalib.model.disk import PROVENANCE, complete_folder
 from mmalib.model.evaluate import scored
@@ -88,7 +88,7 @@ def predict_tags(
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[str]]:
     """One tag for every word of every sentence, from any runtime; `names` are the labels in the order of the logits."""
-    return tags(word_logits(run, tokenizer, sentences, max_length, batch_tokens=batch_tokens), names)
+    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), names)
 
 
 def score(

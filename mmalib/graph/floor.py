@@ -10,13 +10,12 @@ languages are then measured at the end and reported, and decide nothing.
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
-from mmalib.data import subwords
+from mmalib.data.subwords import Encoded, tags, word_logits
 from mmalib.graph import export
 from mmalib.model.evaluate import entity_scores
 
@@ -94,41 +93,38 @@ def hold_floor(
 def measure_with(
     build: Callable[[Path, frozenset[str]], object],
     source: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    dev: dict[str, tuple[Sequence[list[str]], Sequence[list[str]]]],
+    dev: Mapping[str, Encoded],
     *,
     languages: Collection[str],
-    max_length: int,
 ) -> tuple[Measure, dict[str, float]]:
     """A `measure` for `hold_floor` in ONNX Runtime, and the float model's F1 by language.
 
     `build(folder, skip)` writes the int8 model, usually `quantize.quantize` with all else fixed; `source` is the float
-    model's folder; `dev` has (words, tags) of every language.
+    model's folder; `dev` has the sentences of every language.
     """
-    texts = {language: list(words) for language, (words, _) in dev.items()}
     labels = export.labels(source)
 
     def logits(folder: Path) -> dict[str, list[np.ndarray]]:
         run = export.session(folder)
-        return {name: subwords.word_logits(run, tokenizer, some, max_length) for name, some in texts.items()}
+        return {language: word_logits(run, text) for language, text in dev.items()}
 
-    def f1(found: dict[str, list[np.ndarray]]) -> dict[str, float]:
+    def f1(of_words: dict[str, list[np.ndarray]]) -> dict[str, float]:
         return {
-            name: entity_scores(list(dev[name][1]), subwords.tags(some, labels), resamples=1)["f1"]
-            for name, some in found.items()
+            language: entity_scores(text.tags, tags(of_words[language], labels), resamples=1)["f1"]
+            for language, text in dev.items()
         }
 
-    whole = logits(source)
+    in_float = logits(source)
 
     def measure(skip: frozenset[str]) -> tuple[dict[str, float], float]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "int8"
             build(folder, skip)
-            found = logits(folder)
-        pairs = [pair for name in languages for pair in zip(whole[name], found[name], strict=True)]
-        return f1(found), drift(pairs)
+            in_int8 = logits(folder)
+        pairs = [pair for name in languages for pair in zip(in_float[name], in_int8[name], strict=True)]
+        return f1(in_int8), drift(pairs)
 
-    return measure, f1(whole)
+    return measure, f1(in_float)
 
 
 def drift(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

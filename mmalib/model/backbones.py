@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS
 from mmalib.model import packed
 
 SHIPPED = ("e5", "e5-half", "e5-narrow")

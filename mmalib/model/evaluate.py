@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS
 from mmalib.data.subwords import predict_tags
 from mmalib.records.counts import GOLD, PREDICTED, RIGHT, written
 

@@ -11,11 +11,12 @@ words hidden behind `<mask>`, and the mean of many checkpoints in place of the b
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import (
     DataCollatorForTokenClassification,
@@ -26,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from mmalib.data.subwords import IGNORED, predict_tags, training_rows
+from mmalib.data.subwords import IGNORED, Encoded, model_tags
 from mmalib.model.averaging import Averaging
 from mmalib.model.backbones import freeze_
 from mmalib.model.evaluate import entity_scores
@@ -35,65 +36,79 @@ from mmalib.records import machine
 HEAD = "classifier."  # what the names of a head's parameters begin with
 
 
-def finetune(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    train: Dataset | list[dict],
-    dev: Dataset,
-    *,
-    folder: Path,
-    seed: int,
-    epochs: float,
-    batch_size: int,
-    learning_rate: float,
-    max_length: int,
-    warm_up: float = 0.1,
-    weight_decay: float = 0.01,
-    cycles: int = 1,
-    rewinds: Sequence[float] = (),
-    end_rate: float = 0.0,
-    choose_after: float = 0.0,
-    frozen: float | None = None,
-    head_rate: float = 1.0,
-    label_smoothing: float = 0.0,
-    masked_words: float = 0.0,
-    average_from: float | None = None,
-    loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[PreTrainedModel, dict]:
-    """The model tuned on `train`, at the epoch that is best on `dev` (both English), and its history.
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; a wrong one is refused here.
 
     The learning rate warms up and falls linearly to `end_rate`, anew at each of the epochs `rewinds`; or to 0 as
     `cycles` cosines with restarts. Only epochs that end after `choose_after` epochs compete: before that, a model that
-    is being pruned is not as sparse as it should be.
-    `frozen` is the share of the layers that stay as they came, with the embeddings. The head learns at `head_rate`
-    times the rate. A share of `masked_words` is hidden at every step. With `average_from` the result is the mean of ten
-    checkpoints of each epoch after that one, whatever English dev says.
-    `train` has words and tags, or is a list of rows as `training_rows` makes them. A `loss` in place of the model's own
-    takes logits [rows, positions, labels] and the batch, with every further column of the rows (one number a row).
-    Checkpoints go to `folder`; a run that was killed goes on from there with the same result. Whoever has put the
-    result away removes the folder. The history has the dev F1 of every epoch and of the mean where there is one, the
-    best epoch, and the seconds since the last start.
+    is being pruned is not as sparse as it should be. `frozen` is the share of the layers that stay as they came, with
+    the embeddings. The head learns at `head_rate` times the rate. A share of `masked_words` is hidden at every step.
+    With `average_from` the result is the mean of ten checkpoints of each epoch after that one, whatever dev says.
     """
-    _check(epochs, learning_rate, cycles, rewinds, end_rate, choose_after, average_from)
-    if loss and label_smoothing:
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    warm_up: float = 0.1
+    weight_decay: float = 0.01
+    cycles: int = 1
+    rewinds: Sequence[float] = ()
+    end_rate: float = 0.0
+    choose_after: float = 0.0
+    frozen: float | None = None
+    head_rate: float = 1.0
+    label_smoothing: float = 0.0
+    masked_words: float = 0.0
+    average_from: float | None = None
+
+    def __post_init__(self) -> None:
+        epochs, end_rate, rate = self.epochs, self.end_rate, self.learning_rate
+        if not 0 <= end_rate <= rate:
+            raise ValueError(f"end_rate is {end_rate}: it must lie between 0 and the learning rate, {rate}.")
+        if self.cycles > 1 and (self.rewinds or end_rate):
+            raise ValueError("cycles are cosines that end at 0: give either cycles, or rewinds and end_rate.")
+        if not all(0 < rewind < epochs for rewind in self.rewinds):
+            raise ValueError(f"rewinds are {list(self.rewinds)}: all must lie within the {epochs} epochs of training.")
+        if not 0 <= self.choose_after < epochs:
+            raise ValueError(f"choose_after is {self.choose_after}: no epoch of {epochs} would be left to choose from.")
+        if self.average_from is not None and not 0 <= self.average_from < epochs:
+            raise ValueError(f"average_from is {self.average_from}: none of the {epochs} epochs would be averaged.")
+
+
+def finetune(
+    model: PreTrainedModel,
+    rows: list[dict],
+    dev: Encoded,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    seed: int,
+    loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[PreTrainedModel, dict]:
+    """The model tuned on `rows` (see `training_rows`), at the epoch that is best on English `dev`, and its history.
+
+    A `loss` in place of the model's own takes logits [rows, positions, labels] and the batch. Checkpoints go to
+    `folder`; a run that was killed goes on from there with the same result. Whoever has put the result away removes the
+    folder. The history has the dev F1 of every epoch and of the mean where there is one, the best epoch, and the
+    seconds since the last start.
+    """
+    if loss and recipe.label_smoothing:
         raise ValueError("label_smoothing is of the model's own loss. Set it to 0 where another loss is given.")
-    freeze_(model, frozen)
-    rows = train
-    if not isinstance(train, list):
-        rows = training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, max_length)
+    freeze_(model, recipe.frozen)
     settings = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        label_smoothing_factor=label_smoothing,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        label_smoothing_factor=recipe.label_smoothing,
         max_grad_norm=1.0,
-        warmup_steps=warm_up,  # below 1, a share of all steps
-        lr_scheduler_type="linear" if cycles == 1 else "cosine_with_restarts",
-        lr_scheduler_kwargs={} if cycles == 1 else {"num_cycles": cycles},
+        warmup_steps=recipe.warm_up,  # below 1, a share of all steps
+        lr_scheduler_type="linear" if recipe.cycles == 1 else "cosine_with_restarts",
+        lr_scheduler_kwargs={} if recipe.cycles == 1 else {"num_cycles": recipe.cycles},
         train_sampling_strategy="group_by_length",
         bf16=_has_bf16(),
         use_cpu=machine.device() == "cpu",
@@ -108,25 +123,21 @@ def finetune(
         report_to="none",
         remove_unused_columns=False,  # a loss may read columns that the model does not
     )
-    averaging = [] if average_from is None else [Averaging(average_from)]
+    averaging = [] if recipe.average_from is None else [Averaging(recipe.average_from)]
     trainer = _EntityTrainer(
         model,
         settings,
         train_dataset=rows,
-        data_collator=_Collator(tokenizer, masked_words=masked_words),
-        processing_class=tokenizer,
+        data_collator=_Collator(dev.tokenizer, masked_words=recipe.masked_words),
+        processing_class=dev.tokenizer,
         callbacks=[*callbacks, *averaging],
         dev=dev,
-        max_length=max_length,
+        recipe=recipe,
         loss=loss,
-        head_rate=head_rate,
-        rewinds=rewinds,
-        end_rate=end_rate,
-        choose_after=choose_after,
     )
     done = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     scores = [entry for entry in trainer.state.log_history if "eval_f1" in entry]
-    best = max((entry for entry in scores if entry["epoch"] > choose_after), key=lambda entry: entry["eval_f1"])
+    best = max((entry for entry in scores if entry["epoch"] > recipe.choose_after), key=lambda entry: entry["eval_f1"])
     history = {
         "dev_f1": [entry["eval_f1"] for entry in scores],
         "best_epoch": best["epoch"],
@@ -150,8 +161,11 @@ class _Collator(DataCollatorForTokenClassification):
         self.masked_words = masked_words
 
     def torch_call(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """The batch."""
-        batch = super().torch_call(features)
+        """The batch; a teacher's `answers` are nan where it is padded."""
+        answers = [torch.from_numpy(row["answers"]) for row in features if "answers" in row]
+        batch = super().torch_call([{name: row[name] for name in row if name != "answers"} for row in features])
+        if answers:
+            batch["answers"] = pad_sequence(answers, batch_first=True, padding_value=torch.nan)
         if self.masked_words:
             word = (batch["labels"] != IGNORED).cumsum(dim=1)  # 0 before the first one
             hidden = torch.rand(len(word), int(word.max()) + 1) < self.masked_words  # [rows, words]
@@ -164,32 +178,20 @@ class _Collator(DataCollatorForTokenClassification):
 class _EntityTrainer(Trainer):
     """The Trainer, evaluating with entity F1 over whole sentences in place of the loss over windows."""
 
-    def __init__(
-        self,
-        *positional,
-        dev: Dataset,
-        max_length: int,
-        loss: Callable | None,
-        head_rate: float,
-        rewinds: Sequence[float],
-        end_rate: float,
-        choose_after: float,
-        **named,
-    ) -> None:
+    def __init__(self, *positional, dev: Encoded, recipe: Recipe, loss: Callable | None, **named) -> None:
         # The Trainer wants to know that there is something to evaluate on, and asks for nothing else of it.
-        super().__init__(*positional, eval_dataset=dev, **named)
-        self.loss, self.head_rate = loss, head_rate
-        self.max_length, self.rewinds, self.end_rate, self.choose_after = max_length, rewinds, end_rate, choose_after
+        super().__init__(*positional, eval_dataset=dev.windows, **named)
+        self.dev, self.recipe, self.loss = dev, recipe, loss
 
     def create_optimizer(self, *positional, **named) -> torch.optim.Optimizer:
         """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
         fresh, optimizer = self.optimizer is None, super().create_optimizer(*positional, **named)
-        if fresh and self.head_rate != 1:
+        if fresh and self.recipe.head_rate != 1:
             head = {id(p) for name, p in self.model.named_parameters() if name.startswith(HEAD)}
             for group in list(optimizer.param_groups):
                 own = [p for p in group["params"] if id(p) in head]
                 group["params"] = [p for p in group["params"] if id(p) not in head]
-                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.head_rate})
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.recipe.head_rate})
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None) -> LRScheduler:
@@ -201,8 +203,8 @@ class _EntityTrainer(Trainer):
                 _rate,
                 total=num_training_steps,
                 warm_up=self.args.get_warmup_steps(num_training_steps),
-                rewinds=[round(epoch * num_training_steps / self.args.num_train_epochs) for epoch in self.rewinds],
-                floor=self.end_rate / self.args.learning_rate,
+                rewinds=[round(epoch * num_training_steps / self.recipe.epochs) for epoch in self.recipe.rewinds],
+                floor=self.recipe.end_rate / self.args.learning_rate,
             )
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rate)
             self._created_lr_scheduler = True
@@ -234,12 +236,10 @@ class _EntityTrainer(Trainer):
 
     def dev_f1(self) -> float:
         """F1 on English dev of the model as it is now."""
-        dev = self.eval_dataset
-        predicted = predict_tags(self.model, self.processing_class, dev["words"], max_length=self.max_length)
-        return entity_scores(list(dev["tags"]), predicted, resamples=1)["f1"]
+        return entity_scores(self.dev.tags, model_tags(self.model, self.dev), resamples=1)["f1"]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        return self.state.epoch > self.choose_after and super()._determine_best_metric(metrics, trial)
+        return self.state.epoch > self.recipe.choose_after and super()._determine_best_metric(metrics, trial)
 
 
 def _rate(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
@@ -249,27 +249,6 @@ def _rate(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: flo
     begin = max([warm_up, *(rewind for rewind in rewinds if rewind <= step)])
     end = min([total, *(rewind for rewind in rewinds if rewind > step)])
     return floor + (1 - floor) * max(0.0, (end - step) / max(1, end - begin))
-
-
-def _check(
-    epochs: float,
-    learning_rate: float,
-    cycles: int,
-    rewinds: Sequence[float],
-    end_rate: float,
-    choose_after: float,
-    average_from: float | None,
-) -> None:
-    if not 0 <= end_rate <= learning_rate:
-        raise ValueError(f"end_rate is {end_rate}: it must lie between 0 and the learning rate, {learning_rate}.")
-    if cycles > 1 and (rewinds or end_rate):
-        raise ValueError("cycles are cosines that end at 0: give either cycles, or rewinds and end_rate.")
-    if not all(0 < rewind < epochs for rewind in rewinds):
-        raise ValueError(f"rewinds are {list(rewinds)}: all must lie within the {epochs} epochs of training.")
-    if not 0 <= choose_after < epochs:
-        raise ValueError(f"choose_after is {choose_after}: no epoch of {epochs} would be left to choose from.")
-    if average_from is not None and not 0 <= average_from < epochs:
-        raise ValueError(f"average_from is {average_from}: none of the {epochs} epochs would be left to average.")
 
 
 def _has_bf16() -> bool:

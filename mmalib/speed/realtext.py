@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from mmalib import runtimes
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS
 from mmalib.data.subwords import padded, windows
 from mmalib.graph import export
 from mmalib.speed import throughput

@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib.data.corpus import LABELS
+from mmalib.data import LABELS
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.backbones import layers
 from mmalib.model.disk import heads_left, neurons_left

@@ -17,44 +17,33 @@ import time
 from functools import partial
 from pathlib import Path
 
-from mmalib.data.corpus import fewer, fewer_to_score
+from mmalib.data.corpus import fewer_to_score
+from mmalib.data.subwords import encode
 from mmalib.graph import export
-from mmalib.model import disk
+from mmalib.model import disk, distill
 from mmalib.model.evaluate import further_scores, scored
 from mmalib.model.finetune import finetune
-from mmalib.plan import HALF, Run, kept_leaf
+from mmalib.plan import HALF, TEACHER, Run, kept_leaf
 from mmalib.prune import gradual, sparsity, vocabulary
 from mmalib.studies import int8_training, speed, structured
 from mmalib.studies.distillation import taught, unlabelled
-from mmalib.studies.finish import kept
+from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
 
 
 def halve(study: Study, run: Run, unfinished: Path) -> dict:
     """The float model of `halved-q`: a kept model of the uniform trajectory, cut to its subwords, tuned and taught."""
-    settings, english = run.settings, study.corpora["en"]
+    settings = run.settings
     leaf = kept_leaf(run.needs["start"], HALF)
     if leaf not in study.make(run.needs["start"])["leaves"]:
         raise ValueError(f"No step of {run.needs['start']} leaves half of the heads. Choose a head_share that does.")
     model, tokenizer = disk.load(study.folder(leaf))
     texts = structured.training_texts(study.corpora)
     tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
-    words, tags = list(english["train"]["words"]), list(english["train"]["tags"])
-    lesson = taught(study, run, model, tokenizer, words, tags)
-    model, history = finetune(
-        model,
-        tokenizer,
-        lesson.rows,
-        english["dev"],
-        folder=unfinished,
-        seed=settings["seed"],
-        epochs=settings["distil_epochs"],
-        batch_size=settings["batch_size"],
-        learning_rate=settings["rate_after"],
-        max_length=settings["max_length"],
-        frozen=settings["frozen_after"],
-        loss=lesson.loss,
-    )
+    train, dev = english(study, tokenizer)
+    rows, recipe = taught(study, run, model, train), recipe_after(settings, settings["distil_epochs"])
+    how = {"folder": unfinished, "seed": settings["seed"], "loss": distill.loss(**TEACHER)}
+    model, history = finetune(model, rows, dev, recipe, **how)
     return kept(study, run, model, tokenizer, history, parameters=sum(p.numel() for p in model.parameters()))
 
 
@@ -65,24 +54,21 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     model, tokenizer = disk.load(study.folder(run.needs["start"]))
     masks = sparsity.masks_of(model)
     requested = settings["start"].get("share", 0.0)
-    train = fewer(corpora["en"]["train"], settings["qat_sentences"])
-    dev = fewer(corpora["en"]["dev"], settings["int8_sentences"])
-    words, tags = list(train["words"]), list(train["tags"])
+    train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
     if name == "distil-text-q":
         text = unlabelled(corpora, study.profile.unlabelled_sentences)
-        words, tags = [*words, *text], [*tags, *[None] * len(text)]
-    lesson = taught(study, run, model, tokenizer, words, tags)
+        words, tags = [*train.words, *text], [*train.tags, *[None] * len(text)]
+        train = encode(words, tokenizer, settings["max_length"], tags)
     size, facts = int8_training.learn(
         settings,
         model,
-        tokenizer,
-        lesson.rows,
+        taught(study, run, model, train),
         dev,
         folder,
         unfinished=unfinished,
         about=study.about(run),
         embeddings=name == "halved-q",
-        loss=lesson.loss,
+        loss=distill.loss(**TEACHER),
         callbacks=[gradual.Hold(masks)] if requested else [],
     )
     made = time.monotonic()

@@ -18,31 +18,25 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data.corpus import Corpora, fewer
+from mmalib.data.subwords import Encoded, encode, training_rows
 from mmalib.model import distill
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.finetune import finetune
-from mmalib.plan import TEACHER, TRAINING, Run
-from mmalib.studies.finish import kept
+from mmalib.plan import TEACHER, Run
+from mmalib.studies.finish import english, kept, recipe
 from mmalib.studies.study import Study
 
 
 def teach(study: Study, run: Run, unfinished: Path) -> dict:
     """Tune a student in one setting, keep and score it; the teacher is the tuned baseline of the same seed."""
-    settings, english = run.settings, study.corpora["en"]
+    settings, setting = run.settings, run.settings["setting"]
     tokenizer, model = load_tokenizer(settings["backbone"]), load_model(settings["backbone"], seed=settings["seed"])
-    train, loss = english["train"], None
-    if settings["setting"] != "plain":
-        train, loss = _lesson(study, run, model, tokenizer)
-    model, history = finetune(
-        model,
-        tokenizer,
-        train,
-        english["dev"],
-        folder=unfinished,
-        seed=settings["seed"],
-        **{name: settings[name] for name in TRAINING},
-        loss=loss,
-    )
+    train, dev = english(study, tokenizer)
+    rows, loss = training_rows(train, model.config.label2id), None
+    if setting != "plain":
+        rows, loss = _epoch(study, run, model, tokenizer), distill.loss(**TEACHER)
+    how = {"folder": unfinished, "seed": settings["seed"], "loss": loss}
+    model, history = finetune(model, rows, dev, recipe(settings), **how)
     parameters = sum(p.numel() for p in model.parameters())
     zeros = {"requested": 0.0, "measured": 0.0}
     return kept(study, run, model, tokenizer, history, sparsity=zeros, parameters=parameters)
@@ -58,35 +52,26 @@ def unlabelled(corpora: Corpora, number: int | None) -> list[list[str]]:
     ]
 
 
-def taught(
-    study: Study,
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    words: list[list[str]],
-    tags: list[list[str] | None],
-) -> distill.Lesson:
-    """Sentences with the answers of a run's dense baseline, beside their labels where they have any."""
-    size = run.settings["max_length"]
-    ask = distill.cached(*study.model(run.needs["base"]), words, max_length=size, folder=study.home / "answers")
-    return distill.lesson(model, tokenizer, words, tags, ask, max_length=size, **TEACHER)
+def taught(study: Study, run: Run, model: PreTrainedModel, text: Encoded) -> list[dict]:
+    """Training rows with the answers of a run's dense baseline, beside the labels where there are any."""
+    teacher, tokenizer = study.model(run.needs["base"])
+    alike = tokenizer.backend_tokenizer.to_str() == text.tokenizer.backend_tokenizer.to_str()
+    heard = text if alike else encode(text.words, tokenizer, run.settings["max_length"])
+    return training_rows(text, model.config.label2id, distill.answers(teacher, heard, study.home / "answers"))
 
 
-def _lesson(study: Study, run: Run, student: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> distill.Lesson:
-    """The rows of one epoch, and the loss."""
-    english, size, setting = study.corpora["en"]["train"], run.settings["max_length"], run.settings["setting"]
-    words, tags = list(english["words"]), list(english["tags"])
-    text = unlabelled(study.corpora, study.profile.unlabelled_sentences)
-    everything, any_tags = [*words, *text], [*tags, *[None] * len(text)]
+def _epoch(study: Study, run: Run, student: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[dict]:
+    """The rows of one epoch of a student that is taught."""
+    english, setting = study.corpora["en"]["train"], run.settings["setting"]
+    further = unlabelled(study.corpora, study.profile.unlabelled_sentences)
+    words, tags = [*english["words"], *further], [*english["tags"], *[None] * len(further)]
     # all students and settings ask about the same text, or there would be as many files as settings
-    teacher = study.model(run.needs["base"])
-    ask = distill.cached(*teacher, everything, max_length=size, folder=study.home / "answers")
-    with_text = distill.lesson(student, tokenizer, everything, any_tags, ask, max_length=size, **TEACHER)
+    text = encode(words, tokenizer, run.settings["max_length"], tags)
+    rows = taught(study, run, student, text)
     if setting == "unlabelled":
-        return with_text
-    lesson = distill.lesson(student, tokenizer, words, tags, ask, max_length=size, **TEACHER)
+        return rows
+    labelled = [row for row, window in zip(rows, text.windows, strict=True) if tags[window.sentence] is not None]
     if setting == "longer":
-        times, rest = divmod(len(with_text.rows), len(lesson.rows))
-        again = [*lesson.rows * times, *random.Random(run.settings["seed"]).sample(lesson.rows, rest)]
-        return distill.Lesson(again, lesson.loss)
-    return lesson
+        times, rest = divmod(len(rows), len(labelled))
+        return [*labelled * times, *random.Random(run.settings["seed"]).sample(labelled, rest)]
+    return labelled

@@ -1,15 +1,42 @@
-"""How the run of every trained model ends: the model in its folder, and its scores."""
+"""What every training run shares: the English that it reads, how it is trained on after tuning, and how it ends."""
 
 import time
 from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data.subwords import predict_tags
+from mmalib.data.corpus import fewer
+from mmalib.data.subwords import Encoded, encode_split, predict_tags
 from mmalib.model import disk
 from mmalib.model.evaluate import further_scores, scored
-from mmalib.plan import Run
+from mmalib.model.finetune import Recipe
+from mmalib.plan import TRAINING, Run
 from mmalib.studies.study import Study
+
+
+def english(
+    study: Study, tokenizer: PreTrainedTokenizerFast, train: int | None = None, dev: int | None = None
+) -> tuple[Encoded, Encoded]:
+    """English train and dev, or so many sentences of each, encoded."""
+    split_of = study.corpora["en"]
+    chosen = [fewer(split_of["train"], train), fewer(split_of["dev"], dev)]
+    return tuple(encode_split(split, tokenizer, study.profile.max_length) for split in chosen)
+
+
+def recipe(settings: dict) -> Recipe:
+    """How a backbone is tuned."""
+    return Recipe(**{name: settings[name] for name in TRAINING if name != "max_length"})
+
+
+def recipe_after(settings: dict, epochs: float, *, rate: float = 1.0, **further) -> Recipe:
+    """How a tuned model is trained on, at `rate` times the rate that this has in a profile."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=settings["batch_size"],
+        learning_rate=rate * settings["rate_after"],
+        frozen=settings["frozen_after"],
+        **further,
+    )
 
 
 def kept(

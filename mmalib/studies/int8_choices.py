@@ -6,25 +6,21 @@ English dev alone decides, but where a search is told to look at all languages.
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from mmalib.data.corpus import fewer
+from mmalib.data.subwords import Encoded, encode_split
 from mmalib.graph import floor, quantize, ranges
 from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS
 
 
-def calibrated(
-    settings: dict, source: Path, tokenizer: PreTrainedTokenizerFast, english: DatasetDict
-) -> dict[str, dict]:
+def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> dict[str, dict]:
     """The ranges of the method that is best on English dev, and what every method came to."""
-    train = fewer(english["train"], settings["calibration_sentences"])
-    rows = ranges.sentence_rows(train["words"], tokenizer, settings["max_length"])
-    dev = {"en": _texts(fewer(english["dev"], settings["int8_sentences"]))}
-    by_method, tried, how = {}, {}, {"languages": ("en",), "max_length": settings["max_length"]}
+    rows, by_method, tried = [window.ids for window in train.windows], {}, {}
     for method in settings["calibration_methods"]:
         by_method[method] = ranges.calibrate(source, rows, method=method)
-        measure, _ = floor.measure_with(_builder(source, by_method[method]), source, tokenizer, dev, **how)
+        measure, _ = floor.measure_with(_builder(source, by_method[method]), source, {"en": dev}, languages=("en",))
         f1, drift = measure(frozenset())
         tried[method] = {"f1": f1["en"], "drift": drift}
     chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
@@ -42,10 +38,9 @@ def searched(
     """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads."""
     languages = settings["floor_languages"]
     # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
-    dev = {language: _texts(fewer(corpora[language]["dev"], settings["floor_sentences"])) for language in languages}
-    measure, base = floor.measure_with(
-        _builder(source, known), source, tokenizer, dev, languages=languages, max_length=settings["max_length"]
-    )
+    some = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
+    dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in some.items()}
+    measure, base = floor.measure_with(_builder(source, known), source, dev, languages=languages)
     names = scanned(where, settings["floor_layers"])
     found = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, languages=languages, most=FLOOR_MAPS)
     del found["met_everywhere"]  # it would speak of the languages looked at alone
@@ -70,7 +65,3 @@ def _builder(source: Path, known: quantize.Ranges):
         quantize.quantize(source, folder, kind="static", ranges=known, skip=skip)
 
     return build
-
-
-def _texts(sentences: Dataset) -> tuple[list, list]:
-    return list(sentences["words"]), list(sentences["tags"])

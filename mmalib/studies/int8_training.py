@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-from mmalib.data.subwords import predict_tags
+from mmalib.data import LABELS
+from mmalib.data.subwords import Encoded, model_tags, tags, word_logits
 from mmalib.graph import export, qat, quantize
 from mmalib.model.finetune import finetune
+from mmalib.studies.finish import recipe_after
 
 
 def learn(
     settings: dict,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    train: Dataset | list[dict],
-    dev: Dataset,
+    rows: list[dict],
+    dev: Encoded,
     folder: Path,
     *,
     unfinished: Path,
@@ -31,20 +31,20 @@ def learn(
 ) -> tuple[dict, dict]:
     """Train a tuned model on under fake quantization and write its int8 graph; size, and what the record tells.
 
-    `train`, `loss` and `callbacks` are those of `finetune`.
+    `rows`, `loss` and `callbacks` are those of `finetune`.
     """
     qat.prepare_(model, format=settings["format"])
     every = [*callbacks, qat.FreezeRanges()]
-    model, history = tune(settings, model, tokenizer, train, dev, unfinished, loss=loss, callbacks=every)
-    predicted = predict_tags(model, tokenizer, dev["words"], max_length=settings["max_length"])
+    model, history = tune(settings, model, rows, dev, unfinished, loss=loss, callbacks=every)
+    predicted = model_tags(model, dev)
     learnt = qat.ranges(model)
     qat.remove_(model)
     source = unfinished / "float"
-    export.export(model, tokenizer, source)
+    export.export(model, dev.tokenizer, source)
     given = quantize.tensor_ranges(source, learnt)
     how = {"ranges": given, "format": settings["format"], "embeddings": embeddings, "provenance": about}
     size = size_of(quantize.quantize(source, folder, kind="qat", **how))
-    in_graph = export.predict_tags(export.session(folder), tokenizer, dev["words"], settings["max_length"])
+    in_graph = tags(word_logits(export.session(folder), dev), LABELS)
     agreement = np.mean(np.concatenate(predicted) == np.concatenate(in_graph))
     return size, {"history": history, "ranges": given, "agreement": float(agreement)}
 
@@ -52,28 +52,15 @@ def learn(
 def tune(
     settings: dict,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    train: Dataset | list[dict],
-    dev: Dataset,
+    rows: list[dict],
+    dev: Encoded,
     unfinished: Path,
     **how,
 ) -> tuple[PreTrainedModel, dict]:
     """The short fine-tune itself, with or without fake quantization."""
-    return finetune(
-        model,
-        tokenizer,
-        train,
-        dev,
-        folder=unfinished,
-        seed=settings["seed"],
-        epochs=settings["qat_epochs"],
-        batch_size=settings["batch_size"],
-        learning_rate=settings["qat_rate"] * settings["rate_after"],
-        max_length=settings["max_length"],
-        frozen=settings["frozen_after"],
-        choose_after=settings["qat_epochs"] / 2,  # before that, the ranges still move
-        **how,
-    )
+    epochs = settings["qat_epochs"]
+    recipe = recipe_after(settings, epochs, rate=settings["qat_rate"], choose_after=epochs / 2)  # then ranges are fixed
+    return finetune(model, rows, dev, recipe, folder=unfinished, seed=settings["seed"], **how)
 
 
 def size_of(about: dict) -> dict:

@@ -22,12 +22,14 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from mmalib.data.corpus import fewer, fewer_to_score
+from mmalib.data.subwords import training_rows
 from mmalib.graph import export, ranges
 from mmalib.graph import quantize as int8
 from mmalib.model import disagreement
 from mmalib.model.backbones import layers, load_tokenizer, parts
 from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
 from mmalib.studies import int8_choices
+from mmalib.studies.finish import english
 from mmalib.studies.int8_training import learn, size_of, tune
 from mmalib.studies.study import Study
 
@@ -97,16 +99,16 @@ def places(model: PreTrainedModel) -> dict[str, list]:
 
 def _from_model(study: Study, run: Run, unfinished: Path, folder: Path) -> tuple[dict, dict]:
     """The baseline as a graph, as it is or trained on with or without fake quantization; size, and further facts."""
-    settings, english = run.settings, study.corpora["en"]
+    settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     if settings["graph"] == "float":
         about = export.export(model, tokenizer, folder, provenance=study.about(run))
         return size_of(about), {"places": places(model)}
-    train = fewer(english["train"], settings["qat_sentences"])
-    dev = fewer(english["dev"], settings["int8_sentences"])
+    train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
+    rows = training_rows(train, model.config.label2id)
     if settings["int8"] == "qat":
-        return learn(settings, model, tokenizer, train, dev, folder, unfinished=unfinished, about=study.about(run))
-    model, history = tune(settings, model, tokenizer, train, dev, unfinished)
+        return learn(settings, model, rows, dev, folder, unfinished=unfinished, about=study.about(run))
+    model, history = tune(settings, model, rows, dev, unfinished)
     return size_of(export.export(model, tokenizer, folder, provenance=study.about(run))), {"history": history}
 
 
@@ -114,11 +116,12 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
     """An int8 graph made from the float one without training; its size, and further facts."""
     settings, name = run.settings, run.settings["graph"]
     source, dense = study.folder(run.needs["float"]), study.make(run.needs["float"])
-    tokenizer, english = _tokenizer(source), study.corpora["en"]
+    tokenizer = _tokenizer(source)
     static = study.make(run.needs["static"]) if "static" in run.needs else None
     known, skip, facts = static["ranges"] if static else None, [], {}
     if name == "static":
-        facts = int8_choices.calibrated(settings, source, tokenizer, english)
+        some = english(study, tokenizer, settings["calibration_sentences"], settings["int8_sentences"])
+        facts = int8_choices.calibrated(settings, source, *some)
         known = facts["ranges"]
     elif name == "without-data":
         rows = ranges.random_rows(tokenizer, number=settings["calibration_sentences"], length=RANDOM_LENGTH)

@@ -15,13 +15,14 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
-from mmalib.data.subwords import batches, training_rows
+from mmalib.data.subwords import Encoded, batches, encode_split, training_rows
 from mmalib.model import disk
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
 from mmalib.plan import KEPT_SHARES, Run, kept_leaf
 from mmalib.prune import heads, uniform, vocabulary
 from mmalib.records import store
+from mmalib.studies.finish import english, recipe_after
 from mmalib.studies.study import Study
 
 
@@ -31,14 +32,15 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
     model, tokenizer = study.model(run.needs["base"])
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     measured_on = _measured_on(settings, model, tokenizer, study.corpora)
-    points = store.points(unfinished)
+    train, dev = english(study, tokenizer, settings["recovery_sentences"], settings["curve_sentences"])
+    recovery, points = training_rows(train, model.config.label2id), store.points(unfinished)
     for step, share in enumerate(_shrinking_(model, settings["method"], measured_on, settings["head_share"])):
         for recovered in (False, True):
             if len(points) > 2 * step + recovered:  # put away before a kill
                 continue
             scored = model
             if recovered:
-                scored = _recovered(settings, model, tokenizer, study.corpora, folder=unfinished / "recovery")
+                scored = _recovered(settings, model, recovery, dev, folder=unfinished / "recovery")
                 if round(share, 9) in KEPT_SHARES:
                     disk.save(scored, tokenizer, study.folder(kept_leaf(run.name, share)), about=study.about(run))
             scores = score(scored, tokenizer, to_score, max_length=settings["max_length"])
@@ -73,8 +75,8 @@ def _measured_on(
     settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpora: Corpora
 ) -> list[dict]:
     """The batches of English training sentences that importance is measured on."""
-    some = fewer(corpora["en"]["train"], settings["importance_sentences"])
-    rows = training_rows(some["words"], some["tags"], tokenizer, model.config.label2id, settings["max_length"])
+    sentences = fewer(corpora["en"]["train"], settings["importance_sentences"])
+    rows = training_rows(encode_split(sentences, tokenizer, settings["max_length"]), model.config.label2id)
     return batches(rows, tokenizer, settings["importance_batch"])
 
 
@@ -102,24 +104,10 @@ def _uniformly_smaller_(model: PreTrainedModel, measured_on: list[dict], share: 
         yield
 
 
-def _recovered(
-    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpora: Corpora, *, folder: Path
-) -> PreTrainedModel:
+def _recovered(settings: dict, model: PreTrainedModel, rows: list[dict], dev: Encoded, *, folder: Path):
     """A copy of the model after one pass over a few English sentences; the model itself stays as it is."""
-    english = corpora["en"]
-    tuned, _ = finetune(
-        copy.deepcopy(model),
-        tokenizer,
-        fewer(english["train"], settings["recovery_sentences"]),
-        fewer(english["dev"], settings["curve_sentences"]),
-        folder=folder,
-        seed=settings["seed"],
-        epochs=1,
-        batch_size=settings["batch_size"],
-        learning_rate=settings["rate_after"],
-        max_length=settings["max_length"],
-        frozen=settings["frozen_after"],
-    )
+    recipe = recipe_after(settings, 1)
+    tuned, _ = finetune(copy.deepcopy(model), rows, dev, recipe, folder=folder, seed=settings["seed"])
     shutil.rmtree(folder)
     return tuned
 

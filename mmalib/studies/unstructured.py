@@ -11,18 +11,18 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data.corpus import fewer, fewer_to_score
-from mmalib.data.subwords import training_rows
+from mmalib.data.corpus import fewer_to_score
+from mmalib.data.subwords import Encoded, training_rows
 from mmalib.model import distill
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
 from mmalib.plan import ONE_SHOT, TEACHER, Run
 from mmalib.prune import gradual, magnitude, movement, obs, sparsity
 from mmalib.records import store
-from mmalib.studies.finish import kept
+from mmalib.studies.distillation import taught
+from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
 
 MEASURED = 5  # at most as many of the mask updates are measured on the way, however many there are
@@ -36,17 +36,14 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     """
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
-    to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
-    measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
-    model, history, curve = _gradually(
-        settings,
-        model,
-        tokenizer,
-        study.corpora["en"],
-        folder=unfinished,
-        answers=study.home / "answers",
-        measure=None if "hardness" in settings else measure,
-    )
+    train, dev = english(study, tokenizer)
+    rows, loss, measure = training_rows(train, model.config.label2id), None, None
+    if "hardness" in settings:
+        rows, loss = taught(study, run, model, train), distill.loss(**TEACHER)
+    else:
+        to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
+        measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
+    model, history, curve = _gradually(settings, model, rows, dev, loss=loss, folder=unfinished, measure=measure)
     zeros = sparsity.measured(model)
     zeros = {"requested": settings["share"], "measured": zeros["total"], "layers": zeros["layers"]}
     return kept(study, run, model, tokenizer, history, sparsity=zeros, curve=curve)
@@ -57,7 +54,8 @@ def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     dense, tokenizer = study.model(run.needs["base"])
-    worth = criterion(settings, dense, tokenizer, study.corpora["en"])
+    rows = training_rows(english(study, tokenizer)[0], dense.config.label2id)
+    worth = criterion(settings, dense, tokenizer, rows)
     for share, pattern in ONE_SHOT[len(store.points(unfinished)) :]:
         model = copy.deepcopy(dense)
         sparsity.one_shot_(model, worth, share, pattern)
@@ -69,15 +67,11 @@ def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
 
 def attempt(study: Study, run: Run, unfinished: Path) -> dict:
     """One trial of one criterion: a short pruning whose English dev F1 is all that is looked at."""
-    settings, english = run.settings, study.corpora["en"]
+    settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
-    some = DatasetDict(
-        train=fewer(english["train"], settings["trial_sentences"]),
-        dev=fewer(english["dev"], settings["trial_dev_sentences"]),
-    )
-    _, history, _ = _gradually(
-        settings, model, tokenizer, some, folder=unfinished, answers=study.home / "answers", measure=None
-    )
+    train, dev = english(study, tokenizer, settings["trial_sentences"], settings["trial_dev_sentences"])
+    rows = training_rows(train, model.config.label2id)
+    _, history, _ = _gradually(settings, model, rows, dev, folder=unfinished)
     best = {"f1": max(history["dev_f1"][round(settings["pruning_epochs"]) :])}  # of the epochs at full sparsity
     return {"scores": {"en": {"dev": best}}, "history": history, "timings": {"train_s": history.pop("seconds")}}
 
@@ -85,49 +79,35 @@ def attempt(study: Study, run: Run, unfinished: Path) -> dict:
 def _gradually(
     settings: dict,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    english: DatasetDict,
+    rows: list[dict],
+    dev: Encoded,
     *,
     folder: Path,
-    answers: Path,
-    measure: Callable[[PreTrainedModel], dict] | None,
+    loss: Callable | None = None,
+    measure: Callable[[PreTrainedModel], dict] | None = None,
 ) -> tuple[PreTrainedModel, dict, list[dict]]:
     """The pruned model, its history, and the points on the way."""
     pruned_by = settings["pruning_epochs"]
-    steps = math.ceil(len(english["train"]) / settings["batch_size"]) * pruned_by
+    steps = math.ceil(len(rows) / settings["batch_size"]) * pruned_by
     number = max(2, min(round(settings["updates_per_epoch"] * pruned_by), int(steps)))  # one update a step at most
     begin = pruned_by / number if settings["method"] == "movement" else 0.0  # before that, nothing has moved
     updates = gradual.schedule(settings["schedule"], begin, pruned_by, settings["initial"], settings["share"], number)
-    worth = criterion(settings, model, tokenizer, english)
+    worth = criterion(settings, model, dev.tokenizer, rows)
     callback = gradual.Pruning(worth, updates, score=measure, every=math.ceil(number / MEASURED))
-    train, loss = english["train"], None
-    if "hardness" in settings:
-        sentences = list(train["words"])
-        told = distill.cached(model, tokenizer, sentences, max_length=settings["max_length"], folder=answers)
-        how = {"max_length": settings["max_length"], **{name: settings[name] for name in TEACHER}}
-        train, loss = distill.lesson(model, tokenizer, sentences, list(train["tags"]), told, **how)
-    model, history = finetune(
-        model,
-        tokenizer,
-        train,
-        english["dev"],
-        folder=folder,
-        seed=settings["seed"],
-        epochs=pruned_by + settings["sparse_epochs"],
-        batch_size=settings["batch_size"],
-        learning_rate=settings["rate"] * settings["rate_after"],
-        max_length=settings["max_length"],
+    recipe = recipe_after(
+        settings,
+        pruned_by + settings["sparse_epochs"],
+        rate=settings["rate"],
         rewinds=[pruned_by],  # as in the recipes of Kurtic et al.: the sparse stage starts with a high rate again
         choose_after=pruned_by,
-        frozen=settings["frozen_after"],
-        loss=loss,
-        callbacks=[callback],
     )
+    how = {"folder": folder, "seed": settings["seed"], "loss": loss, "callbacks": [callback]}
+    model, history = finetune(model, rows, dev, recipe, **how)
     return model, history, callback.points
 
 
 def criterion(
-    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, english: DatasetDict
+    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[dict]
 ) -> sparsity.Criterion:
     """What a weight is worth by a run's settings."""
     if settings["method"] == "random":
@@ -136,10 +116,10 @@ def criterion(
         return magnitude.criterion()
     if settings["method"] == "movement":
         return movement.criterion()
-    train, size = english["train"], settings["fisher_block"]
+    size = settings["fisher_block"]
     obs.check(model, settings.get("pattern", "1"), block_size=size)  # before anything is trained
     return obs.criterion(
-        training_rows(train["words"], train["tags"], tokenizer, model.config.label2id, settings["max_length"]),
+        rows,
         tokenizer,
         damp=settings["damp"],
         num_grads=settings["fisher_gradients"],
