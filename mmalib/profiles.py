@@ -8,65 +8,66 @@ A profile says which backbones, seeds and corpora a study uses and how long it t
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One size of the study: what is tuned, on what, for how long."""
+    """One size of the study: what is tuned, on what, for how long. What is not given is as for the full study."""
 
     name: str
     backbones: tuple[str, ...]  # short names, see mmalib.model.backbones
-    seeds: tuple[int, ...]
-    data: str  # "sample", "hub" or a folder; MMALIB_DATA overrides it
-    train_sentences: int | None  # cap on English training sentences, None for all of them
-    eval_sentences: int | None  # cap on every dev and test set, None for all of them
+    seeds: tuple[int, ...] = (1, 2, 3)
+    data: str = "hub"  # or "sample" or a folder; MMALIB_DATA overrides it
+    train_sentences: int | None = None  # cap on English training sentences, None for all of them
+    eval_sentences: int | None = None  # cap on every dev and test set, None for all of them
     epochs: int
-    batch_size: int
+    batch_size: int = 16
     learning_rate: float
-    max_length: int  # window, in subwords
-    frozen: float | None  # keep embeddings and this share of the layers as they came, None tunes everything
+    max_length: int = 128  # window, in subwords
+    frozen: float | None = None  # keep embeddings and this share of the layers as they came, None tunes everything
     rate_after: float  # the learning rate of all training after tuning: while pruned, recovering, learning int8
-    frozen_after: float | None  # and the share of the layers that stays as it is then
-    head_rate: float  # the new head's learning rate, in learning rates of the model
-    label_smoothing: float
-    masked_words: float  # share of the words that a step hides
-    average_from: float | None  # the result is the mean of the checkpoints after so many epochs, None takes the best
-    curve_sentences: int | None  # cap on every dev and test set along a curve (F1 against what was removed)
-    pruning_seeds: tuple[int, ...]  # the seeds of everything that is made from the baselines
+    frozen_after: float | None = None  # and the share of the layers that stays as it is then
+    head_rate: float = 1.0  # the new head's learning rate, in learning rates of the model
+    label_smoothing: float = 0.0
+    masked_words: float = 0.0  # share of the words that a step hides
+    average_from: float | None = None  # the result is the mean of the checkpoints after that epoch, None: the best
+    curve_sentences: int | None = None  # cap on every dev and test set along a curve (F1 against what was removed)
+    pruning_seeds: tuple[int, ...] = (1, 2, 3)  # the seeds of everything that is made from the baselines
     # structured pruning, notebook 02
-    head_share: float  # share of all heads that one step removes
+    head_share: float = 1 / 12  # share of all heads that one step removes
     importance_sentences: int  # English training sentences that importance is measured on
     recovery_sentences: int  # English training sentences of the short fine-tune after pruning
     # unstructured pruning, notebook 03
-    sparsities: tuple[float, ...]  # shares of the encoder's weights that go
+    sparsities: tuple[float, ...] = (0.8, 0.9)  # shares of the encoder's weights that go
     pruning_epochs: float  # while sparsity grows
     sparse_epochs: float  # after that
     fisher_gradients: int  # gradients behind one estimate of the inverse Fisher
     fisher_batch: int  # sentences behind one gradient
     fisher_block: int  # weights that one block of the inverse Fisher covers
-    trials: bool  # whether the settings of every criterion are tried out, or only used
+    trials: bool = False  # whether the settings of every criterion are tried out, or only used
     # distillation, notebook 04
     teacher: str  # its tuned baseline teaches
     students: tuple[str, ...]  # tuned with and without the teacher
     unlabelled_students: tuple[str, ...]  # those that the teacher also teaches on unlabelled text
-    unlabelled_sentences: int | None  # of Spanish and of Dutch training text each, None for all of them
+    unlabelled_sentences: int | None = None  # of Spanish and of Dutch training text each, None for all of them
     distil_epochs: int
     # throughput, notebook 07
-    speed_cases: tuple[str, ...] | None  # names of mmalib.speed.cases, None for all of them
-    speed_layers: int | None  # cap on the depth of the paper's shapes, None leaves them as they are
-    speed_runtimes: tuple[str, ...]
-    speed_batches: tuple[int, ...]
+    speed_cases: tuple[str, ...] | None = None  # names of mmalib.speed.cases, None for all of them
+    speed_layers: int | None = None  # cap on the depth of the paper's shapes, None leaves them as they are
+    speed_runtimes: tuple[str, ...] = ("onnxruntime", "openvino", "deepsparse")
+    speed_batches: tuple[int, ...] = (1, 4, 8)
     speed_seconds: float  # into each measurement, and as many into the baseline beside it
     speed_turns: int  # of candidate and baseline
     speed_sentences: int | None  # of real text that each model reads, None for all of it
-    speed_models: int | None  # cap on the trained models that are measured
+    speed_models: int | None = None  # cap on the trained models that are measured
     # quantization, notebook 05
-    int8_graphs: tuple[str, ...] | None  # names of mmalib.plan.GRAPHS, None for all of them
-    int8_sentences: int | None  # cap on every dev and test set that the graphs are scored on
+    int8_graphs: tuple[str, ...] | None = None  # names of mmalib.plan.GRAPHS, None for all of them
+    int8_sentences: int | None = None  # cap on every dev and test set that the graphs are scored on
     calibration_sentences: int  # English training sentences, or rows of random subwords
-    calibration_methods: tuple[str, ...]  # of mmalib.graph.ranges; English dev chooses among them
-    qat_sentences: int | None  # English training sentences under fake quantization
-    qat_epochs: float
+    # of mmalib.graph.ranges; English dev chooses among them
+    calibration_methods: tuple[str, ...] = ("minmax", "percentile", "entropy")
+    qat_sentences: int | None = None  # English training sentences under fake quantization
+    qat_epochs: float = 1
     floor_sentences: int | None  # cap on a dev set while maps to leave in float are looked for
-    floor_layers: int | None  # layers whose maps are looked at, None for all of them
+    floor_layers: int | None = None  # layers whose maps are looked at, None for all of them
 
 
 PROFILES = {
@@ -78,16 +79,8 @@ PROFILES = {
         train_sentences=64,
         eval_sentences=32,
         epochs=1,
-        batch_size=16,
         learning_rate=1e-4,
-        max_length=128,
-        frozen=None,
         rate_after=1e-4,
-        frozen_after=None,
-        head_rate=1.0,
-        label_smoothing=0.0,
-        masked_words=0.0,
-        average_from=None,
         curve_sentences=16,
         head_share=0.25,
         importance_sentences=16,
@@ -99,7 +92,6 @@ PROFILES = {
         fisher_gradients=8,
         fisher_batch=4,
         fisher_block=16,
-        trials=False,
         teacher="e5-half",
         students=("e5-narrow",),
         unlabelled_students=("e5-narrow",),
@@ -124,7 +116,6 @@ PROFILES = {
         calibration_sentences=8,
         calibration_methods=("minmax", "percentile"),
         qat_sentences=16,
-        qat_epochs=1,
         floor_sentences=8,
         floor_layers=1,
     ),
@@ -138,14 +129,10 @@ PROFILES = {
         epochs=4,
         batch_size=8,
         learning_rate=4e-4,
-        max_length=128,
         frozen=1 / 3,
         rate_after=2e-4,
         frozen_after=0.0,
         head_rate=10.0,
-        label_smoothing=0.0,
-        masked_words=0.0,
-        average_from=None,
         curve_sentences=80,
         head_share=0.25,
         importance_sentences=128,
@@ -157,7 +144,6 @@ PROFILES = {
         fisher_gradients=8,
         fisher_batch=8,
         fisher_block=32,
-        trials=False,
         teacher="e5-half",
         students=("e5-narrow",),
         unlabelled_students=("e5-narrow",),
@@ -171,8 +157,6 @@ PROFILES = {
             "minilm 6 layers uniform 50% int8",
             "obert 3 layers 80% 4-block int8",
         ),
-        speed_layers=None,
-        speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
         speed_batches=(1,),
         speed_seconds=0.3,
         speed_turns=3,
@@ -192,34 +176,21 @@ PROFILES = {
         calibration_sentences=64,
         calibration_methods=("minmax", "percentile"),
         qat_sentences=300,
-        qat_epochs=1,
         floor_sentences=50,
         floor_layers=2,
     ),
     "small": Profile(
         name="small",
         backbones=("e5",),
-        seeds=(1, 2, 3),
-        data="hub",
-        train_sentences=None,
-        eval_sentences=None,
         epochs=5,
-        batch_size=16,
         learning_rate=7e-5,
-        max_length=128,
-        frozen=None,
         rate_after=2e-4,
         frozen_after=0.0,
         head_rate=10.0,
-        label_smoothing=0.0,
         masked_words=0.1,
-        average_from=None,
         curve_sentences=1000,
-        head_share=1 / 12,
         importance_sentences=1000,
         recovery_sentences=2000,
-        pruning_seeds=(1, 2, 3),
-        sparsities=(0.8, 0.9),
         pruning_epochs=1.5,
         sparse_epochs=0.5,
         fisher_gradients=64,
@@ -231,74 +202,38 @@ PROFILES = {
         unlabelled_students=("e5-half",),
         unlabelled_sentences=3500,
         distil_epochs=5,
-        speed_cases=None,
-        speed_layers=None,
-        speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
-        speed_batches=(1, 4, 8),
         speed_seconds=1.0,
         speed_turns=3,
         speed_sentences=120,
         speed_models=18,
-        int8_graphs=None,
-        int8_sentences=None,
         calibration_sentences=256,
-        calibration_methods=("minmax", "percentile", "entropy"),
         qat_sentences=7000,
-        qat_epochs=1,
         floor_sentences=200,
-        floor_layers=None,
     ),
     "paper": Profile(
         name="paper",
         backbones=("mlbert", "xlm"),
-        seeds=(1, 2, 3),
-        data="hub",
-        train_sentences=None,
-        eval_sentences=None,
         epochs=4,
         batch_size=32,
         learning_rate=3e-5,
         max_length=256,
-        frozen=None,
         rate_after=3e-5,
-        frozen_after=None,
-        head_rate=1.0,
-        label_smoothing=0.0,
-        masked_words=0.0,
-        average_from=None,
-        curve_sentences=None,
-        head_share=1 / 12,
         importance_sentences=2000,
         recovery_sentences=4000,
-        pruning_seeds=(1, 2, 3),
-        sparsities=(0.8, 0.9),
         pruning_epochs=6,
         sparse_epochs=2,
         fisher_gradients=1024,
         fisher_batch=16,
         fisher_block=50,
-        trials=False,
         teacher="xlm",
         students=("distilbert", "minilm"),
         unlabelled_students=("distilbert", "minilm"),
-        unlabelled_sentences=None,
         distil_epochs=4,
-        speed_cases=None,
-        speed_layers=None,
-        speed_runtimes=("onnxruntime", "openvino", "deepsparse"),
-        speed_batches=(1, 4, 8),
         speed_seconds=5.0,
         speed_turns=5,
         speed_sentences=1000,
-        speed_models=None,
-        int8_graphs=None,
-        int8_sentences=None,
         calibration_sentences=512,
-        calibration_methods=("minmax", "percentile", "entropy"),
-        qat_sentences=None,
-        qat_epochs=1,
         floor_sentences=300,
-        floor_layers=None,
     ),
 }
 

@@ -146,3 +146,11 @@ def tune():
         return finetune.finetune(model, rows, dev, how, folder=folder, seed=seed, loss=loss, callbacks=callbacks)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def gated():
+    """The model with some heads switched off for as long as a context lasts; its weights stay as they are."""
+    from mmalib.prune import heads
+
+    return lambda model, masked: heads._scaled(model, heads._gates(model, heads._checked(model, masked)))

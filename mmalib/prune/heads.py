@@ -84,13 +84,6 @@ def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return each.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)  # each: [rows, subwords], 0 where ignored
 
 
-@contextmanager
-def gated(model: PreTrainedModel, masked: Mapping[int, Iterable[int]]) -> Iterator[PreTrainedModel]:
-    """The model with these heads switched off for as long as the context lasts; its weights stay as they are."""
-    with _scaled(model, _gates(model, _checked(model, masked))):
-        yield model
-
-
 def plan(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], share: float = 1 / 12
 ) -> list[dict[int, list[int]]]:
