@@ -91,36 +91,63 @@ METHODS = ("heads", "uniform")
 KEPT_SHARES = (0.25, 0.5, 0.75)  # of the heads removed: these models are kept, recovered
 IMPORTANCE_BATCH = 16  # sentences at once while importance is measured
 
-# Notebook 03. `rate` is a multiple of the profile's rate after tuning, `initial` the first jump of sparsity; the
-# damping is the second-order criterion's alone.
-CRITERIA = ("magnitude", "movement", "obs")
-AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
-ONE_SHOT = ((0.3, "1"), (0.5, "1"), (0.7, "1"), (0.5, "2:4"))  # (sparsity, pattern)
-PRUNING = {"rate": 1.0, "initial": 0.5, "updates_per_epoch": 3.0, "damp": 1e-7}
-CHOSEN = {  # by English dev F1 among TRIALS, on the last study's backbone
-    "magnitude": PRUNING | {"rate": 4.0},
-    "movement": PRUNING | {"rate": 2.0, "initial": 0.0, "updates_per_epoch": 30.0},  # no trial of it found an entity
-    "obs": PRUNING | {"rate": 2.0, "updates_per_epoch": 6.0},
+# Notebook 03. The recipes of Kurtic et al. (table 9) after their two dense epochs: epochs that prune and that follow,
+# mask updates, the rate's end as a share of its beginning, in how many stretches it falls while pruning (in one more
+# after it). A profile shortens the epochs of the first by one factor. `rate` is a multiple of the profile's rate after
+# tuning, `initial` the first jump of sparsity: 0 where curves are looked at.
+OBERT = {
+    "10 epochs": {"pruning_epochs": 6, "sparse_epochs": 2, "updates": 13, "end_rate": 3 / 8, "stretches": 1},
+    "30 epochs": {"pruning_epochs": 24, "sparse_epochs": 4, "updates": 7, "end_rate": 1 / 10, "stretches": 6},
 }
-FASTER, SLOWER = PRUNING | {"rate": 2.0}, PRUNING | {"rate": 0.5}
-TRIALS = {  # six settings for every criterion, the first three the same for all
-    "magnitude": (
-        PRUNING, FASTER, SLOWER,
-        PRUNING | {"rate": 4.0}, FASTER | {"initial": 0.0}, FASTER | {"updates_per_epoch": 12.0},
+OBERT_TAUGHT = {"initial": 0.7, "hardness": 1.0, "temperature": 2.0}  # what the recipe's own rows add
+CRITERIA = ("magnitude", "movement", "obs")
+GRADUAL = ("random", *CRITERIA)  # random is the control
+AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
+ONE_SHOT = tuple((share, "1") for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)) + ((0.5, "2:4"),)  # (sparsity, pattern)
+PRUNING = {"rate": 1.0, "cycles": 1, "initial": 0.0, **OBERT["10 epochs"]}
+# Movement's masks follow its scores, so that no step takes many weights: `every` so many steps. It starts after a share
+# `begin` of the pruning epochs; `score_rate` is that of Adam on the scores, None sums them up.
+FOLLOWING = {"updates": None, "every": 4, "begin": 0.0, "score_rate": 1e-2, "per_matrix": False}
+PUBLISHED = {
+    "random": PRUNING,
+    "magnitude": PRUNING,
+    "movement": PRUNING | FOLLOWING | {"every": 1, "begin": 0.1, "per_matrix": True},  # Sanh et al., their commands
+    "obs": PRUNING | {"damp": 1e-7},
+}
+CHOSEN = {  # on the backbone of `small`, by English dev F1 among TRIALS; `paper` does not use them
+    "random": PRUNING,
+    "magnitude": PRUNING,
+    "movement": PRUNING | FOLLOWING,
+    "obs": PRUNING | {"damp": 1e-7},
+}
+SHARED_TRIALS = ({}, {"rate": 2.0}, {"rate": 0.5}, {"cycles": 4})  # the last is the first paper's cyclic rate
+TRIALS = {  # as many settings for every criterion
+    "magnitude": tuple(
+        PUBLISHED["magnitude"] | tried
+        for tried in (*SHARED_TRIALS, {"rate": 4.0}, {"initial": 0.5}, {"rate": 2.0, "updates": 26})
     ),
-    # Between two updates nothing that went wrongly can come back: movement needs many of them, and they cost nothing.
-    "movement": (
-        PRUNING, FASTER, SLOWER,
-        FASTER | {"initial": 0.0, "updates_per_epoch": 30.0},
-        PRUNING | {"initial": 0.0, "updates_per_epoch": 30.0, "rate": 4.0},
-        FASTER | {"initial": 0.0, "updates_per_epoch": 60.0},
+    "movement": tuple(
+        PRUNING | FOLLOWING | tried
+        for tried in (*SHARED_TRIALS, {"score_rate": 1e-1}, {"begin": 1 / 3}, {"per_matrix": True})
     ),
-    "obs": (
-        PRUNING, FASTER, SLOWER,
-        PRUNING | {"initial": 0.7}, FASTER | {"updates_per_epoch": 6.0}, FASTER | {"damp": 1e-5},
+    "obs": tuple(
+        PUBLISHED["obs"] | tried
+        for tried in (*SHARED_TRIALS, {"damp": 1e-5}, {"initial": 0.5}, {"rate": 2.0, "updates": 26})
     ),
-}  # fmt: skip
-TRIAL = {"trial_sentences": 2000, "trial_dev_sentences": 500, "pruning_epochs": 1.0, "sparse_epochs": 1.0, "share": 0.8}
+}
+TRIAL = {"trial_sentences": 2000, "trial_dev_sentences": 500, "pruning_epochs": 2.0, "sparse_epochs": 1.0, "share": 0.8}
+# What keeps movement alive: each setting adds one thing to the one before it.
+SUMMED = PRUNING | FOLLOWING | {"updates": 13, "every": None, "score_rate": None}
+MOVEMENT = {
+    "random": PRUNING,
+    "sums, 13 updates": SUMMED,
+    "masks follow": SUMMED | {"updates": None, "every": 4},
+    "Adam on the scores": PRUNING | FOLLOWING,
+    "dense at first": PRUNING | FOLLOWING | {"begin": 1 / 2},
+    "per matrix": PRUNING | FOLLOWING | {"begin": 1 / 2, "per_matrix": True},
+    "from pretrained": PRUNING | FOLLOWING | {"begin": 1 / 2, "per_matrix": True, "start": "pretrained"},
+}
+MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 
 # Notebook 04, see `studies.distillation`
 STUDENTS = ("plain", "teacher", "longer", "unlabelled")
@@ -136,12 +163,15 @@ GRAPHS = {
     "without-data": ("without data", "qdq"),
     "static-qoperator": ("static", "qoperator"),
     "qat-qoperator": ("qat", "qoperator"),
+    "qat-taught": ("qat", "qdq"),
+    "qat-taught-qoperator": ("qat", "qoperator"),
     "static-embeddings": ("static", "qdq"),
     "floor": ("static", "qdq"),
     "floor-all": ("static", "qdq"),
 }
 INT8_KINDS = ("dynamic", "static", "qat", "without-data")  # the paper's four
-TRAINED_GRAPHS = ("longer", "qat", "qat-qoperator")
+TAUGHT_GRAPHS = {"qdq": "qat-taught", "qoperator": "qat-taught-qoperator"}  # by format: as notebook 06 learns int8
+TRAINED_GRAPHS = ("longer", "qat", "qat-qoperator", *TAUGHT_GRAPHS.values())
 FLOORS = {"floor": ("en",), "floor-all": ("en", "es", "nl")}  # the languages whose dev set the search looks at
 FLOOR_POINTS, FLOOR_MAPS = 1.0, 6  # dev F1 that no language may lose; maps in float at most
 RANDOM_LENGTH = 64  # subwords of a row of random ones
@@ -165,9 +195,9 @@ def runs(
 ) -> list[Run]:
     """The runs of a study, or of one of its notebooks ("03"), in an order in which those that others need come first.
 
-    Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, gradual, one-shot (03); student (04);
-    graph, changed words (05); halved, combination (06); shape, text, trained (07). With `changes` of the profile, a
-    run that comes out otherwise has them in its name and, as `varied`, in its settings.
+    Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
+    (04); graph, changed words (05); halved, combination (06); shape, text, trained (07). With `changes` of the profile,
+    a run that comes out otherwise has them in its name and, as `varied`, in its settings.
     """
     every = _runs(profile, corpus)
     if changes:
@@ -228,8 +258,9 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [*(structured(profile, base, method) for method in METHODS), vocabulary(base)]
     if profile.trials:
         every += [trial(profile, first, name, number) for name in CRITERIA for number in range(len(TRIALS[name]))]
+        every += [movement_trial(profile, first, step) for step in MOVEMENT]
     for base in bases:
-        every += [gradual(profile, base, name, share) for share in profile.sparsities for name in CRITERIA]
+        every += [gradual(profile, base, name, share) for share in profile.sparsities for name in GRADUAL]
         every += [gradual(profile, base, "obs", max(profile.sparsities), "linear")]
         every += [one_shot(profile, base, name) for name in AT_ONCE]
     for teacher in teachers:
@@ -364,20 +395,20 @@ def vocabulary(base: Run) -> Run:
 def gradual(
     profile: Profile, base: Run, criterion: str, share: float, schedule: str = "cubic", *, taught: bool = False
 ) -> Run:
-    """A baseline pruned while it trains on; a taught one also learns from its dense self, and is notebook 06's."""
+    """A baseline pruned while it trains on; a taught one by the recipe of Kurtic et al., its dense self as teacher."""
     name = gradual_name(criterion, share, schedule, *_where(base), taught=taught)
     settings = {
         **base.settings,
-        **_criterion(profile, criterion, CHOSEN[criterion]),
+        **_criterion(profile, criterion),
         "kind": "gradual",
-        "notebook": "06" if taught else "03",
         "share": share,
         "schedule": schedule,
         "pattern": "1",
         **_of(profile, "pruning_epochs", "sparse_epochs", *AFTER),
         # a trajectory is scored before and after most mask updates, which would take longer than the training
         "curve_sentences": profile.curve_sentences and max(1, profile.curve_sentences // 4),
-        **(TEACHER if taught else {}),
+        **(OBERT_TAUGHT if taught else {}),
+        **({"initial": share * 7 / 9} if taught and share <= OBERT_TAUGHT["initial"] else {}),  # it must be less
     }
     return Run(name, settings, {"base": base.name}, (name,))
 
@@ -386,8 +417,9 @@ def one_shot(profile: Profile, base: Run, criterion: str) -> Run:
     """A baseline pruned at once, without training after it, at every sparsity of `ONE_SHOT`."""
     settings = {
         **base.settings,
-        **_criterion(profile, criterion, {"damp": CHOSEN.get(criterion, {}).get("damp")}),  # nothing else plays a part
+        **_criterion(profile, criterion, {"damp": PUBLISHED["obs"]["damp"]}),  # nothing else plays a part
         "kind": "one-shot",
+        "points": [list(point) for point in ONE_SHOT],
         **_of(profile, "curve_sentences"),
     }
     return Run(_after(base, "03", f"oneshot-{criterion}"), settings, {"base": base.name})
@@ -395,17 +427,27 @@ def one_shot(profile: Profile, base: Run, criterion: str) -> Run:
 
 def trial(profile: Profile, base: Run, criterion: str, number: int) -> Run:
     """A short pruning whose English dev F1 is all that is looked at."""
+    name = f"03-trial-{criterion}-{number}-{_model(base)}-{base.settings['corpus']}"
+    return _tried(profile, base, name, criterion, TRIALS[criterion][number], TRIAL | {"trial": number})
+
+
+def movement_trial(profile: Profile, base: Run, step: str) -> Run:
+    """One setting of `MOVEMENT`: what keeps movement alive."""
+    name = f"03-step-{re.sub('[^a-z0-9]+', '-', step.lower())}-{_model(base)}-{base.settings['corpus']}"
+    criterion = "random" if step == "random" else "movement"
+    return _tried(profile, base, name, criterion, MOVEMENT[step], MOVEMENT_TRIAL | {"step": step, "kind": "movement"})
+
+
+def _tried(profile: Profile, base: Run, name: str, criterion: str, chosen: dict, size: dict) -> Run:
     settings = {
         **base.settings,
-        **_criterion(profile, criterion, TRIALS[criterion][number]),
+        **_criterion(profile, criterion, chosen),
         "kind": "trial",
         **_of(profile, *AFTER),
-        **TRIAL,
-        "trial": number,
+        **size,
         "schedule": "cubic",
         "pattern": "1",
     }
-    name = f"03-trial-{criterion}-{number}-{_model(base)}-{base.settings['corpus']}"
     return Run(name, settings, {"base": base.name})
 
 
@@ -437,7 +479,7 @@ def graphs(profile: Profile) -> list[str]:
         raise ValueError(f"int8_graphs of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(GRAPHS)}.")
     wanted = set(profile.int8_graphs or GRAPHS)
     wanted |= {"floor-all"} if "floor" in wanted else set()
-    wanted |= {int8_part(combination_format(name)) for name in combinations(profile)}
+    wanted |= {TAUGHT_GRAPHS[combination_format(name)] for name in combinations(profile)}
     needed = {need for name in wanted for need in _graph_needs(name)}
     return [name for name in GRAPHS if name in wanted | needed]
 
@@ -462,6 +504,8 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
         settings |= {**_of(profile, "calibration_sentences"), "random_length": RANDOM_LENGTH}
     if name in TRAINED_GRAPHS:
         settings |= {**_of(profile, "qat_sentences", "qat_epochs", *AFTER), "qat_rate": QAT_RATE}
+    if name in TAUGHT_GRAPHS.values():
+        settings |= TEACHER
     if name in FLOORS:
         settings |= {**_of(profile, "floor_sentences", "floor_layers"), "floor_languages": FLOORS[name]}
         settings |= {"floor_points": FLOOR_POINTS, "floor_most": FLOOR_MAPS}
@@ -496,11 +540,6 @@ def combinations(profile: Profile) -> list[str]:
 def combination_format(name: str) -> str:
     """The format of a combined model's graph; the sparse ones are for DeepSparse, which wants its own."""
     return "qdq" if name in (*COMBINED_STUDENTS, "halved-q") else "qoperator"
-
-
-def int8_part(form: str) -> str:
-    """The graph of notebook 05 that learnt its int8 in this format."""
-    return next(name for name, kind_and_form in GRAPHS.items() if kind_and_form == ("qat", form))
 
 
 def halved(profile: Profile, teacher: Run) -> Run:
@@ -542,7 +581,7 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
     }
     needs = {"base": teacher.name, "start": start.name, "float": graph_name("float", *_where(teacher))}
     if name != "halved-q":
-        needs["int8"] = graph_name(int8_part(form), *_where(teacher))
+        needs["int8"] = graph_name(TAUGHT_GRAPHS[form], *_where(teacher))
     run = _after(teacher, "06", name)
     return Run(run, settings, needs, (run,))
 
@@ -673,8 +712,9 @@ def _of(profile: Profile, *names: str) -> dict:
     return {name: getattr(profile, name) for name in names}
 
 
-def _criterion(profile: Profile, criterion: str, chosen: dict) -> dict:
-    """What the settings say of a criterion: what was chosen for it, and for second order what its Fisher is made of."""
+def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> dict:
+    """What the settings say of a criterion: how it prunes, and for second order what its Fisher is made of."""
+    chosen = chosen or (PUBLISHED if profile.published else CHOSEN)[criterion]
     settings = {"notebook": "03", "method": criterion, **chosen}
     if criterion == "obs":
         return settings | _of(profile, "fisher_gradients", "fisher_batch", "fisher_block")

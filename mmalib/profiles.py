@@ -37,8 +37,9 @@ class Profile:
     recovery_sentences: int  # English training sentences of the short fine-tune after pruning
     # unstructured pruning, notebook 03
     sparsities: tuple[float, ...] = (0.8, 0.9)  # shares of the encoder's weights that go
-    pruning_epochs: float  # while sparsity grows
-    sparse_epochs: float  # after that
+    pruning_epochs: float = 6  # while sparsity grows; as in the recipe of Kurtic et al., or a part of it
+    sparse_epochs: float = 2  # after that
+    published: bool = False  # prune by published settings, not by those that trials on a small backbone chose
     fisher_gradients: int  # gradients behind one estimate of the inverse Fisher
     fisher_batch: int  # sentences behind one gradient
     fisher_block: int  # weights that one block of the inverse Fisher covers
@@ -139,8 +140,8 @@ PROFILES = {
         recovery_sentences=256,
         pruning_seeds=(1,),
         sparsities=(0.6,),
-        pruning_epochs=0.5,
-        sparse_epochs=0.5,
+        pruning_epochs=6 / 8,
+        sparse_epochs=2 / 8,
         fisher_gradients=8,
         fisher_batch=8,
         fisher_block=32,
@@ -191,8 +192,8 @@ PROFILES = {
         curve_sentences=1000,
         importance_sentences=1000,
         recovery_sentences=2000,
-        pruning_epochs=1.5,
-        sparse_epochs=0.5,
+        pruning_epochs=6 / 4,
+        sparse_epochs=2 / 4,
         fisher_gradients=64,
         fisher_batch=8,
         fisher_block=32,
@@ -217,11 +218,10 @@ PROFILES = {
         batch_size=32,
         learning_rate=3e-5,
         max_length=256,
-        rate_after=3e-5,
+        rate_after=8e-5,  # as Kurtic et al. begin
         importance_sentences=2000,
         recovery_sentences=4000,
-        pruning_epochs=6,
-        sparse_epochs=2,
+        published=True,
         fisher_gradients=1024,
         fisher_batch=16,
         fisher_block=50,
@@ -229,6 +229,7 @@ PROFILES = {
         students=("distilbert", "minilm"),
         unlabelled_students=("distilbert", "minilm"),
         distil_epochs=4,
+        qat_epochs=4,  # as many as the backbones are tuned
         speed_seconds=5.0,
         speed_turns=5,
         speed_sentences=1000,

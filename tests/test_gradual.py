@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils import prune
 from transformers import TrainerCallback
 
+from mmalib import plan
 from mmalib.data import corpus
 from mmalib.model import backbones, disk
 from mmalib.profiles import load_profile
@@ -36,14 +37,15 @@ def test_one_update_goes_all_the_way():
     assert gradual.schedule("cubic", 2, 2, 0.3, 0.5, 1) == [(2, 0.5)]
 
 
-@pytest.mark.parametrize("name", gradual.RECIPES)
-def test_recipes(name):
-    recipe = gradual.RECIPES[name]
-    assert recipe.epochs == int(name.split()[0])
-    updates = recipe.schedule("cubic", 0.9)
-    assert updates[0] == (2, pytest.approx(0.7)) and updates[-1] == (recipe.epochs - recipe.sparse, 0.9)
-    assert updates[1][0] - updates[0][0] == (0.5 if name == "10 epochs" else 4)
-    assert all(0 < rewind < recipe.epochs for rewind in recipe.rewinds)
+@pytest.mark.parametrize(("name", "every"), [("10 epochs", 0.5), ("30 epochs", 4)])
+def test_recipes_as_printed(name, every):
+    recipe = plan.OBERT[name]
+    dense = 2
+    assert dense + recipe["pruning_epochs"] + recipe["sparse_epochs"] == int(name.split()[0])
+    updates = gradual.schedule("cubic", 0, recipe["pruning_epochs"], 0.7, 0.9, recipe["updates"])
+    assert updates[0] == (0, pytest.approx(0.7)) and updates[-1] == (recipe["pruning_epochs"], 0.9)
+    assert updates[1][0] - updates[0][0] == every
+    assert 8e-5 * recipe["end_rate"] == pytest.approx({"10 epochs": 3e-5, "30 epochs": 8e-6}[name])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Movement against a run computed by hand and against autograd's own derivative with respect to the masks."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
@@ -7,9 +9,11 @@ from torch import nn
 from torch.func import functional_call
 from transformers import TrainerCallback
 
+from mmalib.data import corpus
 from mmalib.model import backbones
+from mmalib.profiles import load_profile
 from mmalib.prune import movement, sparsity
-from mmalib.prune.gradual import Pruning
+from mmalib.prune.gradual import Pruning, schedule
 
 
 def test_three_steps_by_hand(monkeypatch):
@@ -26,13 +30,13 @@ def test_three_steps_by_hand(monkeypatch):
     model.weight.data = torch.tensor([[3.0, 1.0]])
     for module in (movement, sparsity):
         monkeypatch.setattr(module, "weights", lambda model: dict(model.named_parameters()))
-    criterion, masks = movement.criterion(), {"weight": torch.tensor([[True, True]])}
+    criterion, masks = movement.criterion(None), {"weight": torch.tensor([[True, True]])}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
 
     def step(x, target):
         optimizer.zero_grad()
         ((model(torch.tensor(x)) - target) ** 2 / 2).sum().backward()
-        criterion.observe(model, masks)
+        criterion.observe(model, masks, 1.0)
         optimizer.step()
         sparsity.apply_(model, masks)
         return criterion.scores(model, "1", masks)["weight"].tolist()[0], model.weight.tolist()[0]
@@ -51,7 +55,7 @@ def test_scores_are_the_derivative_with_respect_to_the_masks(tiny_backbone):
     """Straight-through: S falls by dL/dM, M taken as numbers that multiply the dense weights."""
     model = backbones.load_model(str(tiny_backbone), seed=1).eval()
     ids, labels = torch.randint(5, 900, (4, 12)), torch.randint(0, 9, (4, 12))
-    weights, criterion = sparsity.weights(model), movement.criterion()
+    weights, criterion = sparsity.weights(model), movement.criterion(None)
     dense = {name: weight.detach().clone() for name, weight in weights.items()}
     masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in weights.items()}
     wanted = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -65,7 +69,7 @@ def test_scores_are_the_derivative_with_respect_to_the_masks(tiny_backbone):
             wanted[name] -= gradient
         model.zero_grad()
         model(input_ids=ids, labels=labels).loss.backward()
-        criterion.observe(model, now)
+        criterion.observe(model, now, 1.0)
         for name, score in criterion.scores(model, "1", now).items():
             torch.testing.assert_close(score, wanted[name], atol=1e-7, rtol=1e-4)
             assert not weights[name].grad[~now[name]].any() and weights[name].grad[now[name]].any()
@@ -84,9 +88,9 @@ def test_scores_are_the_derivative_with_respect_to_the_masks(tiny_backbone):
 def test_nothing_to_go_by(tiny_backbone):
     model = backbones.load_model(str(tiny_backbone), seed=1)
     with pytest.raises(ValueError, match="before training"):
-        sparsity.one_shot_(model, movement.criterion(), 0.5)
+        sparsity.one_shot_(model, movement.criterion(None), 0.5)
     with pytest.raises(ValueError, match="no gradient"):
-        movement.criterion().observe(model, sparsity.masks_of(model))
+        movement.criterion(None).observe(model, sparsity.masks_of(model), 1.0)
 
 
 def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
@@ -101,7 +105,7 @@ def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
             for name, weight in sparsity.weights(model).items():
                 sums[name] = sums.get(name, 0) - weight.detach() * weight.grad
 
-    criterion = movement.criterion()
+    criterion = movement.criterion(None)
     seen = {}
 
     def scores(model, pattern, masks):
@@ -132,3 +136,57 @@ def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
     before = norms[: norms.index(None)]
     assert len(before) == 6 and max(before) <= 1.0001
     assert sparsity.measured(model)["total"] == pytest.approx(0.8, abs=1e-4)
+
+
+def test_scores_under_adam_are_parameters_of_torch(tiny_backbone):
+    """A copy of the scores as a parameter of torch's own Adam, with the gradient W * dL/dW', at a falling rate."""
+    model = backbones.load_model(str(tiny_backbone), seed=1).eval()
+    own, criterion = sparsity.weights(model), movement.criterion(1e-2)
+    masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in own.items()}
+    sparsity.apply_(model, masks)
+    reference = {name: nn.Parameter(torch.zeros_like(weight)) for name, weight in own.items()}
+    optimizer = torch.optim.AdamW(reference.values(), lr=1e-2, weight_decay=0.0)
+    for pace in (0.5, 1.0, 0.25):
+        ids, labels = torch.randint(5, 900, (4, 12)), torch.randint(0, 9, (4, 12))
+        model.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        for name, score in reference.items():
+            score.grad = own[name].detach() * own[name].grad
+        optimizer.param_groups[0]["lr"] = 1e-2 * pace
+        optimizer.step()
+        criterion.observe(model, masks, pace)
+    for name, score in criterion.scores(model, "1", masks).items():
+        torch.testing.assert_close(score, reference[name].detach())
+
+
+@pytest.mark.parametrize("per_matrix", [False, True])
+def test_each_matrix_or_the_whole_model_loses_its_share(tiny_backbone, per_matrix):
+    model = backbones.load_model(str(tiny_backbone), seed=1)
+    criterion = movement.criterion(per_matrix=per_matrix)
+    ids = torch.randint(5, 900, (4, 12), generator=torch.Generator().manual_seed(0))
+    model(input_ids=ids, labels=ids % 9).loss.backward()
+    criterion.observe(model, sparsity.masks_of(model), 1.0)
+    masks = sparsity.one_shot_(model, criterion, 0.3)
+    shares = {sparsity.dropped({name: mask}) / mask.numel() for name, mask in masks.items()}
+    assert (max(shares) - min(shares) < 1e-3) == per_matrix
+    assert sparsity.measured(model)["total"] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_movement_beats_random_on_a_small_trained_model(tune, tiny_backbone, tmp_path):
+    english = corpus.load(load_profile("smoke"), "sample")["en"]
+    few = {"train": english["train"], "dev": english["train"]}  # learnt by heart: there is something to lose
+    tokenizer, how = backbones.load_tokenizer(str(tiny_backbone)), {"seed": 1, "batch_size": 4, "max_length": 64}
+    dense, history = tune(
+        backbones.load_model(str(tiny_backbone), seed=1), tokenizer, few, tmp_path / "dense",
+        epochs=30, learning_rate=5e-3, **how,
+    )  # fmt: skip
+    assert max(history["dev_f1"]) > 0.8
+    f1 = {}
+    for criterion in (movement.criterion(), sparsity.at_random(1)):
+        callback = Pruning(criterion, schedule("cubic", 0.25, 3, 0.0, 0.5, 40))
+        _, history = tune(
+            copy.deepcopy(dense), tokenizer, few, tmp_path / criterion.name,
+            epochs=4, learning_rate=1e-3, choose_after=3, callbacks=[callback], **how,
+        )  # fmt: skip
+        f1[criterion.name] = max(history["dev_f1"][3:])
+    assert f1["movement"] > f1["random"] + 0.05

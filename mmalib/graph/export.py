@@ -25,13 +25,14 @@ from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
 from mmalib.model.disk import PROVENANCE, complete_folder
 from mmalib.model.evaluate import scored
-from mmalib.records import machine
+from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"
 CARD = "README.md"  # written by `card`, once the model is scored
 TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
 
 
+@clock.phase("export")
 def export(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, provenance: dict | None = None
 ) -> dict:

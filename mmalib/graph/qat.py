@@ -34,11 +34,13 @@ class FakeQuantizedLinear(nn.Linear):
 
     def forward(self, given: Tensor) -> Tensor:
         """given: [..., inputs] → [..., outputs]."""
-        given = self._activation(given, self.input_range)
-        out = functional.linear(given, fake_weight(self.weight, per_output=self.output_range is None))
-        if self.output_range is not None:  # the bias is added to what has been quantized
-            out = self._activation(out, self.output_range)
-        return out if self.bias is None else out + self.bias
+        # In bf16, 256 levels would be rounded to the 8 bits of its fraction.
+        with torch.autocast(given.device.type, enabled=False):
+            given = self._activation(given, self.input_range)
+            out = functional.linear(given, fake_weight(self.weight, per_output=self.output_range is None))
+            if self.output_range is not None:  # the bias is added to what has been quantized
+                out = self._activation(out, self.output_range)
+            return out if self.bias is None else out + self.bias
 
     def _activation(self, values: Tensor, seen: Tensor) -> Tensor:
         if self.training and not self.frozen:

@@ -42,13 +42,14 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_relo
 from mmalib.graph.export import CARD, GRAPH, PROVENANCE, size_mb
 from mmalib.graph.trace import matmuls
 from mmalib.model.disk import complete_folder
-from mmalib.records import machine
+from mmalib.records import clock, machine
 
 KINDS = ("dynamic", "static", "without data", "qat")
 FORMATS = ("qdq", "qoperator")
 Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph → lowest and highest value
 
 
+@clock.phase("export")
 def quantize(
     source: Path,
     target: Path,

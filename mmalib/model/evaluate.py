@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data import LABELS
 from mmalib.data.subwords import predict_tags
+from mmalib.records import clock
 from mmalib.records.counts import GOLD, PREDICTED, RIGHT, written
 
 TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
@@ -78,6 +79,7 @@ def score(
     return scored(partial(predict_tags, model, tokenizer, max_length=max_length), corpora)
 
 
+@clock.phase("scoring")
 def scored(
     predict: Callable[[Sequence[list[str]]], list[list[str]]],
     corpora: Mapping[str, Mapping[str, Dataset]],

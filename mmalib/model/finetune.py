@@ -31,7 +31,7 @@ from mmalib.data.subwords import IGNORED, Encoded, model_tags
 from mmalib.model.averaging import Averaging
 from mmalib.model.backbones import freeze_
 from mmalib.model.evaluate import entity_scores
-from mmalib.records import machine
+from mmalib.records import clock, machine
 
 HEAD = "classifier."  # what the names of a head's parameters begin with
 
@@ -91,8 +91,7 @@ def finetune(
 
     A `loss` in place of the model's own takes logits [rows, positions, labels] and the batch. Checkpoints go to
     `folder`; a run that was killed goes on from there with the same result. Whoever has put the result away removes the
-    folder. The history has the dev F1 of every epoch and of the mean where there is one, the best epoch, and the
-    seconds since the last start.
+    folder. The history has the dev F1 of every epoch and of the mean where there is one, and the best epoch.
     """
     if loss and recipe.label_smoothing:
         raise ValueError("label_smoothing is of the model's own loss. Set it to 0 where another loss is given.")
@@ -135,14 +134,14 @@ def finetune(
         recipe=recipe,
         loss=loss,
     )
-    done = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    with clock.phase("training"):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     scores = [entry for entry in trainer.state.log_history if "eval_f1" in entry]
     best = max((entry for entry in scores if entry["epoch"] > recipe.choose_after), key=lambda entry: entry["eval_f1"])
     history = {
         "dev_f1": [entry["eval_f1"] for entry in scores],
         "best_epoch": best["epoch"],
         "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "seconds": done.metrics["train_runtime"],
     }
     for average in averaging:
         average.apply_(trainer.accelerator.unwrap_model(trainer.model))
@@ -234,6 +233,7 @@ class _EntityTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    @clock.phase("scoring")
     def dev_f1(self) -> float:
         """F1 on English dev of the model as it is now."""
         return entity_scores(self.dev.tags, model_tags(self.model, self.dev), resamples=1)["f1"]

@@ -5,13 +5,12 @@ not to prune, equation 1; the linear schedule has the exponent 1):
 
     s_t = s_final + (s_initial - s_final) * (1 - (t - begin) / (end - begin)) ** 3
 
-The jump from 0 to `initial` comes first. The three stages (tune, prune, tune sparse) and the two recipes are those of
-Kurtic et al. 2022, The Optimal BERT Surgeon, table 9.
+The jump from 0 to `initial` comes first. The three stages (tune, prune, tune sparse) are those of Kurtic et al. 2022,
+The Optimal BERT Surgeon; `plan.OBERT` has their recipes.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,36 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, TrainerCallback
 
 from mmalib.prune.sparsity import Criterion, Masks, apply_, block_size, check, dropped, prune_, weights
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The three stages in epochs, and the learning rate over them."""
-
-    dense: float
-    pruning: float
-    sparse: float
-    updates: int  # of the masks, first and last included
-    initial: float = 0.7
-    learning_rate: float = 8e-5
-    end_rate: float = 3e-5
-    rewinds: tuple[float, ...] = ()  # epochs at which the learning rate starts again
-
-    @property
-    def epochs(self) -> float:
-        """All three stages."""
-        return self.dense + self.pruning + self.sparse
-
-    def schedule(self, kind: str, final: float) -> list[tuple[float, float]]:
-        """When (in epochs) the masks reach which sparsity."""
-        return schedule(kind, self.dense, self.dense + self.pruning, self.initial, final, self.updates)
-
-
-# For SQuAD, table 9. The masks change twice an epoch in the short one; the long one changes them at every rewind.
-RECIPES = {
-    "10 epochs": Recipe(2, 6, 2, updates=13, rewinds=(8,)),
-    "30 epochs": Recipe(2, 24, 4, updates=7, end_rate=8e-6, rewinds=(2, 6, 10, 14, 18, 22, 26)),
-}
 
 
 def schedule(
@@ -97,8 +66,8 @@ class Pruning(Hold):
     """Prunes while the Trainer trains, at the moments of a schedule; a killed run goes on with the same result.
 
     `score(model)` may measure the model before a mask update (`stage` "recovered") and after it ("pruned"), at the
-    first one, at every so many (`every`) after it, and in the end. The points are in the Trainer's log, so that they
-    survive a kill, and in `points` when training is over.
+    first one, at those whose sparsity lies at least `apart` beyond that of the last one measured, and in the end. The
+    points are in the Trainer's log, so that they survive a kill, and in `points` when training is over.
     Masks and what the criterion remembers lie beside the Trainer's checkpoints.
     """
 
@@ -110,13 +79,13 @@ class Pruning(Hold):
         pattern: str = "1",
         steps: int = 1,
         score: Callable[[PreTrainedModel], dict] | None = None,
-        every: int = 1,
+        apart: float = 0.0,
     ) -> None:
         if not updates:
             raise ValueError("The schedule has no mask update. Give at least one (epoch, sparsity).")
         super().__init__({})
         self.criterion, self.updates, self.pattern, self.steps, self.score = criterion, updates, pattern, steps, score
-        self.every = every
+        self.apart = apart
         self.points: list[dict] = []
 
     def on_train_begin(self, args, state, control, *, model, **_) -> None:
@@ -124,6 +93,10 @@ class Pruning(Hold):
         if frozen := [name for name, weight in weights(model).items() if not weight.requires_grad]:
             raise ValueError(f"{len(frozen)} of the weights to prune are frozen, {frozen[0]} first. Freeze no layer.")
         self.due = self._due(state.max_steps, args.num_train_epochs)
+        self.measured: dict[int, float] = {}
+        for step, sparsity in self.due.items():
+            if sparsity >= max(self.measured.values(), default=-1.0) + self.apart:
+                self.measured[step] = sparsity
         self.criterion.state.clear()
         self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights(model).items()}
         if state.global_step:
@@ -132,15 +105,17 @@ class Pruning(Hold):
     def on_step_begin(self, args, state, control, *, model, **_) -> None:
         if state.global_step not in self.due:
             return
-        measured = list(self.due).index(state.global_step) % self.every == 0
-        if self.score and measured:
+        measured = self.score and state.global_step in self.measured
+        if measured:
             self._log(state, model, "recovered")
         sparsity = self.due[state.global_step]
         self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks, self.steps)
-        self._log(state, model, "pruned", measured)
+        if measured:
+            self._log(state, model, "pruned")
 
-    def on_pre_optimizer_step(self, args, state, control, *, model, **_) -> None:
-        self.criterion.observe(model, self.masks)
+    def on_pre_optimizer_step(self, args, state, control, *, model, lr_scheduler, **_) -> None:
+        pace = lr_scheduler.get_last_lr()[0] / lr_scheduler.base_lrs[0]
+        self.criterion.observe(model, self.masks, pace)
 
     def on_epoch_end(self, args, state, control, **_) -> None:
         # Before the Trainer's own checkpoint, which it writes right after this: no checkpoint is without its masks.
@@ -163,13 +138,14 @@ class Pruning(Hold):
 
     def on_train_end(self, args, state, control, *, model, **_) -> None:
         super().on_train_end(args, state, control, model=model)
-        size, total = block_size(self.pattern), sum(mask.numel() for mask in self.masks.values())
-        wanted = size * round(self.updates[-1][1] * (total // size))
+        size, sizes = block_size(self.pattern), [mask.numel() for mask in self.masks.values()]
+        groups = sizes if self.criterion.per_matrix else [sum(sizes)]
+        wanted = sum(size * round(self.updates[-1][1] * (units // size)) for units in groups)
         if dropped(self.masks) != wanted:
-            raise RuntimeError(f"{dropped(self.masks)} of {total} weights are pruned, and {wanted} should be.")
+            raise RuntimeError(f"{dropped(self.masks)} of {sum(sizes)} weights are pruned, and {wanted} should be.")
         if self.score:
             self._log(state, model, "recovered")
-        self.points = [entry for entry in state.log_history if "stage" in entry and "scores" in entry]
+        self.points = [entry for entry in state.log_history if "stage" in entry]
 
     def _due(self, max_steps: int, epochs: float) -> dict[int, float]:
         due = {round(epoch * max_steps / epochs): sparsity for epoch, sparsity in self.updates}
@@ -185,10 +161,10 @@ class Pruning(Hold):
             )
         return due
 
-    def _log(self, state, model: PreTrainedModel, stage: str, measured: bool = True) -> None:
+    def _log(self, state, model: PreTrainedModel, stage: str) -> None:
         share = dropped(self.masks) / sum(mask.numel() for mask in self.masks.values())
         point = {"step": state.global_step, "epoch": state.epoch, "stage": stage, "sparsity": share}
-        state.log_history.append(point | ({"scores": self.score(model)} if self.score and measured else {}))
+        state.log_history.append(point | {"scores": self.score(model)})
 
     def _restore_(self, path: Path, device: torch.device) -> None:
         if not path.exists():

@@ -1,12 +1,15 @@
 """Movement: weights that training moves towards 0 go (Sanh et al. 2020, Movement Pruning).
 
-The forward pass uses W' = W * M, the weights under their mask. The score (their equations 2 and 3, straight-through)
-sums over all optimizer steps so far, from the first on and for pruned weights too:
+The forward pass uses W' = W * M, the weights under their mask. A score S a weight is trained beside the weights with
+the straight-through gradient (their equations 2 and 3), from the first step on and for pruned weights too:
 
-    S = - sum_t  W(t) * dL/dW'(t)
+    dL/dS = W * dL/dW'
 
-so S grows where the step that follows makes |w| larger. At a mask update the highest S of the whole model are kept
-(their hard movement pruning), and a pruned weight whose score has risen comes back.
+so that S grows where the step that follows makes |w| larger. S starts at 0 and is a parameter under Adam, as in their
+code, whose rate follows that of the weights; so every score moves by about as much a step, whatever its weight's size.
+With `rate` None it is the plain sum of -W * dL/dW' instead, as their equations alone would have it: there the lowest
+scores belong to the largest weights, which noise moves most, and a model does not outlive their loss.
+At a mask update the highest S are kept, and a pruned weight whose score has risen comes back (hard movement pruning).
 
 A pruned weight gets no gradient in their training, since dL/dW = dL/dW' * M. Here the model's parameter holds W'
 itself, so that dL/dW' is simply its gradient. The value that a weight had when it was pruned is put aside: it counts
@@ -18,23 +21,32 @@ The gradient is the one that the optimizer is about to use: float32, clipped tog
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
 
 from mmalib.prune.sparsity import Criterion, Masks, Scores, per_block, weights
 
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
 
-def criterion() -> Criterion:
-    """Weighs every unit by the movement it has shown since training began."""
-    state: dict[str, Tensor] = {}  # "score/<name>" is S, "aside/<name>" the values of what is pruned
 
-    def observe(model: PreTrainedModel, masks: Masks) -> None:
+def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criterion:
+    """Weighs every unit by the movement it has shown since training began, at this learning rate of the scores."""
+    state: dict[str, Tensor] = {}  # "score/<name>" is S with Adam's moments, "aside/<name>" the values that are pruned
+
+    @torch.no_grad()
+    def observe(model: PreTrainedModel, masks: Masks, pace: float) -> None:
         own = weights(model)
-        for name, whole in _whole(own, masks, state).items():
+        for name, dense in _dense(own, masks, state).items():
             gradient = own[name].grad
             if gradient is None:
                 raise ValueError(f"{name} has no gradient, so that it has no movement. Does the loss depend on it?")
-            score = state.setdefault(f"score/{name}", torch.zeros_like(whole))
-            accumulate_(score, whole, gradient)
+            score = state.setdefault(f"score/{name}", torch.zeros_like(dense))
+            if rate is None:
+                score.addcmul_(dense, gradient, value=-1)
+            else:
+                moments = [state.setdefault(f"{key}/{name}", torch.zeros_like(dense)) for key in ("first", "second")]
+                step = state.setdefault(f"step/{name}", torch.zeros(()))
+                adamw([score], [dense * gradient], *([m] for m in moments), [], [step], lr=rate * pace, **ADAM)
             gradient.masked_fill_(~masks[name], 0.0)
 
     def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
@@ -44,19 +56,14 @@ def criterion() -> Criterion:
 
     def prune_(model: PreTrainedModel, masks: Masks, before: Masks) -> None:
         own = weights(model)
-        for name, whole in _whole(own, before, state).items():
-            own[name].data.copy_(whole)  # brings back the revived; the others become 0 right after this
-            state[f"aside/{name}"] = whole.masked_fill(masks[name], 0.0)
+        for name, dense in _dense(own, before, state).items():
+            own[name].data.copy_(dense)  # brings back the revived; the others become 0 right after this
+            state[f"aside/{name}"] = dense.masked_fill(masks[name], 0.0)
 
-    return Criterion("movement", scores, prune_, observe, revives=True, state=state)
-
-
-def accumulate_(score: Tensor, weight: Tensor, gradient: Tensor) -> None:
-    """Add one step's -w * dL/dw' to the scores."""
-    score.addcmul_(weight, gradient, value=-1)
+    return Criterion("movement", scores, prune_, observe, revives=True, per_matrix=per_matrix, state=state)
 
 
-def _whole(own: dict[str, nn.Parameter], masks: Masks, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _dense(own: dict[str, nn.Parameter], masks: Masks, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights with the values that were put aside in the place of the zeros."""
     return {
         name: torch.where(masks[name], weight.detach(), state.get(f"aside/{name}", weight.detach()))

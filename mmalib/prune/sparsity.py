@@ -35,8 +35,10 @@ class Criterion:
     scores: Callable[[PreTrainedModel, str, Masks], Scores]  # (model, pattern, masks), right before a mask update
     # (model, new masks, masks until now): may change weights before those that the new masks drop become 0
     prune_: Callable[[PreTrainedModel, Masks, Masks], None] = _nothing
-    observe: Callable[[PreTrainedModel, Masks], None] = _nothing  # before every optimizer step, gradients are there
+    # (model, masks, the weights' rate as a share of its highest): before every optimizer step, gradients are there
+    observe: Callable[[PreTrainedModel, Masks, float], None] = _nothing
     revives: bool = False  # whether scores speak for pruned weights, so that they may come back
+    per_matrix: bool = False  # whether every matrix loses the same share, or the lowest of the whole model go
     state: dict[str, Tensor] = field(default_factory=dict)  # what it remembers; saved with every checkpoint
 
 
@@ -167,7 +169,9 @@ def prune_(
         # Each step takes the same share of what is left, the last one goes exactly to `sparsity`.
         now = sparsity if step == steps else 1 - before * ((1 - sparsity) / before) ** (step / steps)
         scores = criterion.scores(model, pattern, masks)
-        chosen = choose(scores, now, pattern, None if criterion.revives else masks)
+        held = None if criterion.revives else masks
+        groups = [{name: values} for name, values in scores.items()] if criterion.per_matrix else [scores]
+        chosen = {name: mask for group in groups for name, mask in choose(group, now, pattern, held).items()}
         criterion.prune_(model, chosen, masks)
         apply_(model, chosen)
         masks = chosen

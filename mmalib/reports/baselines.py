@@ -42,7 +42,7 @@ def recipes_table(tried: list[dict]) -> pd.DataFrame:
             "changed": _changed(record["settings"]),
         }
         | {f"{language} dev": round(record["scores"][language]["dev"]["f1"], 4) for language in ("en", "es", "nl")}
-        | {"minutes": round(record["timings"]["train_s"] / 60, 1)}
+        | {"minutes": round(record["timings"]["training"] / 60, 1)}
         for record in tried
     ]
     return pd.DataFrame(rows).sort_values("en dev", ascending=False, ignore_index=True)

@@ -10,9 +10,9 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 
 def table(records: list[dict]) -> pd.DataFrame:
-    """Median minutes that runs took by their records, by notebook and kind; interrupted ones count their end.
+    """Median minutes that runs took by their records, by notebook and kind, all sittings together.
 
-    What a run starts from is a run of its own. Some records tell no time, of runs within a few minutes.
+    What a run starts from is a run of its own.
     """
     rows = [
         {

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.plan import CRITERIA, of_kind
+from mmalib.plan import GRADUAL, MOVEMENT, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
 from mmalib.reports.compare import multilingual_score, of_part, retention
@@ -17,7 +17,7 @@ CURVES = {  # file → what the paper drew there
     "figure_5": ("magnitude", "cubic"),
 }
 COLLAPSED = 50.0  # % of English: a model that keeps less is named in the figure and not drawn
-MARKERS = {"magnitude": "s", "movement": "^", "obs": "o"}
+MARKERS = {"random": "x", "magnitude": "s", "movement": "^", "obs": "o"}
 NAMES = {"random": "random", "magnitude": "magnitude", "movement": "movement", "obs": "second order"}
 
 
@@ -35,30 +35,31 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         drawn["table_oneshot"] = one_shot_table(at_once)
     if tried := of_kind(records, "trial"):
         drawn["table_trials"] = trials_table(tried)
+    if steps := of_kind(records, "movement"):
+        drawn["table_movement"] = movement_table(steps)
     return drawn
 
 
 def gradual_runs(records: list[dict]) -> list[dict]:
-    """The records of the gradually pruned models, but for those that a teacher helped: they are notebook 06's."""
+    """The records of the gradually pruned models that share one recipe: not of those that the dense model taught."""
     return [record for record in of_kind(records, "gradual") if "hardness" not in record["settings"]]
 
 
 def table_3(records: list[dict]) -> pd.DataFrame:
     """Table 3: F1 and multilingual score after pruning, mean and sample deviation over seeds, and the paper's."""
     rows = []
-    frame = pd.DataFrame([_final(record, of_part(record, "base", records)) for record in gradual_runs(records)])
-    keys = ["label", "corpus", "method", "share", "schedule"]
-    order = {criterion: number for number, criterion in enumerate(CRITERIA)}
-    for key, group in frame.groupby(keys):
-        backbone, corpus, method, share, schedule = key
-        row = {"model": f"{backbone} {NAMES[method]} {100 * share:.0f}", "schedule": schedule}
-        row |= {"source": f"this study, {corpus}", "seeds": len(group), "order": (share, order[method], schedule)}
+    frame = pd.DataFrame([_final(record, of_part(record, "base", records)) for record in of_kind(records, "gradual")])
+    for key, group in frame.groupby(["label", "corpus", "method", "share", "schedule", "teacher"]):
+        backbone, corpus, method, share, schedule, teacher = key
+        row = {"model": f"{backbone} {NAMES[method]} {100 * share:.0f}", "schedule": schedule, "teacher": teacher}
+        row |= {"source": f"this study, {corpus}", "seeds": len(group)}
+        row["order"] = (share, GRADUAL.index(method), schedule, teacher)
         for name in [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]:
             row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
         rows.append(row)
     rows = sorted(rows, key=lambda row: row.pop("order"))
     for printed in tables.paper(3).to_dict("records"):
-        row = {"model": printed["model"], "schedule": "", "source": "paper"}
+        row = {"model": printed["model"], "schedule": "", "teacher": "", "source": "paper"}
         row |= {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
         rows.append(row | {f"mls {split} mean": printed[f"mls_{split}"] for split in ("dev", "test")})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
@@ -160,21 +161,38 @@ def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
 
 def trials_table(tried: list[dict]) -> pd.DataFrame:
     """What was tried for every criterion, with the English dev F1 that alone decided."""
-    names = ("rate", "initial", "updates_per_epoch", "damp")
+    names = ("rate", "cycles", "initial", "updates", "every", "begin", "score_rate", "per_matrix", "damp")
     rows = []
     for record in sorted(
         tried, key=lambda r: (r["settings"]["corpus"], r["settings"]["method"], r["settings"]["trial"])
     ):
         settings = record["settings"]
         row = {"criterion": NAMES[settings["method"]], "trial": settings["trial"], "corpus": settings["corpus"]}
-        row |= {name.replace("_", " "): "" if name not in settings else f"{settings[name]:g}" for name in names}
+        row |= {name.replace("_", " "): "" if settings.get(name) is None else f"{settings[name]:g}" for name in names}
         rows.append(row | {"English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4)})
+    return pd.DataFrame(rows)
+
+
+def movement_table(steps: list[dict]) -> pd.DataFrame:
+    """What keeps movement alive: each setting adds one thing to the one before; the English dev F1 that is left."""
+    order = list(MOVEMENT)
+    rows = [
+        {
+            "setting": record["settings"]["step"],
+            "model": record["settings"]["label"],
+            "corpus": record["settings"]["corpus"],
+            "sparsity": f"{record['settings']['share']:.0%}",
+            "English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4),
+        }
+        for record in sorted(steps, key=lambda record: order.index(record["settings"]["step"]))
+    ]
     return pd.DataFrame(rows)
 
 
 def _final(record: dict, base: dict | None) -> dict:
     settings, scores = record["settings"], record["scores"]
     row = {key: settings[key] for key in ("label", "corpus", "method", "share", "schedule", "seed")}
+    row["teacher"] = "dense, first jump to 70%" if "hardness" in settings else "none"
     row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     for split in ("dev", "test"):
         row[f"mls {split}"] = np.nan if base is None else multilingual_score(scores, base["scores"], split)

@@ -9,6 +9,7 @@ Whether it can run here, `available` says. Each lives in a module of its own tha
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from mmalib.records import machine
 
 MODEL = "model.onnx"
 MISSING = "is not available"  # in what `load` says of a runtime that is not here
+TRANSIENT = re.compile(r"SIGKILL|SIGTERM|MemoryError|out of memory|bad.?alloc|cannot allocate|no space left", re.I)
 MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse"}
 # What may be set behind a runtime's name; the first value is the one it has unless told otherwise.
 SETTINGS = {
@@ -145,9 +147,12 @@ def available(runtime: str) -> str | None:
 
 
 def to_measure_again(rows: Iterable[dict]) -> bool:
-    """Whether a runtime that was missing when these rows were measured is here now."""
-    missed = {row["runtime"] for row in rows if MISSING in row.get("failed", "")}
-    return any(available(runtime) is None for runtime in missed)
+    """Whether a row failed for a reason that may be gone: its runtime was missing and is here now, or memory was short.
+
+    What a runtime cannot do stays a failure.
+    """
+    failed = {row["runtime"]: row["failed"] for row in rows if row.get("failed")}
+    return any(TRANSIENT.search(text) or (MISSING in text and not available(name)) for name, text in failed.items())
 
 
 def locate(folder: Path) -> Path:
@@ -191,6 +196,11 @@ def one_line(error: BaseException) -> str:
     """What an exception says, in one line of bearable length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def failure(error: BaseException) -> str:
+    """The same for a record: paths of this machine are cut to the names at their ends."""
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", one_line(error))
 
 
 def _check_inputs(path: Path, inputs: dict[str, Sequence]) -> None:

@@ -22,12 +22,14 @@ from mmalib import runtimes
 from mmalib.data import LABELS
 from mmalib.data.subwords import padded, windows
 from mmalib.graph import export
+from mmalib.records import clock
 from mmalib.speed import throughput
 
 WAYS = ("padded", "sorted", "padded, single", "single")
 FIXED = ("padded", "padded, single")  # of one shape each, as DeepSparse needs it
 
 
+@clock.phase("timing")
 def measure(
     sessions: Mapping[str, runtimes.Session],
     tokenizer: PreTrainedTokenizerFast,
@@ -49,14 +51,14 @@ def measure(
         try:
             tag(sessions[name], tokenizer, hands[0][:1], way=way, length=length, batch=batch)
         except Exception as error:  # a crash is a row, and the others go on
-            failed[name, way] = runtimes.one_line(error)
+            failed[name, way] = runtimes.failure(error)
     for turn, hand in enumerate(hands):
         for name, way in pairs if turn % 2 else reversed(pairs):
             if (name, way) not in failed:
                 try:
                     found[name, way].append(_seconds(sessions[name], tokenizer, hand, way, length, batch))
                 except Exception as error:
-                    failed[name, way] = runtimes.one_line(error)
+                    failed[name, way] = runtimes.failure(error)
     others = watch.others()
     threads = next(iter(sessions.values())).threads
     about = {"others_cores": others, "busy": None if others is None else throughput.is_busy(others, threads)}

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mmalib import runtimes
+from mmalib.records import clock
 
 TURNS = 5  # pairs of candidate and baseline
 IN_FLIGHT = 4  # batches at once for each stream of a runtime that has streams, so that none runs dry
@@ -32,6 +33,7 @@ class Turn:
     milliseconds: tuple[float, ...]  # of each call
 
 
+@clock.phase("timing")
 def measure(
     folders: Mapping[str, Path] | Sequence[Path],
     runtime_names: Sequence[str],
@@ -182,7 +184,7 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, seconds: f
                 found = compare(candidate, base, batch, about["length"], seconds=seconds, turns=turns)
                 row |= {**found, "facts": dict(candidate.facts), "notes": list(candidate.notes)}
             except Exception as error:  # one crash must not end a study
-                row["failed"] = runtimes.one_line(error)
+                row["failed"] = runtimes.failure(error)
                 if candidate is not base:  # it may be dead; the next batch gets a fresh one
                     stack.close()
                     candidate = None

@@ -13,7 +13,6 @@ Every one is scored as the int8 graph that it is shipped as. The teacher is the 
 `distil-text-q`, text of the target languages is looked at by `halved-q` alone, and only for which subwords occur in it.
 """
 
-import time
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
 
 def combine(study: Study, run: Run, unfinished: Path) -> dict:
     """Train what the combination starts from on under fake quantization, taught; score the int8 graph."""
-    begin, settings, name = time.monotonic(), run.settings, run.settings["combination"]
+    settings, name = run.settings, run.settings["combination"]
     folder, corpora = study.folder(run.name), study.corpora
     model, tokenizer = disk.load(study.folder(run.needs["start"]))
     masks = sparsity.masks_of(model)
@@ -71,7 +70,6 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
         loss=distill.loss(**TEACHER),
         callbacks=[gradual.Hold(masks)] if requested else [],
     )
-    made = time.monotonic()
     to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)
     predict = partial(export.predict_tags, graph, tokenizer, max_length=settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
@@ -81,6 +79,5 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
         "size": {**size, **speed.sizes(folder)},
         "sparsity": {"requested": requested, "measured": size["sparsity"]},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "timings": {"make_s": made - begin, "score_s": time.monotonic() - made},
         **facts,
     }

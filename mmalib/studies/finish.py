@@ -1,6 +1,5 @@
 """What every training run shares: the English that it reads, how it is trained on after tuning, and how it ends."""
 
-import time
 from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -43,9 +42,7 @@ def kept(
     study: Study, run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, history: dict, **parts
 ) -> dict:
     """Score a trained model on everything and keep it; the parts of its record."""
-    start = time.monotonic()
     predict = partial(predict_tags, model, tokenizer, max_length=run.settings["max_length"])
     scores, further = scored(predict, study.corpora), further_scores(predict, study.corpora.further)
     disk.save(model, tokenizer, study.folder(run.name), about=study.about(run))
-    timings = {"train_s": history.pop("seconds"), "score_s": time.monotonic() - start}
-    return {"scores": scores, "further": further, "history": history, "timings": timings, **parts}
+    return {"scores": scores, "further": further, "history": history, **parts}

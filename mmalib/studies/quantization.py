@@ -4,7 +4,7 @@ A run makes one graph (`plan.GRAPHS`), keeps its folder and scores it on all lan
 
     float             the baseline as it is: what all others are compared with, in the same runtime
     dynamic, static, without-data    the three kinds that train nothing
-    qat               the baseline trained on for a moment under fake quantization; ranges are frozen half-way
+    qat, qat-taught   the baseline trained on for a moment under fake quantization; ranges are frozen half-way
     longer            the same training without fake quantization: what `qat` owes to the training alone
     ...-qoperator     the form of the graph that DeepSparse runs fast; qat learns anew for it, it rounds more
     static-embeddings the table of word embeddings in a byte each as well: it only weighs on the disk
@@ -16,7 +16,6 @@ All that is chosen is chosen on English dev (but in `floor-all`): the calibratio
 then by the drift of the labels' distributions from the float graph's. The training of `qat` is not tuned at all.
 """
 
-import time
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -25,10 +24,11 @@ from mmalib.data.corpus import fewer, fewer_to_score
 from mmalib.data.subwords import training_rows
 from mmalib.graph import export, ranges
 from mmalib.graph import quantize as int8
-from mmalib.model import disagreement
+from mmalib.model import disagreement, distill
 from mmalib.model.backbones import layers, load_tokenizer, parts
-from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
+from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TAUGHT_GRAPHS, TEACHER, TRAINED_GRAPHS, Run
 from mmalib.studies import int8_choices
+from mmalib.studies.distillation import taught
 from mmalib.studies.finish import english
 from mmalib.studies.int8_training import learn, size_of, tune
 from mmalib.studies.study import Study
@@ -36,13 +36,12 @@ from mmalib.studies.study import Study
 
 def quantize(study: Study, run: Run, unfinished: Path) -> dict:
     """Make one graph and score it."""
-    start, settings, name = time.monotonic(), run.settings, run.settings["graph"]
+    settings, name = run.settings, run.settings["graph"]
     folder = study.folder(run.name)
     if name == "float" or name in TRAINED_GRAPHS:
         size, facts = _from_model(study, run, unfinished, folder)
     else:
         size, facts = _from_graph(study, run, folder)
-    made = time.monotonic()
     if "same_as" in facts:
         scores = study.make(facts["same_as"])["scores"]
     else:
@@ -53,8 +52,7 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
         facts["floor"] |= {"lost_on_dev": lost, "met_everywhere": max(lost.values()) <= FLOOR_POINTS}
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
     zeros = {"requested": 0.0, "measured": size["sparsity"]}
-    timings = {"make_s": made - start, "score_s": time.monotonic() - made}
-    return {"scores": scores, "size": size, "sparsity": zeros, "timings": timings, **facts}
+    return {"scores": scores, "size": size, "sparsity": zeros, **facts}
 
 
 def compare(study: Study, run: Run, unfinished: Path) -> dict:
@@ -105,9 +103,11 @@ def _from_model(study: Study, run: Run, unfinished: Path, folder: Path) -> tuple
         about = export.export(model, tokenizer, folder, provenance=study.about(run))
         return size_of(about), {"places": places(model)}
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
-    rows = training_rows(train, model.config.label2id)
+    rows, how = training_rows(train, model.config.label2id), {"unfinished": unfinished, "about": study.about(run)}
+    if settings["graph"] in TAUGHT_GRAPHS.values():
+        rows, how["loss"] = taught(study, run, model, train), distill.loss(**TEACHER)
     if settings["int8"] == "qat":
-        return learn(settings, model, rows, dev, folder, unfinished=unfinished, about=study.about(run))
+        return learn(settings, model, rows, dev, folder, **how)
     model, history = tune(settings, model, rows, dev, unfinished)
     return size_of(export.export(model, tokenizer, folder, provenance=study.about(run))), {"history": history}
 

@@ -28,4 +28,4 @@ def attempt(study: Study, run: Run, unfinished: Path) -> dict:
         dev = splits["dev"] if language == "en" else fewer(splits["dev"], settings["trial_dev_sentences"])
         predicted = predict_tags(model, tokenizer, dev["words"], max_length=settings["max_length"])
         scores[language] = {"dev": entity_scores(list(dev["tags"]), predicted)}
-    return {"scores": scores, "history": history, "timings": {"train_s": history.pop("seconds")}}
+    return {"scores": scores, "history": history}

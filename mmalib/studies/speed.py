@@ -9,7 +9,6 @@ The folders of random models are made when they are measured and deleted after; 
 
 import gzip
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ TOKENIZER = "e5-half"  # any would do: a random model reads random subwords
 
 def shape(study: Study, run: Run, unfinished: Path) -> dict:
     """Build a case, measure it, delete it."""
-    start, settings = time.monotonic(), run.settings
+    settings = run.settings
     case = next(case for case in cases() if case.name == settings["case"])
     base, tokenizer = base_folder(study), load_tokenizer(TOKENIZER)
     by_form: dict[str, list[str]] = {}
@@ -40,7 +39,7 @@ def shape(study: Study, run: Run, unfinished: Path) -> dict:
     for which, names in by_form.items():
         rows += measured(settings, {case.name: folders[which]}, names, base)
     parts = {"sizes": {which: sizes(folder) for which, folder in folders.items()}} if case.sized else {}
-    return {"throughput": rows, "timings": {"seconds": time.monotonic() - start}, **parts}
+    return {"throughput": rows, **parts}
 
 
 def sizes(folder: Path) -> dict:

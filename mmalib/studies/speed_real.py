@@ -42,7 +42,7 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
                 session = runtimes.load(folder, machine.threads(), name)
                 sessions[name] = stack.enter_context(session)
             except ValueError as error:
-                rows.append({"runtime": name, "way": "padded", "failed": runtimes.one_line(error)})
+                rows.append({"runtime": name, "way": "padded", "failed": runtimes.failure(error)})
         rows += realtext.measure(
             sessions, tokenizer, sentences, length=LENGTH, batch=TEXT_BATCH, turns=settings["turns"]
         )

@@ -8,7 +8,6 @@ neurons in every layer (TextPruner). Each step is scored as it is, and again aft
 
 import copy
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from mmalib.studies.study import Study
 
 def shrink(study: Study, run: Run, unfinished: Path) -> dict:
     """One trajectory: a curve with two points a step, pruned and recovered; three of the models are kept."""
-    start, settings = time.monotonic(), run.settings
+    settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     measured_on = _measured_on(settings, model, tokenizer, study.corpora)
@@ -48,8 +47,7 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
         print(f"{run.name}: {share:.0%} of the heads removed", flush=True)
     curve = store.points(unfinished)
     reached = {kept_leaf(run.name, point["share"]) for point in curve if round(point["share"], 9) in KEPT_SHARES}
-    timings = {"seconds_since_last_start": time.monotonic() - start}
-    return {"curve": curve, "leaves": sorted(reached), "timings": timings}
+    return {"curve": curve, "leaves": sorted(reached)}
 
 
 def cut_vocabulary(study: Study, run: Run, unfinished: Path) -> dict:

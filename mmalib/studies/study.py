@@ -18,7 +18,7 @@ from pathlib import Path
 from mmalib import plan, runtimes
 from mmalib.plan import Run
 from mmalib.profiles import Profile, load_profile
-from mmalib.records import lock, store
+from mmalib.records import clock, lock, store
 
 MAKERS = {  # kind of run → module and function: (study, run, folder for what is unfinished) → parts of its record
     "recipe": "recipes.attempt",
@@ -28,6 +28,7 @@ MAKERS = {  # kind of run → module and function: (study, run, folder for what 
     "gradual": "unstructured.prune",
     "one-shot": "unstructured.one_shot",
     "trial": "unstructured.attempt",
+    "movement": "unstructured.attempt",
     "student": "distillation.teach",
     "graph": "quantization.quantize",
     "changed words": "quantization.compare",
@@ -107,10 +108,13 @@ class Study:
             if record := self.done(run):  # by whoever held the lock before
                 return record
             unfinished = self.home / "unfinished" / f"{run.name}-{run.digest}"
+            spent = unfinished.with_name(f"{unfinished.name}.seconds")
             module, _, function = MAKERS[run.kind].partition(".")
             maker = getattr(importlib.import_module(f"mmalib.studies.{module}"), function)
-            parts = {"scores": {}, **maker(self, run, unfinished)}
-            store.save(self.home / "records", run.name, run.settings, needs=run.needs, **parts)
+            with clock.sitting(spent) as seconds:
+                parts = {"scores": {}, **maker(self, run, unfinished)}
+            store.save(self.home / "records", run.name, run.settings, needs=run.needs, timings=seconds, **parts)
+            spent.unlink()
             shutil.rmtree(unfinished, ignore_errors=True)
         return store.finished(self.home / "records", run.name, run.settings)
 

@@ -16,16 +16,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mmalib.data.corpus import fewer_to_score
 from mmalib.data.subwords import Encoded, training_rows
 from mmalib.model import distill
+from mmalib.model.backbones import load_model
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
-from mmalib.plan import ONE_SHOT, TEACHER, Run
+from mmalib.plan import ONE_SHOT, Run
 from mmalib.prune import gradual, magnitude, movement, obs, sparsity
 from mmalib.records import store
 from mmalib.studies.distillation import taught
 from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
 
-MEASURED = 5  # at most as many of the mask updates are measured on the way, however many there are
+APART = 0.1  # sparsity between two mask updates that are measured on the way
 
 
 def prune(study: Study, run: Run, unfinished: Path) -> dict:
@@ -39,7 +40,8 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     train, dev = english(study, tokenizer)
     rows, loss, measure = training_rows(train, model.config.label2id), None, None
     if "hardness" in settings:
-        rows, loss = taught(study, run, model, train), distill.loss(**TEACHER)
+        rows = taught(study, run, model, train)
+        loss = distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
     else:
         to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
         measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
@@ -69,11 +71,13 @@ def attempt(study: Study, run: Run, unfinished: Path) -> dict:
     """One trial of one criterion: a short pruning whose English dev F1 is all that is looked at."""
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
+    if settings.get("start") == "pretrained":
+        model = load_model(settings["backbone"], seed=settings["seed"])
     train, dev = english(study, tokenizer, settings["trial_sentences"], settings["trial_dev_sentences"])
     rows = training_rows(train, model.config.label2id)
     _, history, _ = _gradually(settings, model, rows, dev, folder=unfinished)
-    best = {"f1": max(history["dev_f1"][round(settings["pruning_epochs"]) :])}  # of the epochs at full sparsity
-    return {"scores": {"en": {"dev": best}}, "history": history, "timings": {"train_s": history.pop("seconds")}}
+    best = {"f1": max(history["dev_f1"][math.floor(settings["pruning_epochs"]) :])}  # of the epochs at full sparsity
+    return {"scores": {"en": {"dev": best}}, "history": history}
 
 
 def _gradually(
@@ -88,19 +92,24 @@ def _gradually(
 ) -> tuple[PreTrainedModel, dict, list[dict]]:
     """The pruned model, its history, and the points on the way."""
     pruned_by = settings["pruning_epochs"]
-    steps = math.ceil(len(rows) / settings["batch_size"]) * pruned_by
-    number = max(2, min(round(settings["updates_per_epoch"] * pruned_by), int(steps)))  # one update a step at most
-    begin = pruned_by / number if settings["method"] == "movement" else 0.0  # before that, nothing has moved
+    steps = int(math.ceil(len(rows) / settings["batch_size"]) * pruned_by)
+    begin = settings.get("begin", 0.0) * pruned_by
+    number = settings["updates"] or steps // settings["every"]
+    if settings["method"] == "movement":  # before the first update, something must have moved
+        begin = max(begin, pruned_by / steps)
+    number = max(2, min(number, int(steps * (1 - begin / pruned_by))))  # one update a step at most
     updates = gradual.schedule(settings["schedule"], begin, pruned_by, settings["initial"], settings["share"], number)
     worth = criterion(settings, model, dev.tokenizer, rows)
-    callback = gradual.Pruning(worth, updates, score=measure, every=math.ceil(number / MEASURED))
-    recipe = recipe_after(
-        settings,
-        pruned_by + settings["sparse_epochs"],
-        rate=settings["rate"],
-        rewinds=[pruned_by],  # as in the recipes of Kurtic et al.: the sparse stage starts with a high rate again
-        choose_after=pruned_by,
-    )
+    callback = gradual.Pruning(worth, updates, score=measure, apart=APART)
+    rate, stretches = settings["rate"] * settings["rate_after"], settings["stretches"]
+    rewinds = [pruned_by * stretch / stretches for stretch in range(1, stretches + 1)]
+    rates = {"rewinds": rewinds, "end_rate": settings["end_rate"] * rate}
+    if settings["cycles"] > 1:  # the first paper's cyclic rate
+        rates = {"cycles": settings["cycles"]}
+    if settings.get("start") == "pretrained":
+        rates["head_rate"] = settings["head_rate"]
+    epochs = pruned_by + settings["sparse_epochs"]
+    recipe = recipe_after(settings, epochs, rate=settings["rate"], choose_after=pruned_by, **rates)
     how = {"folder": folder, "seed": settings["seed"], "loss": loss, "callbacks": [callback]}
     model, history = finetune(model, rows, dev, recipe, **how)
     return model, history, callback.points
@@ -115,7 +124,7 @@ def criterion(
     if settings["method"] == "magnitude":
         return magnitude.criterion()
     if settings["method"] == "movement":
-        return movement.criterion()
+        return movement.criterion(settings["score_rate"], per_matrix=settings["per_matrix"])
     size = settings["fisher_block"]
     obs.check(model, settings.get("pattern", "1"), block_size=size)  # before anything is trained
     return obs.criterion(
