@@ -2,20 +2,29 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmalib import plan
-from mmalib.records import store
+from mmalib.records import counts, store
 from mmalib.reports import claims, intervals
-from mmalib.reports.claims import CONTRADICTED, FAILS, HOLDS, MISSING
+from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING, UNDECIDED
 
 DENSE, NOTHING = (0.8, 0.6, 0.5), (0.0, 0.0, 0.0)  # F1 of English, Spanish and Dutch, as everywhere here
+SENTENCES = 1000  # with an entity each: an F1 has an interval of 0.03 to both sides, a small difference of 0.004
 
 
-def scores(f1, room=0.005):
-    """The same F1 on both splits, with an interval of twice this room."""
-    of = [{"f1": one, "f1_low": one - room, "f1_high": one + room} for one in f1]
-    return {name: {"dev": one, "test": one} for name, one in zip(("en", "es", "nl"), of, strict=True)}
+def scores(f1):
+    """The same F1 on both splits. Two that differ find the same but for a few sentences."""
+    found = {}
+    for name, one in zip(("en", "es", "nl"), f1, strict=True):
+        each = np.zeros((SENTENCES, 4, 3), dtype=int)
+        each[:, 0, counts.GOLD] = each[:, 0, counts.PREDICTED] = 1
+        right = round(one * SENTENCES)
+        each[(np.arange(right) + 3 * right % 11) % SENTENCES, 0, counts.RIGHT] = 1
+        of = {"f1": one, "sentences": SENTENCES, "counts": counts.written(each)}
+        found[name] = {"dev": of, "test": of}
+    return found
 
 
 def record(run, kind, f1=None, *, seed=1, label="e5", corpus="conll", **more):
@@ -55,9 +64,9 @@ def trajectory(method, steps, seed=1, f1=DENSE):
     ("steps", "one_seed", "two_seeds"),
     [
         ((6, 6, 6), HOLDS, HOLDS),
-        ((6, 5, 6), HOLDS, HOLDS),
-        ((7, 5, 6), FAILS, CONTRADICTED),  # all near half, but 17 points apart
-        ((2, 2, 2), FAILS, CONTRADICTED),  # alike, but early
+        ((6, 5, 6), FAILS, FAILS),  # at half, but Spanish is gone where English begins to fall
+        ((6, 5, 5), CONTRADICTED, CONTRADICTED),
+        ((2, 2, 2), CONTRADICTED, CONTRADICTED),  # alike, but early
         ((8, 8, 8), FAILS, FAILS),  # more than half: that is not the other direction
         ((12, 12, 12), FAILS, FAILS),
     ],
@@ -68,14 +77,12 @@ def test_claim_1_asks_for_half_of_the_heads_in_every_language(steps, one_seed, t
     assert verdict(made, 1) == two_seeds
 
 
-def test_claim_1_tells_where_f1_falls_in_the_mean_over_seeds_with_the_extremes():
-    made = [trajectory("heads", (6, 6, 12), 1), trajectory("heads", (8, 6, 12), 2)]
-    told, numbers, runs = answer(made, 1)
-    assert numbers.startswith("F1 falls at en 59% (50 to 67), es 50%, nl never of the heads") and "2 seeds" in numbers
-    assert told == CONTRADICTED  # Dutch never falls, Spanish at half in both seeds
-    made[1] = trajectory("heads", (8, 6, 8), 2)
-    assert "es 50%, nl 67% to never of the heads" in answer(made, 1)[1]  # of these two there is no mean
+def test_claim_1_is_undecided_where_seeds_fall_on_both_sides_of_half():
+    told, numbers, runs = answer([trajectory("heads", (5, 5, 5), 1), trajectory("heads", (8, 8, 8), 2)], 1)
+    assert told == UNDECIDED and numbers.startswith("F1 falls at en 55% (") and "2 seeds" in numbers
     assert runs == "02-heads-e5-conll-seed1, 02-heads-e5-conll-seed2"
+    made = [trajectory("heads", (6, 6, 12), 1), trajectory("heads", (6, 6, 8), 2)]
+    assert "% to never of the heads" in answer(made, 1)[1]  # of these two there is no mean
 
 
 def test_a_model_that_found_nothing_before_anything_went_cannot_fall():
@@ -86,10 +93,10 @@ def test_a_model_that_found_nothing_before_anything_went_cannot_fall():
 @pytest.mark.parametrize(
     ("steps", "one_seed", "two_seeds"),
     [
-        ((4, 3, 3), HOLDS, HOLDS),
-        ((6, 3, 3), FAILS, FAILS),
-        ((6, 5, 7), FAILS, CONTRADICTED),
-        ((1, 2, 1), FAILS, CONTRADICTED),
+        ((3, 3, 3), HOLDS, HOLDS),
+        ((4, 3, 4), FAILS, FAILS),
+        ((3, 6, 3), FAILS, FAILS),
+        ((1, 1, 1), CONTRADICTED, CONTRADICTED),
     ],
 )
 def test_claim_2_asks_for_a_fall_near_30_percent(steps, one_seed, two_seeds):
@@ -123,12 +130,15 @@ LOST, KEPT = (0.7, 0.3, 0.25), (0.75, 0.5, 0.4)  # half of the unseen languages,
     ("of_criteria", "told"),
     [
         ((LOST, LOST, KEPT), HOLDS),
-        ((LOST, (0.7, 0.49, 0.39), KEPT), FAILS),  # movement keeps them as well
-        ((LOST, LOST, (0.75, 0.4, 0.32)), FAILS),  # ahead of both, but only 67 and 64% are kept
+        ((LOST, (0.7, 0.49, 0.39), KEPT), HOLDS),  # a point is a lead where both are of the same sentences
+        ((LOST, (0.7, 0.499, 0.399), KEPT), UNDECIDED),
+        ((LOST, (0.7, 0.51, 0.39), KEPT), FAILS),  # Spanish, movement keeps better
+        ((LOST, LOST, (0.75, 0.4, 0.32)), HOLDS),
         ((KEPT, LOST, LOST), CONTRADICTED),
-        ((LOST, NOTHING, KEPT), HOLDS),
-        ((NOTHING, NOTHING, KEPT), FAILS),
-        ((NOTHING, NOTHING, NOTHING), FAILS),
+        ((LOST, NOTHING, KEPT), HOLDS),  # a rival that has collapsed in English decides nothing
+        ((KEPT, NOTHING, LOST), CONTRADICTED),
+        ((NOTHING, NOTHING, KEPT), UNDECIDED),
+        ((NOTHING, NOTHING, NOTHING), UNDECIDED),
     ],
 )
 def test_claim_3_compares_second_order_with_whatever_has_learnt_at_all(of_criteria, told):
@@ -144,7 +154,7 @@ def test_claim_3_takes_all_sparsities_and_not_what_a_teacher_helped():
     high = criteria(LOST, LOST, LOST, share=0.9)
     taught = pruned("obs", KEPT, share=0.95, hardness=0.5)
     told, numbers, _ = answer([dense(), *criteria(LOST, LOST, KEPT), *high, taught], 3)
-    assert told == FAILS and "80% sparse: " in numbers and "90% sparse: " in numbers and "95%" not in numbers
+    assert told == UNDECIDED and "80% sparse: " in numbers and "90% sparse: " in numbers and "95%" not in numbers
 
 
 def test_what_is_measured_in_part_is_not_measured():
@@ -170,12 +180,12 @@ def test_a_base_without_f1_divides_nothing():
 @pytest.mark.parametrize(
     ("cubic", "linear", "first", "one_seed", "two_seeds"),
     [
-        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.5, 1.0), HOLDS, HOLDS),
-        ((0.7, 0.5, 0.4), (0.7, 0.5, 0.4), (0.5, 1.0), FAILS, FAILS),
-        ((0.7, 0.5, 0.4), (0.697, 0.497, 0.397), (0.5, 1.0), FAILS, HOLDS),  # inside the interval of one seed
-        ((0.6, 0.4, 0.3), (0.7, 0.5, 0.4), (0.5, 1.0), CONTRADICTED, CONTRADICTED),
-        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.3, 0.5), FAILS, CONTRADICTED),  # half of F1 is gone before
-        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.5, 0.5), FAILS, FAILS),  # and when, nobody has measured
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.4, 1.0), HOLDS, HOLDS),
+        ((0.7, 0.5, 0.4), (0.699, 0.499, 0.399), (0.4, 1.0), UNDECIDED, UNDECIDED),  # inside the interval
+        ((0.6, 0.4, 0.3), (0.7, 0.5, 0.4), (0.4, 1.0), CONTRADICTED, CONTRADICTED),
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.3, 0.5), CONTRADICTED, CONTRADICTED),  # half of F1 is gone before
+        ((0.7, 0.5, 0.4), (0.6, 0.4, 0.3), (0.5, 1.0), MISSING, MISSING),  # before that, nobody has measured
+        ((0.6, 0.4, 0.3), (0.7, 0.5, 0.4), (0.5, 1.0), CONTRADICTED, CONTRADICTED),  # whatever the first 40% are
     ],
 )
 def test_claim_4_needs_a_free_beginning_and_a_better_end(cubic, linear, first, one_seed, two_seeds):
@@ -186,31 +196,34 @@ def test_claim_4_needs_a_free_beginning_and_a_better_end(cubic, linear, first, o
     assert (verdict(made[:3], 4), verdict(made, 4)) == (one_seed, two_seeds)
 
 
-def test_claim_4_tells_where_the_curve_falls_and_what_lacks():
+def test_claim_4_tells_where_the_curve_falls_and_what_was_not_measured():
     made = [dense(), pruned("obs", KEPT, share=0.9, on_the_way=(1.0, 0.5))]
     told, numbers, _ = answer(made, 4)
     assert told == MISSING and "03-obs-90-linear-e5-conll-seed1" in numbers
     _, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 4)
-    assert "falls at en 54%, es 54%, nl 54% (first measured at 50% sparsity)" in numbers  # 0.5 + 0.4 * 0.05 / 0.5
+    assert numbers.startswith("the first 40%: not measured, the curve begins at 50%; cubic ends en +5.0")
+    made = [dense(), pruned("obs", KEPT, share=0.9, on_the_way=(1.0, 0.5), first=0.4)]
+    _, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 4)
+    assert numbers.startswith("F1 on the cubic curve falls at en 45%")  # 0.4 + 0.5 * 0.05 / 0.5
 
 
 def test_the_first_mask_update_counts_though_nothing_was_trained_before_it():
+    def fall(run):
+        return intervals.on_the_way(run, "es").fall()[0]
+
     made = pruned("obs", KEPT, share=0.9, on_the_way=(0.9, 0.8))
     whole, *others = made["curve"]
     first = {"step": 0, "stage": "pruned", "sparsity": 0.4, "scores": scores(DENSE)}
     later = {"step": 1, "stage": "pruned", "sparsity": 0.45, "scores": scores(NOTHING)}  # training makes up for it
-    assert intervals.fall(made, "es").mean == pytest.approx(0.25)
-    assert intervals.fall({**made, "curve": [whole, first, *others, later]}, "es").mean == pytest.approx(0.45)
+    assert fall(made) == pytest.approx(0.25)
+    assert fall({**made, "curve": [whole, first, *others, later]}) == pytest.approx(0.45)
     again = {**first, "sparsity": 0.5}  # trained at 0.5, it has a better point there
-    assert intervals.fall({**made, "curve": [whole, again, *others]}, "es").mean == pytest.approx(0.25)
+    assert fall({**made, "curve": [whole, again, *others]}) == pytest.approx(0.25)
 
 
-def test_what_is_kept_of_nothing_has_the_interval_of_the_part_alone():
-    dead, whole = pruned("movement", NOTHING), dense()
-    kept = intervals.kept([{"dense": whole, "dead": dead}], "dead", "dense")["en"]
-    assert kept == pytest.approx((0, -100 * 0.005 / 0.8, 100 * 0.005 / 0.8))
-    half = intervals.percent_of(intervals.Interval(0.4, 0.38, 0.42), intervals.Interval(0.8, 0.76, 0.84))
-    assert half == pytest.approx((50, 50 - 50 * 0.05 * 2**0.5, 50 + 50 * 0.05 * 2**0.5))  # 5% of each
+def test_what_is_kept_of_nothing_is_nothing_in_every_draw():
+    kept = intervals.kept([{"dense": dense(), "dead": pruned("movement", NOTHING)}], "dead", "dense")["en"]
+    assert not kept.any()
 
 
 def student(setting, f1, seed=1, name="e5-half"):
@@ -220,9 +233,10 @@ def student(setting, f1, seed=1, name="e5-half"):
 @pytest.mark.parametrize(
     ("taught", "told"),
     [
-        ((0.805, 0.63, 0.54), HOLDS),
-        ((0.805, 0.63, 0.504), FAILS),  # Dutch gains less than its interval
-        ((0.805, 0.63, 0.47), FAILS),
+        ((0.803, 0.63, 0.54), HOLDS),
+        ((0.803, 0.63, 0.502), UNDECIDED),  # Dutch gains less than its interval
+        ((0.81, 0.63, 0.54), UNDECIDED),  # English by a point, more or less
+        ((0.803, 0.63, 0.47), FAILS),
         ((0.8, 0.57, 0.47), CONTRADICTED),
         ((0.85, 0.65, 0.54), CONTRADICTED),  # English changes much
         (NOTHING, CONTRADICTED),
@@ -243,37 +257,27 @@ def test_claim_5_takes_every_student_and_calls_them_by_name():
     assert runs.count(",") == 3
 
 
-ROOM = (("low", -0.7), ("high", 0.7))  # of a paired difference
-
-
 def graphs(seed=1, **f1):
-    """The float graph and the paper's four, which lose half a point unless told otherwise."""
-    f1 = {"float": DENSE} | dict.fromkeys(plan.INT8_KINDS, (0.795, 0.595, 0.495)) | f1
-    made = [
+    """The float graphs and the paper's four kinds of int8, which lose nothing unless told otherwise."""
+    f1 = {"float": DENSE, "longer": DENSE} | dict.fromkeys(plan.INT8_KINDS, DENSE) | f1
+    return [
         record(plan.graph_name(graph, "e5", "conll", seed), "graph", one, seed=seed, graph=graph)
         for graph, one in f1.items()
     ]
-    lost = {
-        graph: {
-            name: {"points": 100 * (one - whole)} | {f"points_{end}": 100 * (one - whole) + way for end, way in ROOM}
-            for name, one, whole in zip(("en", "es", "nl"), f1[graph], f1["float"], strict=True)
-        }
-        for graph in plan.INT8_KINDS
-    }
-    words = plan.changed_words_name("e5", "conll", seed)
-    return [*made, record(words, "changed words", seed=seed, changed=lost)]
 
 
 @pytest.mark.parametrize(
     ("f1", "told"),
     [
         ({}, HOLDS),
-        ({"static": (0.7, 0.5, 0.4)}, HOLDS),  # ten points, but of every language
-        ({"static": (0.8, 0.585, 0.5)}, FAILS),  # 1.5 points more than English: inside the interval
-        ({"static": (0.8, 0.5, 0.5)}, CONTRADICTED),
-        ({"qat": (0.78, 0.585, 0.487)}, FAILS),  # 97.5% of all three
+        ({"static": (0.7, 0.5, 0.4)}, UNDECIDED),  # ten points of every language: whose are more, is not settled
+        ({"static": (0.8, 0.588, 0.5)}, UNDECIDED),  # 1.2 points more than English: inside the interval
+        ({"static": (0.8, 0.5, 0.5)}, FAILS),
+        ({"qat": (0.78, 0.585, 0.487)}, UNDECIDED),  # 97.5% of all three
+        ({"qat": (0.8, 0.6, 0.45)}, FAILS),
+        ({"qat": (0.78, 0.585, 0.487), "longer": (0.78, 0.585, 0.487)}, HOLDS),  # the training, not int8, has cost it
         ({"qat": (0.7, 0.5, 0.4)}, CONTRADICTED),
-        ({"dynamic": NOTHING}, FAILS),  # English loses more points than Spanish has
+        ({"dynamic": NOTHING}, UNDECIDED),  # English loses more points than Spanish has
         ({"float": NOTHING}, MISSING),
     ],
 )
@@ -283,11 +287,14 @@ def test_claim_6_compares_what_languages_lose_to_int8(f1, told):
     assert ("next to nothing is found in English either: 05-dynamic" in numbers) == ("dynamic" in f1)
 
 
-def test_claim_6_names_the_graph_that_lacks():
-    _, numbers, _ = answer(graphs(qat=(0.78, 0.585, 0.487)), 6)
-    assert "qat en -2.0 (-2.7 to -1.3), es -1.5" in numbers and "QAT keeps en 97.5% (96.6 to 98.4)" in numbers
-    told, numbers, _ = answer([made for made in graphs() if made["settings"].get("graph") != "qat"], 6)
-    assert told == MISSING and numbers == "lacks 05-qat-e5-conll-seed1"
+def test_claim_6_shows_both_comparisons_and_names_the_graph_that_lacks():
+    made = graphs(qat=(0.78, 0.585, 0.487), longer=(0.79, 0.59, 0.49))
+    _, numbers, _ = answer(made, 6)
+    assert "qat en -1.0 (" in numbers and "keeps en 98.7%" in numbers
+    assert "against the model before that training en -2.0 (" in numbers
+    for graph in ("qat", "longer"):
+        told, numbers, _ = answer([one for one in made if one["settings"].get("graph") != graph], 6)
+        assert told == MISSING and numbers == f"lacks 05-{graph}-e5-conll-seed1"
 
 
 def speeds(case, of_runtimes, room=0.05):
@@ -310,10 +317,10 @@ ORT, VINO, SPARSE = ("onnxruntime", 1), ("openvino", 8), ("deepsparse", 1)
 @pytest.mark.parametrize(
     ("static", "dynamic", "told"),
     [
-        ({ORT: 2.2, VINO: 3.0}, {ORT: 2.0, VINO: 1.0}, HOLDS),
-        ({ORT: 2.2, VINO: 3.0}, {ORT: 2.0, VINO: None}, HOLDS),
+        ({ORT: 2.4, VINO: 3.0}, {ORT: 2.0, VINO: 1.0}, HOLDS),
+        ({ORT: 2.4, VINO: 3.0}, {ORT: 2.0, VINO: None}, HOLDS),
         ({ORT: 2.2, VINO: 1.0}, {ORT: 2.0, VINO: 3.0}, FAILS),
-        ({ORT: 1.98}, {ORT: 2.0}, FAILS),  # slower, but inside the quartiles
+        ({ORT: 1.98}, {ORT: 2.0}, UNDECIDED),  # slower, but inside the quartiles
         ({ORT: 1.5, VINO: 1.0}, {ORT: 2.0, VINO: 3.0}, CONTRADICTED),
         ({ORT: None}, {ORT: 2.0}, MISSING),
     ],
@@ -336,9 +343,9 @@ def test_claim_7_tells_quotients_with_quartiles_and_a_busy_machine():
 def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
     """80-q from a taught sparse model that loses 5 points alone and QAT that loses half a point: 5.5 in all."""
     taught = pruned("obs", first, seed=seed, hardness=0.5)
-    whole, made = dense(seed), graphs(seed)
+    whole, made = dense(seed), graphs(seed, qat=(0.795, 0.595, 0.495))
     int8 = next(record for record in made if record["run"].startswith("05-qat-"))
-    sparse = {**int8, "run": plan.graph_name("qat-qoperator", "e5", "conll", seed)}
+    sparse = {**int8, "run": plan.graph_name("qat-taught-qoperator", "e5", "conll", seed)}
     needs = {"base": whole["run"], "start": taught["run"], "float": made[0]["run"], "int8": sparse["run"]}
     own = record(f"06-80-q-e5-conll-seed{seed}", "combination", f1, seed=seed, combination="80-q", needs=needs)
     return [own, whole, taught, *made, sparse]
@@ -348,10 +355,10 @@ def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
     ("f1", "one_seed", "two_seeds"),
     [
         ((0.745, 0.545, 0.445), HOLDS, HOLDS),
-        ((0.73, 0.53, 0.43), HOLDS, HOLDS),  # 7 points where the parts lose 5.5
-        ((0.745, 0.5, 0.445), FAILS, CONTRADICTED),  # 10 of Spanish
-        ((0.745, 0.6, 0.445), FAILS, CONTRADICTED),  # none of Spanish
-        (NOTHING, FAILS, CONTRADICTED),
+        ((0.73, 0.53, 0.43), UNDECIDED, UNDECIDED),  # 7 points where the parts lose 5.5
+        ((0.745, 0.5, 0.445), CONTRADICTED, CONTRADICTED),  # 10 of Spanish
+        ((0.745, 0.6, 0.445), CONTRADICTED, CONTRADICTED),  # none of Spanish
+        (NOTHING, UNDECIDED, UNDECIDED),  # what has collapsed decides nothing
     ],
 )
 def test_claim_8_compares_the_loss_with_the_sum_of_the_parts(f1, one_seed, two_seeds):
@@ -362,16 +369,16 @@ def test_claim_8_compares_the_loss_with_the_sum_of_the_parts(f1, one_seed, two_s
 def test_claim_8_tells_both_losses_and_what_lacks():
     made = combination((0.73, 0.53, 0.43))
     _, numbers, runs = answer(made, 8)
-    assert "80-q loses en 7.0 for 5.5, es 7.0 for 5.5, nl 7.0 for 5.5 (en +1.5, es +1.5, nl +1.5)" in numbers
+    assert "80-q loses en 7.0 for 5.5, es 7.0 for 5.5, nl 7.0 for 5.5 (en +1.5 (" in numbers
     there = {"06-80-q-e5-conll-seed1", "01-e5-conll-seed1", "03-obs-80-cubic-taught-e5-conll-seed1"}
-    assert set(runs.split(", ")) == there | {"05-float-e5-conll-seed1", "05-qat-qoperator-e5-conll-seed1"}
-    told, numbers, _ = answer([one for one in made if "05-qat-q" not in one["run"]], 8)
-    assert told == MISSING and numbers == "lacks 05-qat-qoperator-e5-conll-seed1"
+    assert set(runs.split(", ")) == there | {"05-float-e5-conll-seed1", "05-qat-taught-qoperator-e5-conll-seed1"}
+    told, numbers, _ = answer([one for one in made if "05-qat-t" not in one["run"]], 8)
+    assert told == MISSING and numbers == "lacks 05-qat-taught-qoperator-e5-conll-seed1"
 
 
 def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
     told, numbers, _ = answer(combination(NOTHING, first=NOTHING), 8)
-    assert told == FAILS and "06-80-q-e5-conll-seed1" in numbers and "03-obs-80-cubic-taught" in numbers
+    assert told == UNDECIDED and "06-80-q-e5-conll-seed1" in numbers and "03-obs-80-cubic-taught" in numbers
 
 
 def test_claim_8_leaves_out_what_has_parts_without_a_run():
@@ -386,7 +393,8 @@ def test_claim_8_leaves_out_what_has_parts_without_a_run():
     ("block", "single", "told"),
     [
         ({SPARSE: 11.9, ORT: 2.0}, {SPARSE: 9.0}, HOLDS),
-        ({SPARSE: 10.4}, {SPARSE: 9.0}, HOLDS),  # a tenth less than 11.5 is another CPU
+        ({SPARSE: 10.5}, {SPARSE: 9.0}, HOLDS),  # a tenth less than 11.5 is another CPU
+        ({SPARSE: 10.35}, {SPARSE: 9.0}, UNDECIDED),
         ({SPARSE: 8.0}, {SPARSE: 10.0}, FAILS),
         ({SPARSE: 0.9}, {SPARSE: 0.8}, CONTRADICTED),
         ({SPARSE: None, ORT: 20.0}, {SPARSE: None}, MISSING),  # of the open runtimes nothing was claimed
@@ -415,7 +423,7 @@ def test_one_corpus_is_judged_and_named():
     both = claims.draw([other, trajectory("heads", (6, 6, 6))])["claims"]
     assert set(both["corpus"]) == {"conll"} and both.loc[0, "verdict"] == HOLDS
     alone = claims.draw([other])["claims"]
-    assert set(alone["corpus"]) == {"sample"} and alone.loc[0, "verdict"] == FAILS
+    assert set(alone["corpus"]) == {"sample"} and alone.loc[0, "verdict"] == CONTRADICTED
 
 
 def test_runs_of_a_changed_profile_are_not_judged():
@@ -433,7 +441,7 @@ def test_the_committed_records_are_judged():
     records = store.read(Path(__file__).parents[1] / "figures" / "records")
     table = claims.draw(records)["claims"]
     assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
-    assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, MISSING} and (table["numbers"] != "").all()
+    assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, UNDECIDED, MISSING} and (table["numbers"] != "").all()
     assert table.loc[6, "verdict"] != MISSING and "07-base-int8-conll" in table.loc[6, "records"]
     heads = {one["run"] for one in plan.of_kind(records, "structured") if one["settings"]["method"] == "heads"}
     assert (table.loc[0, "verdict"] != MISSING) == bool(heads) and heads <= set(table.loc[0, "records"].split(", "))
