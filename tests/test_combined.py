@@ -87,7 +87,7 @@ def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(study,
     for name in plan.combinations(study.profile):
         parts = report.parts(made(name)[0])
         assert {part[key] for part in parts for key in ("run", "against")} <= runs
-        graph = {"50-q": "qat-qoperator", "halved-q": None}.get(name, "qat")
+        graph = {"50-q": "qat-taught-qoperator", "halved-q": None}.get(name, "qat-taught")
         assert not graph or parts[-1]["run"] == plan.graph_name(graph, teacher, "sample", 1)
         assert bool(parts) == bool(graph)
     monkeypatch.setattr(int8_training, "finetune", None)
@@ -124,7 +124,7 @@ def test_the_sum_of_the_parts_is_counted_by_hand(study, records):
     f1 = {
         plan.baseline_name(*where): 0.8,
         plan.graph_name("float", *where): 0.8,
-        plan.graph_name("qat-qoperator", *where): 0.79,
+        plan.graph_name("qat-taught-qoperator", *where): 0.79,
         plan.gradual_name("obs", 0.5, "cubic", *where, taught=True): 0.7,
         next(run for run in by_run if run.startswith("06-50-q-")): 0.72,
     }

@@ -18,7 +18,7 @@ def record(run, cores=2, timings=None, **settings):
 def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
     found = costs.table(
         [
-            record("a", 1, {"train_s": 60.0, "score_s": 60.0}, notebook="05", method="quantization", graph="qat"),
+            record("a", 1, {"training": 60.0, "scoring": 60.0}, notebook="05", method="quantization", graph="qat"),
             record("b", 2, {"make_s": 240.0}, notebook="05", method="quantization", graph="qat"),
             record("c", 2, {"make_s": 600.0}, notebook="05", method="quantization", graph="qat"),
             record("d", 2, {"seconds": 90.0}, notebook="07", method="shape"),

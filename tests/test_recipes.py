@@ -48,7 +48,7 @@ def test_a_trial_is_made_once_with_its_settings(study, base, monkeypatch):
 def trial(name, en):
     scores = {language: {"dev": {"f1": en - less}} for language, less in (("en", 0), ("es", 0.2), ("nl", 0.1))}
     run = plan.recipe(SMALL, plan.baseline(SMALL, "e5", "conll", 1), name)
-    return {"run": run.name, "settings": run.settings, "scores": scores, "timings": {"train_s": 90.0}}
+    return {"run": run.name, "settings": run.settings, "scores": scores, "timings": {"training": 90.0}}
 
 
 def test_the_table_of_trials_has_the_best_english_first():

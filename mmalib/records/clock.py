@@ -30,20 +30,20 @@ def sitting(path: Path) -> Iterator[dict[str, float]]:
 
     def note() -> None:
         while not ended.wait(EVERY):
-            now = dict(_sums)
-            now[_phases[-1]] = now.get(_phases[-1], 0.0) + time.monotonic() - _since
-            store.write_atomic(path, json.dumps(now))
+            running = {_phases[-1]: time.monotonic() - _since} if _phases else {}
+            store.write_atomic(
+                path, json.dumps(_sums | {name: _sums.get(name, 0.0) + running[name] for name in running})
+            )
 
     noting = threading.Thread(target=note, daemon=True)
-    with phase(OTHER):
-        noting.start()
-        try:
+    try:
+        with phase(OTHER):
+            noting.start()
             yield _sums
-        finally:
-            ended.set()
-            noting.join()
-            _turn()
-            store.write_atomic(path, json.dumps(_sums))
+    finally:
+        ended.set()
+        noting.join()
+        store.write_atomic(path, json.dumps(_sums))
 
 
 @contextmanager
