@@ -55,10 +55,7 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}. Give a folder that mmalib.model.disk.save has written.")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are all overwritten: leave no trace
-        model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
-    _shrink_(model, folder)
+    model = skeleton(folder)
     try:
         stored = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -66,6 +63,15 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     _compare({name: tuple(tensor.shape) for name, tensor in stored.items()}, model, folder)
     model.load_state_dict(stored)
     return model.eval(), load_tokenizer(str(folder))
+
+
+def skeleton(folder: Path) -> PreTrainedModel:
+    """The model that the config in a folder tells of, in its shapes, with random weights in float32."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are all overwritten: leave no trace
+        model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+    _shrink_(model, folder)
+    return model
 
 
 @contextmanager

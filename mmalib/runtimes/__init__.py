@@ -21,7 +21,7 @@ from mmalib.records import machine
 MODEL = "model.onnx"
 MISSING = "is not available"  # in what `load` says of a runtime that is not here
 TRANSIENT = re.compile(r"SIGKILL|SIGTERM|MemoryError|out of memory|bad.?alloc|cannot allocate|no space left", re.I)
-MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse"}
+MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse", "torch": "torch_int8"}
 # What may be set behind a runtime's name; the first value is the one it has unless told otherwise.
 SETTINGS = {
     "onnxruntime": {},
@@ -31,6 +31,7 @@ SETTINGS = {
         "shapes": ("dynamic", "fixed"),
     },
     "deepsparse": {},
+    "torch": {"kernel": ("auto", "dense", "sparse"), "attention": ("f32", "bf16")},
 }
 NAMES = tuple(SETTINGS)
 FED = ("input_ids", "attention_mask", "token_type_ids")  # the last one gets zeros: there is one text a row
