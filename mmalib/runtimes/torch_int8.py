@@ -5,15 +5,16 @@ order of the architecture. There are two kernels for a linear map:
 
     dense    oneDNN's int8 product, with VNNI or AMX where the CPU has them; bias, GELU and the rounding for the next
              map happen inside it (the qdq format, whose outputs are float until then)
-    sparse   FBGEMM's product over blocks of 1 × 4 weights, which leaves out blocks of zeros; it works on one thread
-             and rounds its output (the qoperator format)
+    sparse   FBGEMM's product over blocks of 1 × 4 weights, which leaves out blocks of zeros; it works on one thread,
+             rounds its output (the qoperator format), and adds products in pairs of 16 bits, so that two that are both
+             near their limits saturate
 
 Between two maps that meet, nothing is dequantized. Attention is computed in float32 or bfloat16, norms and residuals in
 float32. A batch is split over the threads, one part each; a batch smaller than that has all threads for every product.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +68,10 @@ def load(path: Path, threads: int, kernel: str, attention: str) -> Engine:
         raise ValueError(f"{path} has no int8 map of an encoder; this runtime is for static int8 graphs")
     model = _skeleton(path.parent, graph)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[attention]
-    products = {name: _product(one, kernel) for name, one in maps.items()}
+    with warnings.catch_warnings():  # torch says once that quantized tensors go in a future release; it is pinned
+        warnings.simplefilter("ignore")
+        products = {name: _product(one, kernel) for name, one in maps.items()}
+        Grid(1.0, 0).round(torch.zeros(1))
     forward = _encoder(model, products, dtype)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -139,22 +143,26 @@ class Product:
         finally:
             torch.backends.quantized.engine = before
 
-    def __call__(self, levels: Tensor, gelu: bool = False, onto: Grid | None = None) -> Tensor:
-        """The output in float, or as levels `onto` a grid; after GELU, if wanted."""
+    def __call__(
+        self, levels: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The output as `dtype`, or as levels `onto` a grid; after GELU, if wanted."""
         one = self.map
         if one.writes is None:
-            return self._dense(levels, one.bias, onto, gelu)
+            return self._dense(levels, one.bias, onto, gelu, dtype)
         if self.sparse:
             given = torch._make_per_tensor_quantized_tensor(levels, *one.reads)
             values = torch.ops.sparse.qlinear(given, self.packed, *one.writes).dequantize()
         else:
-            values = (self._dense(levels, None, one.writes, False).float() - one.writes.zero) * one.writes.scale
-        return _finished(values if one.bias is None else values.add_(one.bias), gelu, onto)
+            values = (self._dense(levels, None, one.writes).float() - one.writes.zero) * one.writes.scale
+        return _finished(values if one.bias is None else values.add_(one.bias), gelu, onto, dtype)
 
-    def _dense(self, levels: Tensor, bias: Tensor | None, onto: Grid | None, gelu: bool) -> Tensor:
+    def _dense(
+        self, levels: Tensor, bias: Tensor | None, onto: Grid | None, gelu: bool = False, dtype=torch.float32
+    ) -> Tensor:
         return torch.ops.onednn.qlinear_pointwise(
             levels, *self.reads, self.packed, self.map.scale, self.zeros, bias,
-            *(onto or Grid(1.0, 0)), torch.uint8 if onto else torch.float32,
+            *(onto or Grid(1.0, 0)), torch.uint8 if onto else dtype,
             "gelu" if gelu else "none", [], "none" if gelu else "",
         )  # fmt: skip
 
@@ -167,14 +175,25 @@ class InFloat:
     def __init__(self, linear: nn.Linear) -> None:
         self.linear = linear
 
-    def __call__(self, values: Tensor, gelu: bool = False, onto: Grid | None = None) -> Tensor:
-        """The output in float, or as levels `onto` a grid; after GELU, if wanted."""
-        return _finished(self.linear(values), gelu, onto)
+    def __call__(
+        self, values: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The output as `dtype`, or as levels `onto` a grid; after GELU, if wanted."""
+        return _finished(self.linear(values), gelu, onto, dtype)
 
 
-def _finished(values: Tensor, gelu: bool, onto: Grid | None) -> Tensor:
+def _finished(values: Tensor, gelu: bool, onto: Grid | None, dtype: torch.dtype) -> Tensor:
     values = functional.gelu(values) if gelu else values
-    return onto.round(values) if onto else values
+    return onto.round(values) if onto else values.to(dtype)
+
+
+def _joined(products: Sequence[Product | InFloat]) -> list[Product | InFloat]:
+    """One product in place of several that read the same levels and write float; else they stay as they are."""
+    maps = [one.map for one in products if isinstance(one, Product)]
+    if len(maps) < len(products) or any(one.writes or one.bias is None or one.reads != maps[0].reads for one in maps):
+        return list(products)
+    weight, scale, bias = (torch.cat([getattr(one, name) for one in maps]) for name in ("weight", "scale", "bias"))
+    return [Product(Map(weight, scale, bias, maps[0].reads, None), sparse=False)]
 
 
 def _product(one: Map, kernel: str) -> Product:
@@ -183,9 +202,7 @@ def _product(one: Map, kernel: str) -> Product:
         raise ValueError("the sparse kernel takes graphs of the qoperator format, in rows of whole blocks of 4")
     worth = WORTH_WITH_AMX if machine.describe()["flags"]["amx_int8"] else WORTH
     sparse = kernel == "sparse" or (kernel == "auto" and blocks and zero_blocks(one.weight) > worth)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao announces that it moves elsewhere; torch is pinned
-        return Product(one, sparse)
+    return Product(one, sparse)
 
 
 def _skeleton(folder: Path, graph: onnx.GraphProto) -> PreTrainedModel:
@@ -212,23 +229,20 @@ def _encoder(
     """Ids and mask [batch, length] → logits, over the products of the model's maps."""
     names = {module: name for name, module in model.named_modules()}
     size = model.config.hidden_size // model.config.num_attention_heads
-    body = [
-        (Parts(*(products.get(names[linear]) or InFloat(linear) for linear in parts(layer))), *_norms(layer))
-        for layer in layers(model)
-    ]
+    body = []
+    for layer in layers(model):
+        maps = Parts(*(products.get(names[linear]) or InFloat(linear) for linear in parts(layer)))
+        body.append((_joined(maps[:3]), maps, *_norms(layer)))
 
     @torch.inference_mode()
     def forward(ids: Tensor, mask: Tensor) -> Tensor:
         hidden = model.base_model.embeddings(input_ids=ids)
         batch, length, width = hidden.shape
         seen, hidden = mask.bool()[:, None, None, :], hidden.reshape(-1, width)  # hidden: [subwords, width]
-        for maps, after_attention, after_pair in body:
-            levels = _read(maps.query, hidden)
-            heads = [
-                one(levels if one.reads == maps.query.reads else _read(one, hidden)).to(dtype)
-                for one in (maps.query, maps.key, maps.value)
-            ]
-            heads = [values.view(batch, length, -1, size).transpose(1, 2) for values in heads]
+        for joined, maps, after_attention, after_pair in body:
+            given = [one(_read(one, hidden), dtype=dtype) for one in joined]  # query, key and value, together or not
+            given = given if len(given) == 3 else given[0].chunk(3, dim=1)
+            heads = [values.view(batch, length, -1, size).transpose(1, 2) for values in given]
             context = functional.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(1, 2)
             context = context.reshape(batch * length, -1).float()
             hidden = after_attention(maps.mix(_read(maps.mix, context)).add_(hidden))
