@@ -50,11 +50,7 @@ def notebooks(root: Path) -> list[Path]:
 
 
 def run(
-    profile: str,
-    only: str | None = None,
-    fresh: bool = False,
-    runs: Path = Path("runs"),
-    folder: Path = NOTEBOOKS,
+    profile: str, only: str | None = None, fresh: bool = False, runs: Path = Path("runs"), folder: Path = NOTEBOOKS
 ) -> int:
     """Execute the notebooks in order, or those that `only` numbers ("01,03"); 0 if all went well, else 1."""
     profiles.load_profile(profile)  # an unknown name ends here, before anything is touched

@@ -204,9 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default: svg,png,csv,md)",
     )
     figures.add_argument(
-        "--publish",
-        action="store_true",
-        help="first put the records of RUNS/PROFILE in the place of those in figures/",
+        "--publish", action="store_true", help="first put the records of RUNS/PROFILE in the place of those in figures/"
     )
     figures.set_defaults(command=_figures)
 

@@ -33,12 +33,7 @@ BINS = {"minmax": {}, "entropy": {"num_bins": 512, "num_quantized_bins": 128}, "
 
 
 def calibrate(
-    folder: Path,
-    rows: Sequence[list[int]],
-    *,
-    method: str = "minmax",
-    percentile: float = 99.99,
-    batch_size: int = 16,
+    folder: Path, rows: Sequence[list[int]], *, method: str = "minmax", percentile: float = 99.99, batch_size: int = 16
 ) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the inputs and outputs of the encoder's linear maps, over these rows of subwords.
 

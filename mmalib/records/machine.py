@@ -23,18 +23,7 @@ THREADS = "MMALIB_THREADS"
 # The study's dependencies by the names that pip knows; tests/test_setup.py compares them with pyproject.toml.
 PACKAGES = (
     *("torch", "accelerate", "datasets", "huggingface_hub", "safetensors", "tokenizers", "transformers"),
-    *(
-        "pyarrow",
-        "onnx",
-        "openvino",
-        "onnxruntime",
-        "seqeval",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "Faker",
-        "babel",
-    ),
+    *("pyarrow", "onnx", "openvino", "onnxruntime", "seqeval", "numpy", "pandas", "matplotlib", "Faker", "babel"),
     *("jupyterlab", "papermill", "nbclient", "jupyter_client", "jupyter_core", "nbformat", "ipykernel"),
     *("ipywidgets", "tqdm"),
 )

@@ -25,11 +25,7 @@ MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse", "
 # What may be set behind a runtime's name; the first value is the one it has unless told otherwise.
 SETTINGS = {
     "onnxruntime": {},
-    "openvino": {
-        "precision": ("f32", "bf16"),
-        "hint": ("latency", "throughput"),
-        "shapes": ("dynamic", "fixed"),
-    },
+    "openvino": {"precision": ("f32", "bf16"), "hint": ("latency", "throughput"), "shapes": ("dynamic", "fixed")},
     "deepsparse": {},
     "torch": {"kernel": ("auto", "dense", "sparse"), "attention": ("f32", "bf16")},
 }

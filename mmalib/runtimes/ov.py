@@ -28,11 +28,7 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
     if precision == "bf16" and "BF16" not in able:
         raise ValueError(f"this CPU has no bfloat16 instructions (OpenVINO lists {', '.join(able)})")
     model = core.read_model(path)
-    config = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": hint.upper(),
-        "INFERENCE_PRECISION_HINT": precision,
-    }
+    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
     ready: OrderedDict[tuple[int, int] | None, tuple] = OrderedDict()  # shape → the compiled model, its request
 
     def fitting(feeds: dict[str, np.ndarray]) -> tuple[openvino.CompiledModel, openvino.InferRequest]:
