@@ -14,18 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from mmalib.data import (
-    LABELS,
-    LANGUAGES,
-    Sentence,
-    corpus,
-    corpus_name,
-    load,
-    read_conll,
-    read_parquet,
-    sample,
-    to_iob2,
-)
+from mmalib.data import LABELS, corpus, sample
+from mmalib.data.corpus import LANGUAGES, Sentence, corpus_name, load, read_conll, read_parquet, to_iob2
 from mmalib.profiles import load_profile
 
 QUICK = load_profile("quick")
