@@ -40,13 +40,13 @@ runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
 
 def notebooks(root: Path) -> list[Path]:
     """The notebooks of the study in order: `01_*.ipynb` and up; `00_*` explains and is no part of it."""
-    found = sorted(path for path in Path(root).glob("[0-9][0-9]_*.ipynb") if path.name[:2] != "00")
-    if not found:
+    paths = sorted(path for path in Path(root).glob("[0-9][0-9]_*.ipynb") if path.name[:2] != "00")
+    if not paths:
         raise ValueError(
             f"There are no notebooks (01_….ipynb and up) in {root}. Run the study from a checkout of the "
             "repository, or say with --notebooks where they are."
         )
-    return found
+    return paths
 
 
 def run(
@@ -98,14 +98,14 @@ def missing_in(records: list[dict], profile: str) -> list[str]:
     return plan.missing(records, wanted)
 
 
-def _choose(found: list[Path], only: str | None) -> list[Path]:
+def _choose(paths: list[Path], only: str | None) -> list[Path]:
     if only is None:
-        return found
+        return paths
     wanted = [number.strip().zfill(2) for number in only.split(",")]
-    there = sorted({path.name[:2] for path in found})
+    there = sorted({path.name[:2] for path in paths})
     if unknown := [number for number in wanted if number not in there]:
         raise ValueError(f"There is no notebook {', '.join(unknown)}. Choose from: {', '.join(there)}.")
-    return [path for path in found if path.name[:2] in wanted]
+    return [path for path in paths if path.name[:2] in wanted]
 
 
 def _check(profile: str, home: Path) -> None:

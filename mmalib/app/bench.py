@@ -31,10 +31,10 @@ def run(
         named, runtime_names, batches, length, threads=threads, seconds=seconds, baseline=base
     )
     every: list[dict] = []
-    for (model, runtime), rows in groupby(
+    for (model, runtime), group in groupby(
         map(throughput.told, measured), key=lambda row: (row["model"], row["runtime"])
     ):
-        some = list(rows)
+        rows = list(group)
         settings = {
             "model": model,
             "weights": fingerprint(named[model]),
@@ -45,8 +45,8 @@ def run(
             "seconds": seconds,
             "baseline": fingerprint(base),
         }
-        store.save(records, _record_name(settings), settings, scores={}, throughput=some)
-        every += some
+        store.save(records, _record_name(settings), settings, scores={}, throughput=rows)
+        every += rows
     print(f"\nSpeed-up over {base} in ONNX Runtime at the same batch; {threads} threads, length {length}:\n")
     print(tables.markdown(throughput.table(every)))
     if any(row.get("busy") for row in every):
@@ -61,8 +61,8 @@ def fingerprint(folder: Path) -> str:
     """Tells one exported model from another of the same name."""
     digest = hashlib.sha256()
     with open(runtimes.locate(folder), "rb") as file:
-        while some := file.read(1 << 20):
-            digest.update(some)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()[:12]
 
 

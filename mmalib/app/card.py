@@ -103,25 +103,25 @@ def _facts(record: dict, about: dict) -> list[str]:
 
 def _taken_out(record: dict, about: dict) -> list[str]:
     """Weights, heads, neurons and subwords that the model has lost, with what was asked for."""
-    settings, zeros, found = record["settings"], record.get("sparsity") or {}, []
+    settings, zeros, losses = record["settings"], record.get("sparsity") or {}, []
     share, int8 = zeros.get("measured", about.get("sparsity")), about.get("quantization", {}).get("sparsity_int8")
     if share:
         asked = f", asked for {zeros['requested']:.1%}" if "requested" in zeros else ""
         rounded = "" if int8 is None else f", {int8:.1%} in int8 with what rounding made zero"
-        found.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
+        losses.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
     if (removed := _setting(settings, "removed")) is not None:
-        found.append(f"{removed:.1%} of the heads and neurons of every layer")
+        losses.append(f"{removed:.1%} of the heads and neurons of every layer")
     elif _started(settings)["method"] in ("heads", "uniform"):
-        found.append("heads and neurons: `config.json` tells how many under `pruned`")
-    return [*found, *(["subwords that no training text of the three languages needs"] if _cut(record) else [])]
+        losses.append("heads and neurons: `config.json` tells how many under `pruned`")
+    return [*losses, *(["subwords that no training text of the three languages needs"] if _cut(record) else [])]
 
 
 def _int8(quantization: dict) -> str:
     kind, form, kept = quantization["kind"], quantization["format"], quantization.get("skip")
-    said = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
-    said += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
-    said += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
-    return "; ".join(said + ([f"left in float: {', '.join(kept)}"] if kept else []))
+    parts = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
+    parts += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
+    parts += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
+    return "; ".join(parts + ([f"left in float: {', '.join(kept)}"] if kept else []))
 
 
 def _scored_itself(record: dict, about: dict) -> bool:
@@ -132,14 +132,14 @@ def _scored_itself(record: dict, about: dict) -> bool:
 
 def _measured_in(record: dict, about: dict) -> str:
     """The runtime of the scores, and whether it ran this graph."""
-    said = f"F1 over entities, measured in {record['settings'].get('runtime', 'PyTorch')} on "
+    start = f"F1 over entities, measured in {record['settings'].get('runtime', 'PyTorch')} on "
     if _scored_itself(record, about):
-        return f"{said}this graph.\n"
+        return f"{start}this graph.\n"
     if "quantization" in about:
-        return f"{said}the run's own model. This int8 graph was made from it later and was not scored itself.\n"
+        return f"{start}the run's own model. This int8 graph was made from it later and was not scored itself.\n"
     close = about.get("parity", {}).get("max_abs_difference")
     parity = "" if close is None else f" The graph's logits differ from PyTorch's by at most {close:.1e}."
-    return f"{said}the weights that this graph was exported from.{parity}\n"
+    return f"{start}the weights that this graph was exported from.{parity}\n"
 
 
 def _scores(scores: dict) -> str:
@@ -194,17 +194,19 @@ def _training(record: dict, about: dict) -> list[str]:
 def _limits(record: dict) -> list[str]:
     """What not to expect of the model, with its own numbers."""
     settings, test = record["settings"], {k: v["test"]["f1"] for k, v in record["scores"].items() if "test" in v}
-    said = [_pretraining(record)]
+    limits = [_pretraining(record)]
     if "en" in test:
         each = [f"{LANGUAGE_NAMES.get(name, name)} {f1:.3f}" for name, f1 in test.items()]
         weaker = [LANGUAGE_NAMES.get(name, name) for name, f1 in test.items() if f1 < test["en"]]
         behind = f" Weaker than in English: {', '.join(weaker)}." if weaker else ""
-        said.append(f"Only English labels were tuned on. Test F1: {', '.join(each)}.{behind}")
-    said.append(f"Tuned on windows of {settings['max_length']} subwords; predicts in windows of {WINDOW} that overlap.")
+        limits.append(f"Only English labels were tuned on. Test F1: {', '.join(each)}.{behind}")
+    limits.append(
+        f"Tuned on windows of {settings['max_length']} subwords; predicts in windows of {WINDOW} that overlap."
+    )
     if settings["corpus"] == "sample":
-        said.append("It has learnt from generated text and knows generated text only.")
-    said.append("Not evaluated for bias: whose names it misses more often than others' is not known.")
-    return [f"- {one}" for one in said]
+        limits.append("It has learnt from generated text and knows generated text only.")
+    limits.append("Not evaluated for bias: whose names it misses more often than others' is not known.")
+    return [f"- {one}" for one in limits]
 
 
 def _pretraining(record: dict) -> str:

@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw every table and figure again from records, without training: those of the repository "
         "(figures/, and the tables in README.md), or with --profile those of RUNS/PROFILE.",
     )
-    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what it lacks")
+    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what is missing")
     figures.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     figures.add_argument(
         "--format",

@@ -210,9 +210,9 @@ def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
     layout = min((ORIGINAL, PARQUET), key=lambda files: len(_missing(files, roots)))
     if missing := _missing(layout, roots):
         raise ValueError(
-            f"The data folder {folder} lacks {', '.join(missing)}. It should hold .train, .testa and "
+            f"The data folder {folder} is missing {', '.join(missing)}. It should hold .train, .testa and "
             ".testb of conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es "
-            "and nl, each with train, validation and test/0000.parquet. Add what lacks, "
+            "and nl, each with train, validation and test/0000.parquet. Add what is missing, "
             "or set MMALIB_DATA to 'sample' for the generated corpus."
         )
     return layout, roots
@@ -266,7 +266,7 @@ def read_parquet(path: str | Path) -> list[Sentence]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable parquet file ({error}). Fetch it again.") from error
     if set(table.column_names) != {"tokens", "ner_tags"}:
-        raise ValueError(f"{path} lacks the column tokens or ner_tags. Use the hub's own files.")
+        raise ValueError(f"{path} is missing the column tokens or ner_tags. Use the hub's own files.")
     sentences = []
     columns = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
     for row, (words, tags) in enumerate(zip(*columns, strict=True)):

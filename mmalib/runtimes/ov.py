@@ -47,17 +47,17 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
         return fitting(feeds)[1].infer(feeds, share_inputs=True, share_outputs=True)[0].copy()
 
     def stream(many: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-        found: list[np.ndarray | None] = [None] * len(many)
+        outputs: list[np.ndarray | None] = [None] * len(many)
         queues: dict[openvino.CompiledModel, openvino.AsyncInferQueue] = {}
         for number, feeds in enumerate(many):
             compiled, _ = fitting(feeds)
             if compiled not in queues:
                 queues[compiled] = openvino.AsyncInferQueue(compiled)  # as many requests as it has streams
-                queues[compiled].set_callback(lambda request, place: _keep(request, place, found))
+                queues[compiled].set_callback(lambda request, place: _keep(request, place, outputs))
             queues[compiled].start_async(feeds, number)
         for queue in queues.values():
             queue.wait_all()
-        return found
+        return outputs
 
     inputs = {given.any_name: _axes(given.partial_shape) for given in model.inputs}
     facts = {"version": openvino.__version__.split("-")[0]}
@@ -70,8 +70,8 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
     return Engine(run, ready.clear, inputs, facts, stream, facts.get("streams", threads))
 
 
-def _keep(request: openvino.InferRequest, place: int, found: list) -> None:
-    found[place] = request.get_output_tensor(0).data.copy()
+def _keep(request: openvino.InferRequest, place: int, outputs: list) -> None:
+    outputs[place] = request.get_output_tensor(0).data.copy()
 
 
 def _axes(shape: openvino.PartialShape) -> list[int | None]:
