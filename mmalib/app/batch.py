@@ -81,10 +81,8 @@ def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ())
     home = Path(runs) / profile
     records = store.read(home / "records")
     if not records:
-        command = f"python -m mmalib study --profile {profile}"
-        raise ValueError(f"There are no records in {home}. Run `{command}` first.")
-    missing = missing_in(records, profile)
-    if missing:
+        raise ValueError(f"There are no records in {home}. Run `python -m mmalib study --profile {profile}` first.")
+    if missing := missing_in(records, profile):
         print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
     written = reports.redraw(records, home / "tables", home / "figures", formats or reports.FORMATS)
     print("Written:", *written, sep="\n  ")
@@ -163,8 +161,7 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
         failure = "The kernel died while this cell ran; running out of memory is the usual reason."
     except RuntimeError as error:  # of jupyter_client: it died, or was silent, before the first cell
         failure = f"The kernel did not start: {' '.join(str(error).split())}"
-    left = running.exists()
-    if left:
+    if left := running.exists():
         os.replace(running, executed)
     seconds = time.monotonic() - begin
     print(f"{path.stem}  {'failed' if failure else 'ok'}  {seconds:.0f} s  {result}".rstrip(), flush=True)
@@ -186,20 +183,13 @@ def _kernel(held: int) -> Iterator:
 
     lifeline, ours = os.pipe()
     with tempfile.TemporaryDirectory(prefix="mmalib-") as folder:  # socket paths must be short
-        kernel = AsyncKernelManager(
-            kernel_name="python3",
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-            transport="ipc",
-            connection_file=f"{folder}/kernel.json",
-        )
+        specs = KernelSpecManager(kernel_dirs=[])
+        connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
+        kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, **connection)
         program = KERNEL.format(lifeline=lifeline, folder=folder)
         kernel.kernel_spec.argv = [sys.executable, "-c", program, "-f", "{connection_file}"]
-        environment = {
-            **os.environ,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "IPYTHONDIR": folder,  # nobody's start-up files or history
-        }
+        environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["IPYTHONDIR"] = folder  # nobody's start-up files or history
         in_haste = True
         try:
             run_sync(kernel.start_kernel)(env=environment, pass_fds=(held, lifeline))

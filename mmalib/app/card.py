@@ -23,9 +23,7 @@ from mmalib.speed import throughput
 
 TEMPLATE = Path(__file__).with_name("card.md")
 INTERVALS = "\nLow and high bound the 95% interval of F1, by resampling sentences."
-SPEED_UP = (
-    "\nSamples of {lengths} subwords. Speed-up: over the dense float baseline in ONNX Runtime, same batch, in turns."
-)
+SPEED_UP = "\nSamples of {} subwords. Speed-up: over the dense float baseline in ONNX Runtime, same batch, in turns."
 PACKAGES = ("torch", "transformers", "onnxruntime")
 METHODS = {
     "baseline": "tuned on English, nothing taken out",
@@ -80,8 +78,9 @@ def text(record: dict, about: dict, speeds: Sequence[dict], *, folder: str | Non
 def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
     """The rows of throughput that notebook 07 has measured for a folder, each with the machine it ran on."""
     trained = [r for r in sorted(records, key=lambda r: r["run"]) if r["settings"].get("method") == "trained"]
-    mine = [record for record in trained if record["settings"]["folder"] == name]
-    return [{**row, "machine": record["machine"]} for record in mine for row in record["throughput"]]
+    return [
+        {**row, "machine": r["machine"]} for r in trained if r["settings"]["folder"] == name for row in r["throughput"]
+    ]
 
 
 def _facts(record: dict, about: dict) -> list[str]:
@@ -124,16 +123,11 @@ def _int8(quantization: dict) -> str:
     return "; ".join(parts + ([f"left in float: {', '.join(kept)}"] if kept else []))
 
 
-def _scored_itself(record: dict, about: dict) -> bool:
-    """Whether the record's F1 is of this very graph: another one made from the run's has another size."""
-    scored = (record.get("size") or {}).get("megabytes")
-    return "runtime" in record["settings"] and scored in (None, about.get("megabytes", scored))
-
-
 def _measured_in(record: dict, about: dict) -> str:
     """The runtime of the scores, and whether it ran this graph."""
     start = f"F1 over entities, measured in {record['settings'].get('runtime', 'PyTorch')} on "
-    if _scored_itself(record, about):
+    scored = (record.get("size") or {}).get("megabytes")  # another graph made from the run's has another size
+    if "runtime" in record["settings"] and scored in (None, about.get("megabytes", scored)):
         return f"{start}this graph.\n"
     if "quantization" in about:
         return f"{start}the run's own model. This int8 graph was made from it later and was not scored itself.\n"
@@ -162,7 +156,7 @@ def _speed_table(speeds: Sequence[dict]) -> str:
     shown = shown[["runtime", "batch", "samples/s", "speed-up", "machine", "note"]].astype(str)
     shown = shown.map(lambda cell: " ".join(cell.split()).replace("|", "\\|"))
     lengths = sorted({row["length"] for row in speeds})
-    return tables.markdown(shown) + SPEED_UP.format(lengths=" or ".join(map(str, lengths)))
+    return tables.markdown(shown) + SPEED_UP.format(" or ".join(map(str, lengths)))
 
 
 def _training(record: dict, about: dict) -> list[str]:
@@ -246,7 +240,7 @@ def _backbone(record: dict) -> str:
 
 
 def _cut(record: dict) -> bool:
-    # Whether the vocabulary was cut: by the run itself, or on the way to a combination.
+    """Whether the vocabulary was cut: by the run itself, or on the way to a combination."""
     return record["settings"]["method"] == "vocabulary" or record["settings"].get("combination") == "halved-q"
 
 
