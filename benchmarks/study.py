@@ -54,8 +54,8 @@ def took(home: Path) -> dict[str, float]:
     """Seconds of every executed notebook of a profile, as papermill has written them into it."""
     executed = sorted((home / "notebooks").glob("*.ipynb"))
     names = {path.stem for path in executed}
-    if lacking := [path.stem for path in batch.notebooks(batch.NOTEBOOKS) if path.stem not in names]:
-        raise SystemExit(f"{home} lacks executed notebooks: {', '.join(lacking)}. Run the study there first.")
+    if missing := [path.stem for path in batch.notebooks(batch.NOTEBOOKS) if path.stem not in names]:
+        raise SystemExit(f"{home} is missing executed notebooks: {', '.join(missing)}. Run the study there first.")
     return {path.stem: nbformat.read(path, 4).metadata.papermill.duration for path in executed}
 
 

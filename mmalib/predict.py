@@ -106,9 +106,9 @@ def _entities(text: str, words: list[re.Match], logits: np.ndarray, names: Seque
     best = logits.argmax(-1)
     scaled = np.exp(logits - logits.max(-1, keepdims=True))
     sure = scaled.max(-1) / scaled.sum(-1)
-    found = []
+    entities = []
     for kind, first, last in get_entities([names[number] for number in best]):
         start, end = words[first].start(), words[last].end()
         score = round(float(sure[first : last + 1].mean()), 4)
-        found.append({"type": kind, "text": text[start:end], "start": start, "end": end, "score": score})
-    return found
+        entities.append({"type": kind, "text": text[start:end], "start": start, "end": end, "score": score})
+    return entities

@@ -37,7 +37,7 @@ def test_unknown_names_and_incomplete_weights_are_one_clear_line(tmp_path, tiny_
     whole = AutoModel.from_pretrained(tiny_backbone)
     state = {k: v for k, v in whole.state_dict().items() if "layer.1.attention" not in k}
     whole.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(ValueError, match="lack .* tensors"):
+    with pytest.raises(ValueError, match="missing .* tensors"):
         backbones.load_model(str(tmp_path))
 
 

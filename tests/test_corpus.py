@@ -14,18 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from mmalib.data import (
-    LABELS,
-    LANGUAGES,
-    Sentence,
-    corpus,
-    corpus_name,
-    load,
-    read_conll,
-    read_parquet,
-    sample,
-    to_iob2,
-)
+from mmalib.data import LABELS, corpus, sample
+from mmalib.data.corpus import LANGUAGES, Sentence, corpus_name, load, read_conll, read_parquet, to_iob2
 from mmalib.profiles import load_profile
 
 QUICK = load_profile("quick")
@@ -250,7 +240,9 @@ def test_an_incomplete_folder_names_what_is_missing(tmp_path):
     folder = original_folder(tmp_path)
     (folder / "conll2002/ned.testb").unlink()
     (folder / "conll2003/eng.train").unlink()
-    with pytest.raises(ValueError, match="lacks conll2003/eng.train, conll2002/ned.testb. It should hold") as caught:
+    with pytest.raises(
+        ValueError, match="is missing conll2003/eng.train, conll2002/ned.testb. It should hold"
+    ) as caught:
         load(FULL, str(folder))
     assert "esp.train" not in str(caught.value)
 
@@ -258,7 +250,7 @@ def test_an_incomplete_folder_names_what_is_missing(tmp_path):
 def test_an_incomplete_parquet_folder_names_what_is_missing(tmp_path):
     folder = parquet_folder(tmp_path)
     (folder / "nl/validation/0000.parquet").unlink()
-    with pytest.raises(ValueError, match="lacks nl/validation/0000.parquet. It should hold"):
+    with pytest.raises(ValueError, match="is missing nl/validation/0000.parquet. It should hold"):
         load(FULL, str(folder))
 
 
@@ -299,7 +291,7 @@ def test_parquet_numbers_without_names_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"tokens": [["a"]], "pos_tags": [["N"]]}, "lacks the column tokens or ner_tags"),
+        ({"tokens": [["a"]], "pos_tags": [["N"]]}, "is missing the column tokens or ner_tags"),
         ({"tokens": [["a"], ["b"]], "ner_tags": [["O"], ["B-TIME"]]}, "row 1: unknown tag 'B-TIME'"),
         ({"tokens": [["a", "b"]], "ner_tags": [["O"]]}, "row 0: 2 words and 1 tags"),
         ({"tokens": [[]], "ner_tags": [[]]}, "1 rows and not a single sentence"),

@@ -58,5 +58,5 @@ def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, caps
     study("smoke", runs=tmp_path / "there")
     assert script["took"](tmp_path / "there" / "smoke")["02_head_pruning"] == pytest.approx(20.8)
     (tmp_path / "there" / "smoke" / "notebooks" / names[0]).unlink()
-    with pytest.raises(SystemExit, match="lacks executed notebooks: 01_baselines"):
+    with pytest.raises(SystemExit, match="is missing executed notebooks: 01_baselines"):
         script["took"](tmp_path / "there" / "smoke")

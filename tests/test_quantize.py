@@ -223,7 +223,7 @@ def test_mistakes_are_one_clear_line(source, minmax, random_model, tokenizer, tm
     attempt("needs the ranges", ranges={})
     attempt("all are skipped", skip=quantize.names(source))
     attempt("no linear map 'classifier'", skip=["classifier"])
-    attempt("lack 1 of 8 tensors", ranges=dict(list(minmax.items())[1:]))
+    attempt("are missing 1 of 8 tensors", ranges=dict(list(minmax.items())[1:]))
     first = quantize.names(source)[0]
     attempt("is nan to 1.0", ranges={name: (float("nan"), 1.0) for name in minmax})
     attempt("holds no model.onnx", folder=tmp_path)

@@ -40,21 +40,17 @@ runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
 
 def notebooks(root: Path) -> list[Path]:
     """The notebooks of the study in order: `01_*.ipynb` and up; `00_*` explains and is no part of it."""
-    found = sorted(path for path in Path(root).glob("[0-9][0-9]_*.ipynb") if path.name[:2] != "00")
-    if not found:
+    paths = sorted(path for path in Path(root).glob("[0-9][0-9]_*.ipynb") if path.name[:2] != "00")
+    if not paths:
         raise ValueError(
             f"There are no notebooks (01_….ipynb and up) in {root}. Run the study from a checkout of the "
             "repository, or say with --notebooks where they are."
         )
-    return found
+    return paths
 
 
 def run(
-    profile: str,
-    only: str | None = None,
-    fresh: bool = False,
-    runs: Path = Path("runs"),
-    folder: Path = NOTEBOOKS,
+    profile: str, only: str | None = None, fresh: bool = False, runs: Path = Path("runs"), folder: Path = NOTEBOOKS
 ) -> int:
     """Execute the notebooks in order, or those that `only` numbers ("01,03"); 0 if all went well, else 1."""
     profiles.load_profile(profile)  # an unknown name ends here, before anything is touched
@@ -85,10 +81,8 @@ def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ())
     home = Path(runs) / profile
     records = store.read(home / "records")
     if not records:
-        command = f"python -m mmalib study --profile {profile}"
-        raise ValueError(f"There are no records in {home}. Run `{command}` first.")
-    missing = missing_in(records, profile)
-    if missing:
+        raise ValueError(f"There are no records in {home}. Run `python -m mmalib study --profile {profile}` first.")
+    if missing := missing_in(records, profile):
         print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
     written = reports.redraw(records, home / "tables", home / "figures", formats or reports.FORMATS)
     print("Written:", *written, sep="\n  ")
@@ -102,14 +96,14 @@ def missing_in(records: list[dict], profile: str) -> list[str]:
     return plan.missing(records, wanted)
 
 
-def _choose(found: list[Path], only: str | None) -> list[Path]:
+def _choose(paths: list[Path], only: str | None) -> list[Path]:
     if only is None:
-        return found
+        return paths
     wanted = [number.strip().zfill(2) for number in only.split(",")]
-    there = sorted({path.name[:2] for path in found})
+    there = sorted({path.name[:2] for path in paths})
     if unknown := [number for number in wanted if number not in there]:
         raise ValueError(f"There is no notebook {', '.join(unknown)}. Choose from: {', '.join(there)}.")
-    return [path for path in found if path.name[:2] in wanted]
+    return [path for path in paths if path.name[:2] in wanted]
 
 
 def _check(profile: str, home: Path) -> None:
@@ -167,8 +161,7 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
         failure = "The kernel died while this cell ran; running out of memory is the usual reason."
     except RuntimeError as error:  # of jupyter_client: it died, or was silent, before the first cell
         failure = f"The kernel did not start: {' '.join(str(error).split())}"
-    left = running.exists()
-    if left:
+    if left := running.exists():
         os.replace(running, executed)
     seconds = time.monotonic() - begin
     print(f"{path.stem}  {'failed' if failure else 'ok'}  {seconds:.0f} s  {result}".rstrip(), flush=True)
@@ -190,20 +183,13 @@ def _kernel(held: int) -> Iterator:
 
     lifeline, ours = os.pipe()
     with tempfile.TemporaryDirectory(prefix="mmalib-") as folder:  # socket paths must be short
-        kernel = AsyncKernelManager(
-            kernel_name="python3",
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-            transport="ipc",
-            connection_file=f"{folder}/kernel.json",
-        )
+        specs = KernelSpecManager(kernel_dirs=[])
+        connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
+        kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, **connection)
         program = KERNEL.format(lifeline=lifeline, folder=folder)
         kernel.kernel_spec.argv = [sys.executable, "-c", program, "-f", "{connection_file}"]
-        environment = {
-            **os.environ,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "IPYTHONDIR": folder,  # nobody's start-up files or history
-        }
+        environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["IPYTHONDIR"] = folder  # nobody's start-up files or history
         in_haste = True
         try:
             run_sync(kernel.start_kernel)(env=environment, pass_fds=(held, lifeline))

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from mmalib import runtimes
@@ -27,26 +28,18 @@ def run(
     """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record."""
     base = Path(baseline or folders[0])
     named = throughput.named(folders)
-    measured = throughput.measure(
-        named, runtime_names, batches, length, threads=threads, seconds=seconds, baseline=base
-    )
+    how = {"batches": list(batches), "length": length, "threads": threads, "seconds": seconds}
+    measured = map(throughput.told, throughput.measure(named, runtime_names, baseline=base, **how))
     every: list[dict] = []
-    for (model, runtime), rows in groupby(
-        map(throughput.told, measured), key=lambda row: (row["model"], row["runtime"])
-    ):
-        some = list(rows)
-        settings = {
-            "model": model,
-            "weights": fingerprint(named[model]),
-            "runtime": runtime,
-            "batches": list(batches),
-            "length": length,
-            "threads": threads,
-            "seconds": seconds,
-            "baseline": fingerprint(base),
-        }
-        store.save(records, _record_name(settings), settings, scores={}, throughput=some)
-        every += some
+    for (model, runtime), group in groupby(measured, key=itemgetter("model", "runtime")):
+        rows = list(group)
+        settings = {"model": model, "weights": fingerprint(named[model]), "runtime": runtime, **how}
+        settings["baseline"] = fingerprint(base)
+        # The settings are in the name, so that no measurement stands in the way of another.
+        tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{model}-{runtime}-{tag}")
+        store.save(records, name, settings, scores={}, throughput=rows)
+        every += rows
     print(f"\nSpeed-up over {base} in ONNX Runtime at the same batch; {threads} threads, length {length}:\n")
     print(tables.markdown(throughput.table(every)))
     if any(row.get("busy") for row in every):
@@ -61,12 +54,6 @@ def fingerprint(folder: Path) -> str:
     """Tells one exported model from another of the same name."""
     digest = hashlib.sha256()
     with open(runtimes.locate(folder), "rb") as file:
-        while some := file.read(1 << 20):
-            digest.update(some)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()[:12]
-
-
-def _record_name(settings: dict) -> str:
-    # The settings are in the name, so that no measurement stands in the way of another.
-    tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{settings['model']}-{settings['runtime']}-{tag}")

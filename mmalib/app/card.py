@@ -23,9 +23,7 @@ from mmalib.speed import throughput
 
 TEMPLATE = Path(__file__).with_name("card.md")
 INTERVALS = "\nLow and high bound the 95% interval of F1, by resampling sentences."
-SPEED_UP = (
-    "\nSamples of {lengths} subwords. Speed-up: over the dense float baseline in ONNX Runtime, same batch, in turns."
-)
+SPEED_UP = "\nSamples of {} subwords. Speed-up: over the dense float baseline in ONNX Runtime, same batch, in turns."
 PACKAGES = ("torch", "transformers", "onnxruntime")
 METHODS = {
     "baseline": "tuned on English, nothing taken out",
@@ -80,8 +78,9 @@ def text(record: dict, about: dict, speeds: Sequence[dict], *, folder: str | Non
 def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
     """The rows of throughput that notebook 07 has measured for a folder, each with the machine it ran on."""
     trained = [r for r in sorted(records, key=lambda r: r["run"]) if r["settings"].get("method") == "trained"]
-    mine = [record for record in trained if record["settings"]["folder"] == name]
-    return [{**row, "machine": record["machine"]} for record in mine for row in record["throughput"]]
+    return [
+        {**row, "machine": r["machine"]} for r in trained if r["settings"]["folder"] == name for row in r["throughput"]
+    ]
 
 
 def _facts(record: dict, about: dict) -> list[str]:
@@ -103,43 +102,38 @@ def _facts(record: dict, about: dict) -> list[str]:
 
 def _taken_out(record: dict, about: dict) -> list[str]:
     """Weights, heads, neurons and subwords that the model has lost, with what was asked for."""
-    settings, zeros, found = record["settings"], record.get("sparsity") or {}, []
+    settings, zeros, losses = record["settings"], record.get("sparsity") or {}, []
     share, int8 = zeros.get("measured", about.get("sparsity")), about.get("quantization", {}).get("sparsity_int8")
     if share:
         asked = f", asked for {zeros['requested']:.1%}" if "requested" in zeros else ""
         rounded = "" if int8 is None else f", {int8:.1%} in int8 with what rounding made zero"
-        found.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
+        losses.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
     if (removed := _setting(settings, "removed")) is not None:
-        found.append(f"{removed:.1%} of the heads and neurons of every layer")
+        losses.append(f"{removed:.1%} of the heads and neurons of every layer")
     elif _started(settings)["method"] in ("heads", "uniform"):
-        found.append("heads and neurons: `config.json` tells how many under `pruned`")
-    return [*found, *(["subwords that no training text of the three languages needs"] if _cut(record) else [])]
+        losses.append("heads and neurons: `config.json` tells how many under `pruned`")
+    return [*losses, *(["subwords that no training text of the three languages needs"] if _cut(record) else [])]
 
 
 def _int8(quantization: dict) -> str:
     kind, form, kept = quantization["kind"], quantization["format"], quantization.get("skip")
-    said = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
-    said += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
-    said += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
-    return "; ".join(said + ([f"left in float: {', '.join(kept)}"] if kept else []))
-
-
-def _scored_itself(record: dict, about: dict) -> bool:
-    """Whether the record's F1 is of this very graph: another one made from the run's has another size."""
-    scored = (record.get("size") or {}).get("megabytes")
-    return "runtime" in record["settings"] and scored in (None, about.get("megabytes", scored))
+    parts = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
+    parts += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
+    parts += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
+    return "; ".join(parts + ([f"left in float: {', '.join(kept)}"] if kept else []))
 
 
 def _measured_in(record: dict, about: dict) -> str:
     """The runtime of the scores, and whether it ran this graph."""
-    said = f"F1 over entities, measured in {record['settings'].get('runtime', 'PyTorch')} on "
-    if _scored_itself(record, about):
-        return f"{said}this graph.\n"
+    start = f"F1 over entities, measured in {record['settings'].get('runtime', 'PyTorch')} on "
+    scored = (record.get("size") or {}).get("megabytes")  # another graph made from the run's has another size
+    if "runtime" in record["settings"] and scored in (None, about.get("megabytes", scored)):
+        return f"{start}this graph.\n"
     if "quantization" in about:
-        return f"{said}the run's own model. This int8 graph was made from it later and was not scored itself.\n"
+        return f"{start}the run's own model. This int8 graph was made from it later and was not scored itself.\n"
     close = about.get("parity", {}).get("max_abs_difference")
     parity = "" if close is None else f" The graph's logits differ from PyTorch's by at most {close:.1e}."
-    return f"{said}the weights that this graph was exported from.{parity}\n"
+    return f"{start}the weights that this graph was exported from.{parity}\n"
 
 
 def _scores(scores: dict) -> str:
@@ -162,7 +156,7 @@ def _speed_table(speeds: Sequence[dict]) -> str:
     shown = shown[["runtime", "batch", "samples/s", "speed-up", "machine", "note"]].astype(str)
     shown = shown.map(lambda cell: " ".join(cell.split()).replace("|", "\\|"))
     lengths = sorted({row["length"] for row in speeds})
-    return tables.markdown(shown) + SPEED_UP.format(lengths=" or ".join(map(str, lengths)))
+    return tables.markdown(shown) + SPEED_UP.format(" or ".join(map(str, lengths)))
 
 
 def _training(record: dict, about: dict) -> list[str]:
@@ -194,17 +188,19 @@ def _training(record: dict, about: dict) -> list[str]:
 def _limits(record: dict) -> list[str]:
     """What not to expect of the model, with its own numbers."""
     settings, test = record["settings"], {k: v["test"]["f1"] for k, v in record["scores"].items() if "test" in v}
-    said = [_pretraining(record)]
+    limits = [_pretraining(record)]
     if "en" in test:
         each = [f"{LANGUAGE_NAMES.get(name, name)} {f1:.3f}" for name, f1 in test.items()]
         weaker = [LANGUAGE_NAMES.get(name, name) for name, f1 in test.items() if f1 < test["en"]]
         behind = f" Weaker than in English: {', '.join(weaker)}." if weaker else ""
-        said.append(f"Only English labels were tuned on. Test F1: {', '.join(each)}.{behind}")
-    said.append(f"Tuned on windows of {settings['max_length']} subwords; predicts in windows of {WINDOW} that overlap.")
+        limits.append(f"Only English labels were tuned on. Test F1: {', '.join(each)}.{behind}")
+    limits.append(
+        f"Tuned on windows of {settings['max_length']} subwords; predicts in windows of {WINDOW} that overlap."
+    )
     if settings["corpus"] == "sample":
-        said.append("It has learnt from generated text and knows generated text only.")
-    said.append("Not evaluated for bias: whose names it misses more often than others' is not known.")
-    return [f"- {one}" for one in said]
+        limits.append("It has learnt from generated text and knows generated text only.")
+    limits.append("Not evaluated for bias: whose names it misses more often than others' is not known.")
+    return [f"- {one}" for one in limits]
 
 
 def _pretraining(record: dict) -> str:
@@ -244,7 +240,7 @@ def _backbone(record: dict) -> str:
 
 
 def _cut(record: dict) -> bool:
-    # Whether the vocabulary was cut: by the run itself, or on the way to a combination.
+    """Whether the vocabulary was cut: by the run itself, or on the way to a combination."""
     return record["settings"]["method"] == "vocabulary" or record["settings"].get("combination") == "halved-q"
 
 

@@ -52,16 +52,15 @@ def _interruptible() -> Iterator[None]:
     Whatever a study has written is whole at any moment, and its kernel ends when it does. So unwinding gains
     nothing, and from the middle of papermill's event loop it would now and then end in a traceback.
     """
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in handled}
-    for number in handled:
-        if before[number] is not signal.SIG_IGN:  # as under nohup
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _end)
     try:
         yield
     finally:
-        for number in handled:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(*_) -> None:
@@ -151,20 +150,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument(
-        "--profile",
-        default="quick",
-        metavar="NAME",
-        help="size of the study: quick (default; minutes on two cores), small (a day and more on two cores, or a GPU), "
-        "paper (a GPU and the hub's models)",
+    sizes = (
+        "quick (default; minutes on two cores), small (a day and more on two cores, or a GPU), "
+        "paper (a GPU and the hub's models)"
     )
-    where.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="folder for everything that is made (default: runs)",
-    )
+    where.add_argument("--profile", default="quick", metavar="NAME", help=f"size of the study: {sizes}")
+    runs = {"type": Path, "default": Path("runs"), "metavar": "DIR"}
+    where.add_argument("--runs", **runs, help="folder for everything that is made (default: runs)")
 
     study = commands.add_parser(
         "study",
@@ -177,12 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--fresh", action="store_true", help="first delete what this profile made before, and start over"
     )
-    study.add_argument(
-        "--notebooks",
-        type=Path,
-        metavar="DIR",
-        help="folder of the notebooks (default: the one of the checkout that mmalib was installed from)",
-    )
+    where_from = "folder of the notebooks (default: the one of the checkout that mmalib was installed from)"
+    study.add_argument("--notebooks", type=Path, metavar="DIR", help=where_from)
     study.add_argument("--workers", type=int, metavar="N", help="make N runs side by side (wants the extra [ray])")
     study.add_argument(
         "--ray", metavar="ADDRESS", help="make the runs on this Ray cluster, or 'auto'; all nodes must see --runs"
@@ -195,18 +183,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw every table and figure again from records, without training: those of the repository "
         "(figures/, and the tables in README.md), or with --profile those of RUNS/PROFILE.",
     )
-    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what it lacks")
-    figures.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what is missing")
+    figures.add_argument("--runs", **runs, help="default: runs")
+    formats = "svg, png, pdf for figures; csv, md, tex (booktabs) for tables (default: svg,png,csv,md)"
+    figures.add_argument("--format", metavar="NAMES", help=f"with commas between: {formats}")
     figures.add_argument(
-        "--format",
-        metavar="NAMES",
-        help="with commas between: svg, png, pdf for figures; csv, md, tex (booktabs) for tables "
-        "(default: svg,png,csv,md)",
-    )
-    figures.add_argument(
-        "--publish",
-        action="store_true",
-        help="first put the records of RUNS/PROFILE in the place of those in figures/",
+        "--publish", action="store_true", help="first put the records of RUNS/PROFILE in the place of those in figures/"
     )
     figures.set_defaults(command=_figures)
 
@@ -244,13 +226,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--baseline", type=Path, metavar="FOLDER", help="what ONNX Runtime runs beside it (default: the first FOLDER)"
     )
-    bench.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    bench.add_argument("--runs", **runs, help="default: runs")
     bench.set_defaults(command=_bench)
 
-    doctor = commands.add_parser(
-        "doctor",
-        help="say what this machine can run",
-        description="Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk.",
-    )
+    description = "Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk."
+    doctor = commands.add_parser("doctor", help="say what this machine can run", description=description)
     doctor.set_defaults(command=_doctor)
     return parser

@@ -47,7 +47,7 @@ def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
 
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
-    """Put the records of a profile in the place of those in `figures/`; what the profile still lacks."""
+    """Put the records of a profile in the place of those in `figures/`; what is still missing."""
     there = Path(runs) / profiles.load_profile(profile).name / "records"
     records = store.read(there)
     if not records:

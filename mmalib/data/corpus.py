@@ -32,12 +32,9 @@ ORIGINAL = {
     language: {"train": f"{name}.train", "dev": f"{name}.testa", "test": f"{name}.testb"}
     for language, name in (("en", "conll2003/eng"), ("es", "conll2002/esp"), ("nl", "conll2002/ned"))
 }
+_FOLDERS = {"train": "train", "dev": "validation", "test": "test"}
 PARQUET = {
-    language: {
-        "train": f"{name}/train/0000.parquet",
-        "dev": f"{name}/validation/0000.parquet",
-        "test": f"{name}/test/0000.parquet",
-    }
+    language: {split: f"{name}/{folder}/0000.parquet" for split, folder in _FOLDERS.items()}
     for language, name in (("en", "conll2003"), ("es", "es"), ("nl", "nl"))
 }
 
@@ -83,9 +80,7 @@ def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str
 
 def read_conll(path: str | Path, columns: tuple[int, ...] = (3, 4)) -> list[Sentence]:
     """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four."""
-    sentences: list[Sentence] = []
-    words: list[str] = []
-    tags: list[str] = []
+    sentences, words, tags = [], [], []
     expected = None  # columns, set by the first word of the file
     lines = _lines(path)
     for number, line in enumerate([*lines, ""], start=1):
@@ -161,11 +156,9 @@ def corpus_name(profile: Profile, data: str | None = None) -> str:
 def evaluation_sentences(folder: Path) -> list[list[str]]:
     """The words of every dev and test sentence in a folder of original files, for whoever must not train on them."""
     files = [Path(folder) / of[split] for of in ORIGINAL.values() for split in ("dev", "test")]
-    sentences = [sentence for file in files for sentence in read_conll(file)]
-    sentences += [
-        sentence for file in sorted(Path(folder).glob(FURTHER)) for sentence in read_conll(file, columns=(2,))
-    ]
-    return [sentence.words for sentence in sentences]
+    sentences = [words for file in files for words, _ in read_conll(file)]
+    further = sorted(Path(folder).glob(FURTHER))
+    return sentences + [words for file in further for words, _ in read_conll(file, columns=(2,))]
 
 
 def describe(corpora: Corpora) -> pd.DataFrame:
@@ -210,9 +203,9 @@ def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
     layout = min((ORIGINAL, PARQUET), key=lambda files: len(_missing(files, roots)))
     if missing := _missing(layout, roots):
         raise ValueError(
-            f"The data folder {folder} lacks {', '.join(missing)}. It should hold .train, .testa and "
+            f"The data folder {folder} is missing {', '.join(missing)}. It should hold .train, .testa and "
             ".testb of conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es "
-            "and nl, each with train, validation and test/0000.parquet. Add what lacks, "
+            "and nl, each with train, validation and test/0000.parquet. Add what is missing, "
             "or set MMALIB_DATA to 'sample' for the generated corpus."
         )
     return layout, roots
@@ -221,7 +214,7 @@ def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
 def _further(folder: Path, cap: int | None) -> dict[str, Dataset]:
     """The test sets of the languages that are not among the study's."""
     paths = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
-    return {path.stem: _dataset(_capped(read_conll(path, columns=(2,)), cap)) for path in paths}
+    return {path.stem: _dataset(read_conll(path, columns=(2,)), cap) for path in paths}
 
 
 def _missing(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> list[str]:
@@ -266,7 +259,7 @@ def read_parquet(path: str | Path) -> list[Sentence]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable parquet file ({error}). Fetch it again.") from error
     if set(table.column_names) != {"tokens", "ner_tags"}:
-        raise ValueError(f"{path} lacks the column tokens or ner_tags. Use the hub's own files.")
+        raise ValueError(f"{path} is missing the column tokens or ner_tags. Use the hub's own files.")
     sentences = []
     columns = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
     for row, (words, tags) in enumerate(zip(*columns, strict=True)):
@@ -301,11 +294,7 @@ def _label_names(schema: pa.Schema) -> dict[int, str]:
 def _datasets(language: str, splits: dict[str, list[Sentence]], profile: Profile) -> DatasetDict:
     english = profile.train_sentences if language == "en" else None  # no other language is ever trained on
     caps = {"train": english, "dev": profile.eval_sentences, "test": profile.eval_sentences}
-    return DatasetDict({split: _dataset(_capped(rows, caps[split])) for split, rows in splits.items()})
-
-
-def _capped(sentences: list[Sentence], cap: int | None) -> list[Sentence]:
-    return [sentences[index] for index in _chosen(len(sentences), cap)]
+    return DatasetDict({split: _dataset(rows, caps[split]) for split, rows in splits.items()})
 
 
 def _chosen(number: int, cap: int | None) -> list[int]:
@@ -315,6 +304,7 @@ def _chosen(number: int, cap: int | None) -> list[int]:
     return sorted(order[:cap])
 
 
-def _dataset(sentences: list[Sentence]) -> Dataset:
-    columns = {"words": [s.words for s in sentences], "tags": [s.tags for s in sentences]}
+def _dataset(sentences: list[Sentence], cap: int | None) -> Dataset:
+    kept = [sentences[index] for index in _chosen(len(sentences), cap)]
+    columns = {"words": [sentence.words for sentence in kept], "tags": [sentence.tags for sentence in kept]}
     return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, List(Value("string")))))

@@ -133,10 +133,10 @@ def write_sentence(template: str, kinds: dict[str, list[str]], rng: random.Rando
 
 def fill(text: str, kinds: dict[str, list[str]], rng: random.Random) -> str:
     """`text` with every [a|b] decided and every <kind> replaced, from the innermost outwards."""
-    while found := re.search(r"\[([^\[\]]*)\]", text):
-        text = text[: found.start()] + rng.choice(found[1].split("|")) + text[found.end() :]
-    while found := re.search(r"<([A-Za-z]+)>", text):
-        text = text[: found.start()] + rng.choice(kinds[found[1]]) + text[found.end() :]
+    while choice := re.search(r"\[([^\[\]]*)\]", text):
+        text = text[: choice.start()] + rng.choice(choice[1].split("|")) + text[choice.end() :]
+    while slot := re.search(r"<([A-Za-z]+)>", text):
+        text = text[: slot.start()] + rng.choice(kinds[slot[1]]) + text[slot.end() :]
     return text
 
 

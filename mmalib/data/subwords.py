@@ -65,7 +65,7 @@ def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, 
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    found: list[Window] = []
+    windows: list[Window] = []
     encoded = backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
     for number, (words, encoding) in enumerate(zip(sentences, encoded, strict=True)):
         pieces: list[list[int]] = [[] for _ in words]
@@ -80,8 +80,8 @@ def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, 
                 if first <= word < last:
                     scored.append((len(ids), word))
                 ids += pieces[word]
-            found.append(Window(number, [*ids, tokenizer.sep_token_id], scored))
-    return found
+            windows.append(Window(number, [*ids, tokenizer.sep_token_id], scored))
+    return windows
 
 
 def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
@@ -133,17 +133,17 @@ def training_rows(
 def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, torch.Tensor]]:
     """Training rows in their order, `size` at once, padded to the longest of each batch."""
     fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
-    found = []
+    padded_batches = []
     for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        width = max(len(row["input_ids"]) for row in some)
-        found.append(
+        batch = rows[start : start + size]
+        width = max(len(row["input_ids"]) for row in batch)
+        padded_batches.append(
             {
-                name: torch.tensor([row[name] + [blank] * (width - len(row[name])) for row in some])
+                name: torch.tensor([row[name] + [blank] * (width - len(row[name])) for row in batch])
                 for name, blank in fill.items()
             }
         )
-    return found
+    return padded_batches
 
 
 def run_of(model: PreTrainedModel) -> Run:
@@ -191,20 +191,20 @@ def model_tags(model: PreTrainedModel, text: Encoded) -> list[list[str]]:
 
 
 def padded(
-    some: Sequence[Window], tokenizer: PreTrainedTokenizerFast, shape: tuple[int, int]
+    windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Windows as ids and mask of a shape [rows, subwords] that has room for them."""
     ids = np.full(shape, tokenizer.pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
-    for row, window in enumerate(some):
+    for row, window in enumerate(windows):
         ids[row, : len(window.ids)] = window.ids
         mask[row, : len(window.ids)] = 1
     return ids, mask
 
 
-def by_length(found: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+def by_length(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
     """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
-    ordered = sorted(found, key=lambda window: -len(window.ids))
+    ordered = sorted(windows, key=lambda window: -len(window.ids))
     while ordered:
         number = max(1, batch_tokens // len(ordered[0].ids))
         yield ordered[:number]

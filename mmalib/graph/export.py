@@ -106,7 +106,7 @@ def _parity(model: PreTrainedModel, run: Run) -> dict:
     pad = model.config.pad_token_id or 0
     longest = min(model.config.max_position_embeddings - pad - 1, 128)  # XLM-R counts positions from pad + 1
     shapes = [(rows, min(length, longest)) for rows, length in ((1, 1), (1, 33), (3, 16), (4, 128))]
-    found = []
+    differences = []
     for rows, length in shapes:
         ids = torch.randint(pad + 1, model.config.vocab_size, (rows, length), generator=draw)
         real = torch.arange(length) < (length * (rows - torch.arange(rows)[:, None])) // rows
@@ -114,8 +114,8 @@ def _parity(model: PreTrainedModel, run: Run) -> dict:
         ids[~real] = pad
         theirs = model(input_ids=ids, attention_mask=real.long()).logits
         ours = torch.from_numpy(run(ids.numpy(), real.long().numpy()))
-        found.append((ours - theirs)[real].abs().max())
-    worst = float(torch.stack(found).max())  # nan, if one is
+        differences.append((ours - theirs)[real].abs().max())
+    worst = float(torch.stack(differences).max())  # nan, if one is
     if not worst <= TOLERANCE:
         raise ValueError(f"The exported graph's logits differ from PyTorch's by {worst:.2g}, over {TOLERANCE}.")
     return {"max_abs_difference": worst, "tolerance": TOLERANCE, "shapes": [list(shape) for shape in shapes]}

@@ -52,8 +52,8 @@ def hold_floor(
         return seen[key]
 
     def losses(skip: Collection[str]) -> dict[str, float]:
-        found, _ = measured(skip)
-        return {language: 100 * (base[language] - found[language]) for language in base}
+        scores, _ = measured(skip)
+        return {language: 100 * (base[language] - scores[language]) for language in base}
 
     def worst(skip: Collection[str]) -> float:
         return max(losses(skip)[language] for language in languages)

@@ -92,13 +92,13 @@ def freeze_(model: PreTrainedModel, frozen: bool = True) -> None:
 
 def ranges(model: PreTrainedModel) -> dict[str, dict[str, tuple[float, float]]]:
     """What was learnt: {module: {"input": (low, high), "output": ...}}, for `quantize.tensor_ranges`."""
-    found = {}
+    learnt = {}
     for name, linear in _quantized(model).items():
         seen = {"input": linear.input_range, "output": linear.output_range}
-        found[name] = {which: tuple(pair.tolist()) for which, pair in seen.items() if pair is not None}
-    if not found:
+        learnt[name] = {which: tuple(pair.tolist()) for which, pair in seen.items() if pair is not None}
+    if not learnt:
         raise ValueError("The model is not fake-quantized and has learnt no ranges. Use prepare_ before training.")
-    return found
+    return learnt
 
 
 def remove_(model: PreTrainedModel) -> None:

@@ -115,7 +115,7 @@ def names(folder: Path) -> list[str]:
 
 def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict:
     """Ranges by module, {"input": (low, high), "output": ...} each, as ranges by tensor of the graph in `folder`."""
-    found: dict[str, tuple[float, float]] = {}
+    widest: dict[str, tuple[float, float]] = {}
     for name, node in matmuls(_load(folder).graph).items():
         if name not in learnt:
             raise ValueError(f"There are no ranges for {name}. Learn them on the model that was exported to {folder}.")
@@ -123,9 +123,9 @@ def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, f
         for tensor, which in ((node.input[0], "input"), (node.output[0], "output")):
             if which in learnt[name]:
                 low, high = learnt[name][which]
-                old = found.get(tensor, (low, high))
-                found[tensor] = (min(low, old[0]), max(high, old[1]))
-    return found
+                old = widest.get(tensor, (low, high))
+                widest[tensor] = (min(low, old[0]), max(high, old[1]))
+    return widest
 
 
 def _check(kind: str, ranges: Ranges | None, format: str) -> None:
@@ -150,12 +150,12 @@ def _load(folder: Path) -> onnx.ModelProto:
 
 
 def _chosen(graph: onnx.GraphProto, skip: Collection[str], source: Path) -> list[str]:
-    found = list(matmuls(graph))
-    if unknown := sorted(set(skip) - set(found)):
+    known = list(matmuls(graph))
+    if unknown := sorted(set(skip) - set(known)):
         raise ValueError(f"{source} has no linear map '{unknown[0]}' to leave in float. quantize.names lists them.")
-    chosen = [name for name in found if name not in skip]
+    chosen = [name for name in known if name not in skip]
     if not chosen:
-        why = "all are skipped" if found else "it has no linear map of an encoder that mmalib.graph.export has named"
+        why = "all are skipped" if known else "it has no linear map of an encoder that mmalib.graph.export has named"
         raise ValueError(f"There is nothing to quantize in {source}: {why}.")
     return chosen
 
@@ -170,7 +170,9 @@ def _build(
         return
     wanted = _tensors(proto.graph, nodes, outputs=format == "qoperator")
     if lost := [tensor for tensor in wanted if tensor not in ranges]:
-        raise ValueError(f"The ranges lack {len(lost)} of {len(wanted)} tensors that are quantized, {lost[0]} first.")
+        raise ValueError(
+            f"The ranges are missing {len(lost)} of {len(wanted)} tensors that are quantized, {lost[0]} first."
+        )
     for tensor in wanted:
         low, high = ranges[tensor]
         if not (np.isfinite([low, high]).all() and low <= high):
@@ -206,8 +208,8 @@ def _float_residuals_(graph: onnx.GraphProto) -> None:
 
 def _tensors(graph: onnx.GraphProto, nodes: Collection[str], *, outputs: bool) -> list[str]:
     """The activations that these MatMuls read and, if wanted, write; each once."""
-    found = matmuls(graph)
-    chosen = [found[name] for name in nodes if name in found]
+    by_name = matmuls(graph)
+    chosen = [by_name[name] for name in nodes if name in by_name]
     read = [node.input[0] for node in chosen]
     return list(dict.fromkeys(read + ([node.output[0] for node in chosen] if outputs else [])))
 

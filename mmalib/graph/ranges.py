@@ -33,12 +33,7 @@ BINS = {"minmax": {}, "entropy": {"num_bins": 512, "num_quantized_bins": 128}, "
 
 
 def calibrate(
-    folder: Path,
-    rows: Sequence[list[int]],
-    *,
-    method: str = "minmax",
-    percentile: float = 99.99,
-    batch_size: int = 16,
+    folder: Path, rows: Sequence[list[int]], *, method: str = "minmax", percentile: float = 99.99, batch_size: int = 16
 ) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the inputs and outputs of the encoder's linear maps, over these rows of subwords.
 
@@ -68,8 +63,8 @@ def calibrate(
         for batch in _batches(rows, batch_size):
             # One batch at a time: all the activations of all batches at once would not fit into memory.
             calibrator.collect_data(_Reader(batch))
-        found = calibrator.compute_data()
-    return {name: tuple(np.asarray(end).item() for end in found[name].range_value) for name in sorted(wanted)}
+        seen = calibrator.compute_data()
+    return {name: tuple(np.asarray(end).item() for end in seen[name].range_value) for name in sorted(wanted)}
 
 
 def sentence_rows(
@@ -109,7 +104,7 @@ def _batches(rows: Sequence[list[int]], size: int) -> Iterator[dict[str, np.ndar
     groups: dict[int, list[list[int]]] = {}
     for row in rows:
         groups.setdefault(len(row), []).append(row)
-    chunks = [some[start : start + size] for some in groups.values() for start in range(0, len(some), size)]
-    for chunk in sorted(chunks, key=lambda some: -len(some) * len(some[0])):
+    chunks = [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+    for chunk in sorted(chunks, key=lambda chunk: -len(chunk) * len(chunk[0])):
         ids = np.array(chunk, dtype=np.int64)
         yield dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))

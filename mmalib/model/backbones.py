@@ -5,12 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from mmalib.data import LABELS
@@ -74,7 +69,7 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
         output_loading_info=True,
     )
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
-        raise ValueError(f"The weights of '{name}' lack {len(lost)} tensors, {lost[0]} first. Fetch them again.")
+        raise ValueError(f"The weights of '{name}' are missing {len(lost)} tensors, {lost[0]} first. Fetch them again.")
     with torch.no_grad():
         for linear in (linear for layer in layers(model) for linear in parts(layer)):
             linear.weight[linear.weight == 0] = ALMOST_ZERO

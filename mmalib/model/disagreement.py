@@ -24,7 +24,7 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
         if old != new
     ]
     tipped = Counter(word for word, _, _ in changed).most_common(TOP)
-    found = {
+    comparison = {
         **difference(gold, before, after),
         "words": sum(map(len, words)),
         "changed": len(changed),
@@ -36,8 +36,10 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
             [old if word == first else new for word, old, new in zip(*sentence, strict=True)]
             for sentence in zip(words, before, after, strict=True)
         ]
-        found["points_without_first"] = difference(gold, before, held, resamples=1)["points"]  # without its interval
-    return found
+        comparison["points_without_first"] = difference(gold, before, held, resamples=1)[
+            "points"
+        ]  # without its interval
+    return comparison
 
 
 def _how(word: str, changed: list[tuple[str, str, str]]) -> str:

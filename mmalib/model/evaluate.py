@@ -47,12 +47,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
 
 
 def difference(
-    gold: list[list[str]],
-    before: list[list[str]],
-    after: list[list[str]],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    gold: list[list[str]], before: list[list[str]], after: list[list[str]], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, float]:
     """Points of F1 that `after` has more than `before`, with a 95% interval.
 
@@ -69,11 +64,7 @@ def difference(
 
 
 def score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    corpora: dict[str, DatasetDict],
-    *,
-    max_length: int,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
 ) -> dict[str, dict[str, dict]]:
     """Entity scores on dev and test of every language."""
     return scored(partial(predict_tags, model, tokenizer, max_length=max_length), corpora)

@@ -28,12 +28,7 @@ ORIGINS = {
 
 
 def report(
-    name: str,
-    model: BertModel,
-    prepared: Prepared,
-    log: list[dict],
-    aligned: list[Pairs],
-    weights: Path = WEIGHTS,
+    name: str, model: BertModel, prepared: Prepared, log: list[dict], aligned: list[Pairs], weights: Path = WEIGHTS
 ) -> dict:
     """Shape, size, cost and sentence retrieval of one backbone as plain data; e5's tells of the vocabulary as well."""
     pairs = [p for p in aligned if p.first == "en"]

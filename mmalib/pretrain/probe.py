@@ -44,9 +44,9 @@ def _pooled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lines: l
     order = sorted(range(len(lines)), key=lambda i: len(lines[i]))  # alike lengths share a batch: little padding
     pooled = torch.zeros(len(lines), model.config.hidden_size, device=model.device)
     for start in range(0, len(order), ROWS):
-        some = order[start : start + ROWS]
+        batch = order[start : start + ROWS]
         inputs = tokenizer(
-            [lines[i] for i in some],
+            [lines[i] for i in batch],
             padding=True,
             truncation=True,
             max_length=min(tokenizer.model_max_length, places),
@@ -56,7 +56,7 @@ def _pooled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lines: l
         real = 1 - inputs.pop("special_tokens_mask")  # padding counts as special
         states = model.base_model(**inputs, output_hidden_states=True).hidden_states[layer].float()
         real = real[:, :, None].to(states)
-        pooled[some] = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        pooled[batch] = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
     return pooled
 
 

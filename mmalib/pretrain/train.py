@@ -116,16 +116,18 @@ def _save(folder: Path, optimizer: torch.optim.Optimizer, named: list, state: di
 
 def _resume_(folder: Path, optimizer: torch.optim.Optimizer, named: list, settings: dict) -> dict | None:
     """Load the last complete checkpoint into model and optimizer; None where there is none."""
-    found = next((folder / n for n in ("checkpoint", "checkpoint.old") if (folder / n / "state.json").exists()), None)
-    if found is None:
+    checkpoint = next(
+        (folder / n for n in ("checkpoint", "checkpoint.old") if (folder / n / "state.json").exists()), None
+    )
+    if checkpoint is None:
         return None
-    state = json.loads((found / "state.json").read_text())
+    state = json.loads((checkpoint / "state.json").read_text())
     if state["settings"] != settings:
         changes = [k for k in {**state["settings"], **settings} if state["settings"].get(k) != settings.get(k)]
         raise ValueError(
-            f"{found} was made with other settings ({', '.join(changes)}). Use them again, or another work folder."
+            f"{checkpoint} was made with other settings ({', '.join(changes)}). Use them again, or another work folder."
         )
-    tensors = load_file(found / "state.safetensors")
+    tensors = load_file(checkpoint / "state.safetensors")
     with torch.no_grad():
         for name, parameter in named:
             parameter.copy_(tensors[f"weight.{name}"])

@@ -79,7 +79,7 @@ class BlockInverseFisher:
         return torch.cat([root @ root.mT for _, root in self.chunks()])
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """(which blocks, their R, [some, B, B]) until all blocks have come by, with every gradient taken in."""
+        """(which blocks, their R, [chunk, B, B]) until all blocks have come by, with every gradient taken in."""
         if self._number:
             self._take_in()
         size = CHUNK_CPU if self._root.device.type == "cpu" else CHUNK
@@ -108,7 +108,7 @@ class BlockInverseFisher:
         self.empty = self.empty and not self._waiting[:, :number].any()
         one = torch.eye(number, device=self._root.device, dtype=torch.float64)
         for place, root in self.chunks():
-            v = self._waiting[place, :number] @ root * self.num_grads**-0.5  # [some, number, B]
+            v = self._waiting[place, :number] @ root * self.num_grads**-0.5  # [chunk, number, B]
             # What is as small as `number` is done in float64: it costs little and saves a digit.
             wide = v.double()
             factor = torch.linalg.cholesky(wide @ wide.mT + one)
@@ -127,26 +127,26 @@ def saliency(weight: Tensor, inverse: BlockInverseFisher, group: int = 1) -> Ten
         )
     if group == 1:  # the same as below, and faster
         return inverse.flat([inverse.in_blocks(weight)]).square() / inverse.diagonal() / 2
-    values, found = inverse.in_blocks(weight).unflatten(1, (-1, group)).unsqueeze(3), []  # [blocks, groups, group, 1]
+    values, costs = inverse.in_blocks(weight).unflatten(1, (-1, group)).unsqueeze(3), []  # [blocks, groups, group, 1]
     for place, root in inverse.chunks():
-        rows = root.unflatten(1, (-1, group)).double()  # [some, groups, group, B]
+        rows = root.unflatten(1, (-1, group)).double()  # [chunk, groups, group, B]
         removed = values[place].double()
         solved = torch.cholesky_solve(removed, torch.linalg.cholesky(rows @ rows.mT))
-        found.append((removed * solved).sum((2, 3)).to(values) / 2)
-    return torch.cat(found).flatten()[: inverse.num_weights // group]
+        costs.append((removed * solved).sum((2, 3)).to(values) / 2)
+    return torch.cat(costs).flatten()[: inverse.num_weights // group]
 
 
 @torch.no_grad()
 def update(weight: Tensor, inverse: BlockInverseFisher, gone: Tensor) -> Tensor:
     """The change of all weights, [num_weights], that takes those in `gone` (bool) to exactly 0, all together."""
-    values, leaving, found = inverse.in_blocks(weight), inverse.in_blocks(gone).bool(), []  # [blocks, B]
+    values, leaving, changes = inverse.in_blocks(weight), inverse.in_blocks(gone).bool(), []  # [blocks, B]
     for place, root in inverse.chunks():
         # All blocks get one shape: rows outside Q become those of the unit matrix, with 0 on the right. In float64,
         # since the eigenvalues of F^-1 lie far apart and the small ones decide.
-        out = leaving[place].unsqueeze(2)  # [some, B, 1]
+        out = leaving[place].unsqueeze(2)  # [chunk, B, 1]
         rows = (root * out).double()
         matrix = rows @ rows.mT + torch.diag_embed((~leaving[place]).double())
         removed = (values[place].unsqueeze(2) * out).double()
         solved = torch.cholesky_solve(removed, torch.linalg.cholesky(matrix))
-        found.append(-(solved.mT @ rows).to(root) @ root.mT)  # [some, 1, B]
-    return torch.where(gone, -weight, inverse.flat(found).to(weight))
+        changes.append(-(solved.mT @ rows).to(root) @ root.mT)  # [chunk, 1, B]
+    return torch.where(gone, -weight, inverse.flat(changes).to(weight))

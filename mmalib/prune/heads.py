@@ -52,12 +52,12 @@ def importance(
         raise ValueError("There is no scored subword to weigh heads by. Give batches of labelled sentences.")
     if not all(total.isfinite().all() for total in sums):
         raise ValueError("The loss has no finite gradient: the model has probably diverged. Tune it again.")
-    found = torch.full((len(left), model.config.num_attention_heads), torch.nan)
+    scores = torch.full((len(left), model.config.num_attention_heads), torch.nan)
     for number, (heads, total) in enumerate(zip(left, sums, strict=True)):
         on = [slot for slot, head in enumerate(heads) if head not in off.get(number, ())]
         norm = total[on].norm().clamp_min(torch.finfo(torch.float64).tiny)  # a layer may have gradients of zero alone
-        found[number, [heads[slot] for slot in on]] = (total[on] / norm).float()
-    return found
+        scores[number, [heads[slot] for slot in on]] = (total[on] / norm).float()
+    return scores
 
 
 def gate_gradients(
@@ -138,20 +138,20 @@ def _ascending(weighed: Tensor) -> list[tuple[int, int]]:
 
 def _checked(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> dict[int, list[int]]:
     """The given heads as lists, if each is there and named once."""
-    left, found = heads_left(model), {}
+    left, lists = heads_left(model), {}
     for number, given in heads.items():
         if number not in range(len(left)):
             raise ValueError(f"There is no layer {number!r}: the model has the layers 0 to {len(left) - 1}.")
-        found[number] = list(given)
-        for head in found[number]:
+        lists[number] = list(given)
+        for head in lists[number]:
             if head not in left[number]:
                 raise ValueError(
                     f"Layer {number} has no head {head}; it has {left[number]}. "
                     "Heads keep the numbers that they had in the whole model, and go only once."
                 )
-            if found[number].count(head) > 1:
+            if lists[number].count(head) > 1:
                 raise ValueError(f"Head {head} of layer {number} is given twice. Name each head once.")
-    return found
+    return lists
 
 
 def _gates(model: PreTrainedModel, off: Mapping[int, list[int]]) -> list[Tensor]:

@@ -45,14 +45,14 @@ def gradients(
         for weight in frozen:
             weight.requires_grad_(True)
         for start in range(0, num_grads * batch_size, batch_size):
-            some = [rows[index] for index in order[start : start + batch_size]]
-            (batch,) = batches(some, tokenizer, batch_size)
+            batch_rows = [rows[index] for index in order[start : start + batch_size]]
+            (batch,) = batches(batch_rows, tokenizer, batch_size)
             with torch.enable_grad():
                 loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
                 if not loss.isfinite():
                     raise ValueError(f"The loss is {loss.item()}: training has diverged. Try a lower learning rate.")
-                found = torch.autograd.grad(loss, list(chosen.values()))
-            yield {name: gradient * masks[name] for name, gradient in zip(chosen, found, strict=True)}
+                of_batch = torch.autograd.grad(loss, list(chosen.values()))
+            yield {name: gradient * masks[name] for name, gradient in zip(chosen, of_batch, strict=True)}
     finally:
         model.train(training)
         for weight in frozen:
@@ -75,7 +75,7 @@ def check(model: PreTrainedModel, pattern: str, *, block_size: int = 50, max_gib
 
 def portions(sizes: Mapping[str, int], block_size: int, max_gib: float) -> list[list[str]]:
     """The names in their order, in portions whose inverses in float32 take `max_gib` of memory or less."""
-    found, room = [], -1.0
+    groups, room = [], -1.0
     for name, size in sizes.items():
         blocks = -(-size // block_size)
         need = 4 * (blocks * block_size * (block_size + WAITING) + size) / 2**30  # R, what waits, one gradient
@@ -85,11 +85,11 @@ def portions(sizes: Mapping[str, int], block_size: int, max_gib: float) -> list[
                 "Raise max_gib or make the blocks smaller."
             )
         if need > room:
-            found.append([])
+            groups.append([])
             room = max_gib
-        found[-1].append(name)
+        groups[-1].append(name)
         room -= need
-    return found
+    return groups
 
 
 def criterion(
@@ -124,24 +124,24 @@ def criterion(
         inverses.clear()  # before the next are made
         for name in names:
             inverses[name] = BlockInverseFisher(masks[name].numel(), size, damp, num_grads, model.device)
-        for found in gradients(model, rows, tokenizer, {name: masks[name] for name in names}, **drawing):
-            for name, gradient in found.items():
+        for of_batch in gradients(model, rows, tokenizer, {name: masks[name] for name in names}, **drawing):
+            for name, gradient in of_batch.items():
                 inverses[name].add(gradient.flatten())
 
     def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
         nonlocal size
         size = fitted(block_size, pattern)
         plan[:] = portions({name: mask.numel() for name, mask in masks.items()}, size, max_gib)
-        found, empty = {}, True
+        by_name, empty = {}, True
         for names in plan:
             invert_(model, masks, names)
             for name, inverse in inverses.items():
                 weight = weights(model)[name]
-                found[name] = saliency(weight.flatten(), inverse, sparsity.block_size(pattern)).view(len(weight), -1)
+                by_name[name] = saliency(weight.flatten(), inverse, sparsity.block_size(pattern)).view(len(weight), -1)
                 empty = empty and inverse.empty
         if empty:
             raise ValueError("All gradients are 0. Check that the rows have labels that the model can learn from.")
-        return found
+        return by_name
 
     def prune_(model: PreTrainedModel, masks: Masks, before: Masks) -> None:
         changes = {}

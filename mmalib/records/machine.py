@@ -23,18 +23,7 @@ THREADS = "MMALIB_THREADS"
 # The study's dependencies by the names that pip knows; tests/test_setup.py compares them with pyproject.toml.
 PACKAGES = (
     *("torch", "accelerate", "datasets", "huggingface_hub", "safetensors", "tokenizers", "transformers"),
-    *(
-        "pyarrow",
-        "onnx",
-        "openvino",
-        "onnxruntime",
-        "seqeval",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "Faker",
-        "babel",
-    ),
+    *("pyarrow", "onnx", "openvino", "onnxruntime", "seqeval", "numpy", "pandas", "matplotlib", "Faker", "babel"),
     *("jupyterlab", "papermill", "nbclient", "jupyter_client", "jupyter_core", "nbformat", "ipykernel"),
     *("ipywidgets", "tqdm"),
 )
@@ -162,8 +151,8 @@ def _cpu_name(cpuinfo: dict[str, str]) -> str:
 def _flags(cpuinfo: dict[str, str]) -> dict[str, bool | None]:
     if not cpuinfo:
         return dict.fromkeys(FLAGS)
-    found = set(cpuinfo.get("flags", "").split())
-    return {flag: flag in found for flag in FLAGS}
+    listed = set(cpuinfo.get("flags", "").split())
+    return {flag: flag in listed for flag in FLAGS}
 
 
 def _ram_gib() -> float | None:
@@ -207,7 +196,7 @@ def _flags_line(flags: dict[str, bool | None]) -> str:
         "bf16": flags["avx512_bf16"] or flags["amx_bf16"],
         "AMX": flags["amx_bf16"] or flags["amx_int8"],
     }
-    return ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in groups.items())
+    return ", ".join(f"{name} {'yes' if present else 'no'}" for name, present in groups.items())
 
 
 def _runtime(package: str) -> str:
@@ -230,11 +219,11 @@ def _data(data: str | None) -> str:
         return f"{source}: there is no such folder"
     from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
 
-    found = {name: _present(folder, files) for name, files in (("original", ORIGINAL), ("parquet", PARQUET))}
-    layout = max(found, key=lambda name: sum(map(len, found[name].values())))
-    if not any(found[layout].values()):
+    present = {name: _present(folder, files) for name, files in (("original", ORIGINAL), ("parquet", PARQUET))}
+    layout = max(present, key=lambda name: sum(map(len, present[name].values())))
+    if not any(present[layout].values()):
         return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
-    languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in found[layout].items()]
+    languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in present[layout].items()]
     return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
 
 

@@ -180,7 +180,7 @@ def _problem(record, run: str) -> str | None:
     if not isinstance(record, dict):
         return "it is not a JSON object"
     if absent := [key for key in REQUIRED if key not in record]:
-        return f"it lacks {', '.join(absent)}"
+        return f"it is missing {', '.join(absent)}"
     if record["run"] != run:
         return f"it says that it is run '{record['run']}'"
     if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):

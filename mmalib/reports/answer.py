@@ -17,11 +17,11 @@ def text(records: Sequence[dict]) -> str:
 
 
 def _dense(records: list[dict]) -> str:
-    found = pd.DataFrame([_row(record) for record in of_kind(records, "baseline")])
-    if found.empty:
+    models = pd.DataFrame([_row(record) for record in of_kind(records, "baseline")])
+    if models.empty:
         return "No model has been tuned yet."
-    best = found.groupby("label")["en"].mean().idxmax()
-    mean, seeds = found[found["label"] == best].mean(numeric_only=True), int((found["label"] == best).sum())
+    best = models.groupby("label")["en"].mean().idxmax()
+    mean, seeds = models[models["label"] == best].mean(numeric_only=True), int((models["label"] == best).sum())
     others = " and ".join(f"{mean[name]:.2f} in {figures.LANGUAGE_NAMES[name]}" for name in UNSEEN)
     return (
         f"Tuned on English names alone, `{best}` finds those of English with F1 {mean['en']:.2f}, and those of "

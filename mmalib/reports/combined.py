@@ -24,8 +24,8 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     if not of_kind(records, "combination"):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_8": table_8(records), "table_combined": contents(records)}
-    if not (found := sums(records)).empty:
-        drawn["table_sums"], drawn["sums"] = sums_table(found), sums_figure(found)
+    if not (losses := sums(records)).empty:
+        drawn["table_sums"], drawn["sums"] = sums_table(losses), sums_figure(losses)
     if not (best := goals(records)).empty:
         drawn["table_best"] = best
     return drawn
@@ -71,12 +71,12 @@ def sums(records: list[dict]) -> pd.DataFrame:
     """
     rows = []
     for record in of_kind(records, "combination"):
-        whole, pieces = whole_of(record, records), parts(record)
+        dense, pieces = whole_of(record, records), parts(record)
         lost = [_lost(piece, records) for piece in pieces]
-        if whole is None or not pieces or None in lost:
+        if dense is None or not pieces or None in lost:
             continue
         for language in figures.COLOURS:
-            own = 100 * (_f1(whole, language) - _f1(record, language))
+            own = 100 * (_f1(dense, language) - _f1(record, language))
             row = {key: record["settings"][key] for key in ("combination", "label", "corpus", "seed")}
             alone = {piece["what"]: points[language] for piece, points in zip(pieces, lost, strict=True)}
             row |= {"language": language, "predicted": sum(alone.values()), "measured": own}
@@ -84,10 +84,10 @@ def sums(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sums_table(found: pd.DataFrame) -> pd.DataFrame:
+def sums_table(losses: pd.DataFrame) -> pd.DataFrame:
     """The parts' losses, their sum and the measured loss, in points of test F1, in the mean over seeds."""
     rows = []
-    for (corpus, name, language), group in found.groupby(["corpus", "combination", "language"]):
+    for (corpus, name, language), group in losses.groupby(["corpus", "combination", "language"]):
         alone = pd.DataFrame(list(group["alone"])).mean()
         row = {"model": _label(group["label"].iloc[0], name), "corpus": corpus, "language": language}
         row["alone"] = ", ".join(f"{what} {points:+.1f}" for what, points in alone.items())
@@ -97,13 +97,13 @@ def sums_table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sums_figure(found: pd.DataFrame) -> Figure:
+def sums_figure(losses: pd.DataFrame) -> Figure:
     """The loss that the parts predict against the measured one: a point a combination and language."""
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(4.4, 3.0))
         axes = drawn.subplots()
-        names = list(dict.fromkeys(found["combination"]))
-        mean = found.groupby(["combination", "language"], sort=False)[["predicted", "measured"]].mean()
+        names = list(dict.fromkeys(losses["combination"]))
+        mean = losses.groupby(["combination", "language"], sort=False)[["predicted", "measured"]].mean()
         low, high = mean.to_numpy().min(), mean.to_numpy().max()
         room = 0.08 * max(1.0, high - low)
         ends = [min(0.0, low) - room, high + room]
@@ -112,7 +112,7 @@ def sums_figure(found: pd.DataFrame) -> Figure:
             marker = MARKERS[names.index(name) % len(MARKERS)]
             axes.plot(*point, marker, color=figures.COLOURS[language], markersize=5, markeredgecolor="white")
         for number, name in enumerate(names):
-            label = _label(found["label"].iloc[0], name)
+            label = _label(losses["label"].iloc[0], name)
             axes.plot([], [], MARKERS[number % len(MARKERS)], color="#555555", label=label)
         for language, colour in figures.COLOURS.items():
             axes.plot([], [], "s", color=colour, label=figures.LANGUAGE_NAMES[language])
@@ -134,9 +134,9 @@ def goals(records: list[dict]) -> pd.DataFrame:
     rows, graphs = [], [*quantized.graphs(records), *of_kind(records, "combination")]
     first = min((record["settings"]["seed"] for record in graphs), default=0)
     for record in graphs:
-        whole = whole_of(record, records)
+        dense = whole_of(record, records)
         int8 = record["size"]["quantized"] and not record.get("same_as")
-        if whole is None or not int8 or record["settings"]["seed"] != first:
+        if dense is None or not int8 or record["settings"]["seed"] != first:
             continue
         row = {
             "run": record["run"],
@@ -144,27 +144,27 @@ def goals(records: list[dict]) -> pd.DataFrame:
             "MB": round(record["size"]["megabytes"], 1),
         }
         row |= {"Spanish and Dutch text": _target_text(record)} | _speed(record, records) | _scored_in(record, records)
-        row["unseen F1 kept"] = _over((row["F1 es"] + row["F1 nl"]) / 2, _unseen(whole, "test"))
-        row["kept on dev"] = _over(_unseen(record, "dev"), _unseen(whole, "dev"))
+        row["unseen F1 kept"] = _over((row["F1 es"] + row["F1 nl"]) / 2, _unseen(dense, "test"))
+        row["kept on dev"] = _over(_unseen(record, "dev"), _unseen(dense, "dev"))
         rows.append(row | {"unseen": _unseen(record, "dev"), "english": _f1(record, "en", "dev")})
     if not rows:
         return pd.DataFrame()
-    found, chosen = pd.DataFrame(rows), []
-    for corpus, all_ in found.groupby("corpus"):
+    models, chosen = pd.DataFrame(rows), []
+    for corpus, all_ in models.groupby("corpus"):
         good, blind = all_[all_["kept on dev"] >= KEEPS], all_[all_["Spanish and Dutch text"] == "none"]
         timed = good.dropna(subset=["speed-up"])
-        for goal, some, order in zip(
+        for goal, candidates, order in zip(
             GOALS,
             (good, timed, all_, blind),
             (-good["MB"], timed["speed-up"], all_["unseen"], blind["english"]),
             strict=True,
         ):
-            if len(some):
-                best = some.loc[order.idxmax()].drop(["unseen", "english", "kept on dev"]).to_dict()
-                chosen.append({"goal": goal, "of": len(some), **best, "corpus": corpus})
+            if len(candidates):
+                best = candidates.loc[order.idxmax()].drop(["unseen", "english", "kept on dev"]).to_dict()
+                chosen.append({"goal": goal, "of": len(candidates), **best, "corpus": corpus})
             else:
-                lack = f"none keeps {KEEPS:.0%}, or speeds are not measured"
-                chosen.append({"goal": goal, "of": 0, "run": lack, "corpus": corpus})
+                reason = f"none keeps {KEEPS:.0%}, or speeds are not measured"
+                chosen.append({"goal": goal, "of": 0, "run": reason, "corpus": corpus})
     made = pd.DataFrame(chosen)
     kept = [("" if pd.isna(share) else f"{share:.0%}") for share in made["unseen F1 kept"]]
     return made.assign(**{"unseen F1 kept": kept})
@@ -204,12 +204,12 @@ def _target_text(record: dict) -> str:
     return "for its subwords" if record["settings"].get("combination") == "halved-q" else "none"
 
 
-def _measured(record: dict, whole: dict | None) -> dict:
+def _measured(record: dict, dense: dict | None) -> dict:
     settings, scores, size = record["settings"], record["scores"], record["size"]
     row = {name: settings[name] for name in ("combination", "label", "corpus", "seed", "format")}
     row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     for split in ("dev", "test"):
-        row[f"mls {split}"] = math.nan if whole is None else multilingual_score(scores, whole["scores"], split)
+        row[f"mls {split}"] = math.nan if dense is None else multilingual_score(scores, dense["scores"], split)
     row |= {"zeros": size["sparsity"], "zeros int8": size["sparsity_int8"], "parameters": record["parameters"]}
     return row | {"MB": size["megabytes"], "MB gzip": size["gzip_megabytes"]}
 

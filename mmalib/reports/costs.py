@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """The table of minutes by its file's name, from the records alone."""
-    return {} if (found := table(records)).empty else {"table_costs": found}
+    return {} if (costs := table(records)).empty else {"table_costs": costs}
 
 
 def table(records: list[dict]) -> pd.DataFrame:
@@ -27,8 +27,8 @@ def table(records: list[dict]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     grouped = pd.DataFrame(rows).groupby(["notebook", "kind"])
-    found = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", _each)).reset_index()
-    return found.assign(minutes=found["minutes"].map("{:.1f}".format))
+    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", _each)).reset_index()
+    return costs.assign(minutes=costs["minutes"].map("{:.1f}".format))
 
 
 def _kind(settings: dict) -> str:

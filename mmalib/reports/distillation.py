@@ -60,11 +60,11 @@ def printed_mls(base: str) -> pd.DataFrame:
     The paper does not say which one it takes. Its own numbers follow from mlbert (but for MiniLM's dev), while the
     teacher is xlm.
     """
-    whole = tables.paper(1).set_index("model").loc[base]
+    baseline = tables.paper(1).set_index("model").loc[base]
     made = tables.paper(4)[["model"]].copy()
     for split in ("dev", "test"):
         made[f"mls {split}"] = sum(
-            tables.paper(4)[f"{name}_{split}"] - whole[f"{name}_{split}"] for name in ("es", "nl")
+            tables.paper(4)[f"{name}_{split}"] - baseline[f"{name}_{split}"] for name in ("es", "nl")
         )
     return made
 

@@ -32,10 +32,10 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.07
     heights = [end[0] for end in ends]
     for _ in range(100):  # push neighbours apart until they keep their distance
         for below in range(len(heights) - 1):
-            lack = gap * (high - low) - (heights[below + 1] - heights[below])
-            if lack > 1e-9:
-                heights[below] -= lack / 2
-                heights[below + 1] += lack / 2
+            overlap = gap * (high - low) - (heights[below + 1] - heights[below])
+            if overlap > 1e-9:
+                heights[below] -= overlap / 2
+                heights[below + 1] += overlap / 2
     lift = max(0.0, low + gap * (high - low) / 2 - min(heights, default=high))  # above the axis' own labels
     heights = [height + lift for height in heights]
     for height, (_, text, colour) in zip(heights, ends, strict=True):

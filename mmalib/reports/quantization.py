@@ -74,10 +74,10 @@ def printed_mls(split_of_base: str) -> pd.DataFrame:
 
     The printed ones, those of test too, follow from mlbert's F1 on dev.
     """
-    whole = tables.paper(1).set_index("model").loc["mlbert"]
+    baseline = tables.paper(1).set_index("model").loc["mlbert"]
     made = tables.paper(6)[["model"]].copy()
     for split in ("dev", "test"):
-        lost = [tables.paper(6)[f"{name}_{split}"] - whole[f"{name}_{split_of_base}"] for name in ("es", "nl")]
+        lost = [tables.paper(6)[f"{name}_{split}"] - baseline[f"{name}_{split_of_base}"] for name in ("es", "nl")]
         made[f"mls {split}"] = sum(lost)
     return made
 
@@ -114,16 +114,16 @@ def changed_words(records: list[dict]) -> pd.DataFrame:
     rows = []
     for record in of_kind(records, "changed words"):
         for graph, languages in record["changed"].items():
-            for language, found in languages.items():
-                low, high = (found[f"points_{end}"] for end in ("low", "high"))
+            for language, difference in languages.items():
+                low, high = (difference[f"points_{end}"] for end in ("low", "high"))
                 row = _about(record) | {"graph": NAMES[graph], "language": language}
-                row |= {"points of F1": f"{found['points']:+.2f} ({low:+.2f} to {high:+.2f})"}
-                row |= {"tags changed": f"{found['changed'] / found['words']:.2%}"}
-                first = found["most"][0] if found["most"] else None
+                row |= {"points of F1": f"{difference['points']:+.2f} ({low:+.2f} to {high:+.2f})"}
+                row |= {"tags changed": f"{difference['changed'] / difference['words']:.2%}"}
+                first = difference["most"][0] if difference["most"] else None
                 row["word most often changed"] = (
                     f"{first['word']}, {first['how']}, {first['times']} times" if first else "none"
                 )
-                without = found.get("points_without_first", found["points"])
+                without = difference.get("points_without_first", difference["points"])
                 rows.append(row | {"points without it": f"{without:+.2f}"})
     return pd.DataFrame(rows)
 
@@ -132,16 +132,16 @@ def floors(records: list[dict]) -> pd.DataFrame:
     """The maps left in float (part and layer) to hold the floor, and the points of dev F1 lost in all languages."""
     rows = []
     for record in graphs(records):
-        if not (found := record.get("floor")):
+        if not (floor := record.get("floor")):
             continue
         dense = of_part(record, "float", records) or {"places": {}}
-        where = [dense["places"].get(name) for name in found["skip"]]
-        named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(found["skip"], where, strict=True)]
-        row = _about(record) | {"looked at dev of": " ".join(found["languages"])}
-        row |= {"maps in float": ", ".join(named) or "none", "int8 graphs": found["measured"]}
-        row |= {"met there": _yes(found["met"])}
-        row |= {f"{name} dev lost": round(found["lost_on_dev"][name], 2) for name in LANGUAGES}
-        rows.append(row | {"met everywhere": _yes(found["met_everywhere"])})
+        where = [dense["places"].get(name) for name in floor["skip"]]
+        named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(floor["skip"], where, strict=True)]
+        row = _about(record) | {"looked at dev of": " ".join(floor["languages"])}
+        row |= {"maps in float": ", ".join(named) or "none", "int8 graphs": floor["measured"]}
+        row |= {"met there": _yes(floor["met"])}
+        row |= {f"{name} dev lost": round(floor["lost_on_dev"][name], 2) for name in LANGUAGES}
+        rows.append(row | {"met everywhere": _yes(floor["met_everywhere"])})
     return pd.DataFrame(sorted(rows, key=lambda row: (*list(row.values())[:3], len(row["looked at dev of"]))))
 
 
@@ -213,8 +213,8 @@ def _training(settings: dict) -> str:
 
 
 def _of_whole(record: dict, drift: float) -> float:
-    whole = record["floor"]["drift_at_first"]
-    return drift / whole if whole > 0 else 0.0
+    total = record["floor"]["drift_at_first"]
+    return drift / total if total > 0 else 0.0
 
 
 def _share(value: float) -> str:

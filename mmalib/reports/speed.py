@@ -49,24 +49,24 @@ def draw(records: list[dict]) -> dict:
 
 def rows(records: list[dict]) -> pd.DataFrame:
     """One row for every case, runtime and batch; `failed` says why there is no speed."""
-    found = []
+    lines = []
     for record in of_kind(records, "shape"):
         settings = record["settings"]
         about = {key: settings[key] for key in ("case", "shape", "depth", "zeros", "heads", "uniform", "int8")}
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
-            found.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **about})
-    made = pd.DataFrame(found)
+            lines.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **about})
+    made = pd.DataFrame(lines)
     # The same case measured beside two corpora: the last one counts.
-    return made.drop_duplicates(["case", "runtime", "batch"], keep="last").reset_index(drop=True) if found else made
+    return made.drop_duplicates(["case", "runtime", "batch"], keep="last").reset_index(drop=True) if lines else made
 
 
 def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
     """One of the paper's tables: samples/s and speed-up, ours and the paper's, side by side."""
     if number in EXTRACTS:
-        whole = table(measured, EXTRACTS[number])
-        order = whole["samples/s"].fillna(whole["paper samples/s"] - 1e6).fillna(-1e9)  # what ran comes first
-        best = whole.loc[order.groupby([whole["measured as"], whole["runtime"]]).idxmax()]
+        complete = table(measured, EXTRACTS[number])
+        order = complete["samples/s"].fillna(complete["paper samples/s"] - 1e6).fillna(-1e9)  # what ran comes first
+        best = complete.loc[order.groupby([complete["measured as"], complete["runtime"]]).idxmax()]
         return best.sort_index().reset_index(drop=True)
     paper = tables.paper(number)
     made = []
@@ -94,8 +94,8 @@ def fastest(measured: pd.DataFrame, number: int = 12) -> pd.DataFrame:
     speeds = measured.dropna(subset=["ratio"])
     is_open = speeds["runtime"].map(lambda name: name.split(":")[0] in OPEN)
     lines = []
-    for kind, some in (("this study", speeds[is_open]), ("this study, closed runtime", speeds[~is_open])):
-        best = some.sort_values("samples_per_second", ascending=False).drop_duplicates("case")
+    for kind, group in (("this study", speeds[is_open]), ("this study, closed runtime", speeds[~is_open])):
+        best = group.sort_values("samples_per_second", ascending=False).drop_duplicates("case")
         for row in best.head(number if kind == "this study" else 1).to_dict("records"):
             lines.append(
                 {"configuration": row["case"], "source": kind, "runtime": row["runtime"], "batch": _whole(row["batch"])}

@@ -80,16 +80,18 @@ def pareto(points: pd.DataFrame) -> Figure:
         drawn = Figure(figsize=(6.9, 2.9))
         axes = drawn.subplots()
         for family, (name, colour, marker) in RUNTIMES.items():
-            some = points[points["runtime"].str.split(":").str[0] == family]
-            if len(some):
-                axes.plot(some["speed-up"], some["F1"], marker, color=colour, label=name, markeredgecolor="black",
+            group = points[points["runtime"].str.split(":").str[0] == family]
+            if len(group):
+                axes.plot(group["speed-up"], group["F1"], marker, color=colour, label=name, markeredgecolor="black",
                           markeredgewidth=0.3)  # fmt: skip
         axes.plot(best["speed-up"], best["F1"], color="black", linewidth=0.8, zorder=1)
         for number, row in enumerate(best.drop_duplicates("model").to_dict("records"), start=1):
             axes.annotate(str(number), (row["speed-up"], row["F1"]), xytext=(4, 4), textcoords="offset points",
                           fontsize=7, fontweight="bold")  # fmt: skip
-        said = [f"{number}  {name}" for number, name in enumerate(best["model"].drop_duplicates(), start=1)]
-        axes.annotate("\n".join(said), (1.02, 1), xycoords="axes fraction", va="top", fontsize=6, annotation_clip=False)
+        names = [f"{number}  {name}" for number, name in enumerate(best["model"].drop_duplicates(), start=1)]
+        axes.annotate(
+            "\n".join(names), (1.02, 1), xycoords="axes fraction", va="top", fontsize=6, annotation_clip=False
+        )
         _log_x(axes, points["speed-up"].tolist())
         axes.margins(y=0.12)
         axes.set_xlabel("speed-up over the dense tuned model in ONNX Runtime")

@@ -69,8 +69,8 @@ def trained(records: list[dict]) -> pd.DataFrame:
 def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
     """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
     runtime = row["runtime"].split(":")[0]
-    if runtime in (found := record.get("f1_in", {})):
-        return runtime, found[runtime]
+    if runtime in (by_runtime := record.get("f1_in", {})):
+        return runtime, by_runtime[runtime]
     return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 

@@ -138,11 +138,11 @@ def removal_map(records: list[dict]) -> Figure:
         drawn = Figure(figsize=(min(6.9, 1.5 + 1.9 * len(records)), 2.1))
         panels = drawn.subplots(1, len(records), squeeze=False, sharey=True)[0]
         for axes, record in zip(panels, records, strict=True):
-            whole = record["curve"][0]["heads_left"]
-            gone = np.full((len(whole), max(map(len, whole))), np.nan)  # [layers, heads]; nan: stayed to the end
+            first = record["curve"][0]["heads_left"]
+            gone = np.full((len(first), max(map(len, first))), np.nan)  # [layers, heads]; nan: stayed to the end
             for point in reversed(record["curve"]):
                 for layer, left in enumerate(point["heads_left"]):
-                    for head in set(whole[layer]) - set(left):
+                    for head in set(first[layer]) - set(left):
                         gone[layer, head] = point["share"]
             shades = axes.imshow(gone, cmap="viridis", vmin=0, vmax=1, aspect="auto")
             axes.set_facecolor("white")
@@ -151,7 +151,7 @@ def removal_map(records: list[dict]) -> Figure:
             axes.grid(visible=False)
             axes.set_xlabel("head")
             axes.set_xticks(range(0, gone.shape[1], 2), range(1, gone.shape[1] + 1, 2))
-            axes.set_yticks(range(len(whole)), range(1, len(whole) + 1))
+            axes.set_yticks(range(len(first)), range(1, len(first) + 1))
             axes.set_title(f"{record['settings']['backbone']}, seed {record['settings']['seed']}", loc="left")
         panels[0].set_ylabel("layer")
         bar = drawn.colorbar(shades, ax=panels, label="went at this share (dot: stayed)", pad=0.01)
@@ -163,9 +163,9 @@ def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
     """What cutting the vocabulary saves and what it costs, beside the model it was cut from."""
     rows = []
     for cut in cuts:
-        whole = of_part(cut, "base", records)
+        base = of_part(cut, "base", records)
         for name, size, scores in (
-            ("whole", cut["before"], whole["scores"] if whole else {}),
+            ("whole", cut["before"], base["scores"] if base else {}),
             ("cut", cut["after"], cut["scores"]),
         ):
             row = {"run": cut["run"], "vocabulary": name, "MB": round(size["megabytes"], 1)}

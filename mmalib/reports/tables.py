@@ -13,11 +13,7 @@ import pandas as pd
 from mmalib.records import store
 
 REFERENCE = Path(__file__).parent / "reference"
-FILES = {
-    "mma_quality.csv": (1, 3, 4, 6, 8),
-    "mma_throughput.csv": (2, 5, 10, 11),
-    "obert_speed.csv": ("obert",),
-}
+FILES = {"mma_quality.csv": (1, 3, 4, 6, 8), "mma_throughput.csv": (2, 5, 10, 11), "obert_speed.csv": ("obert",)}
 FORMATS = ("csv", "md")  # what every table is written as; tex on demand
 CELLS = [(language, split) for language in ("es", "en", "nl") for split in ("dev", "test")]  # as in the paper
 

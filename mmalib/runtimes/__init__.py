@@ -25,11 +25,7 @@ MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse", "
 # What may be set behind a runtime's name; the first value is the one it has unless told otherwise.
 SETTINGS = {
     "onnxruntime": {},
-    "openvino": {
-        "precision": ("f32", "bf16"),
-        "hint": ("latency", "throughput"),
-        "shapes": ("dynamic", "fixed"),
-    },
+    "openvino": {"precision": ("f32", "bf16"), "hint": ("latency", "throughput"), "shapes": ("dynamic", "fixed")},
     "deepsparse": {},
     "torch": {"kernel": ("auto", "dense", "sparse"), "attention": ("f32", "bf16")},
 }
@@ -73,8 +69,8 @@ class Session:
         feeds = [self._feeds(*pair) for pair in pairs]
         if self._engine.stream is None:
             return [self._checked(self._do(self._engine.run, one), one) for one in feeds]
-        found = self._do(self._engine.stream, feeds)
-        return [self._checked(logits, one) for logits, one in zip(found, feeds, strict=True)]
+        outputs = self._do(self._engine.stream, feeds)
+        return [self._checked(logits, one) for logits, one in zip(outputs, feeds, strict=True)]
 
     def close(self) -> None:
         """Let go of the model, its memory and its process; closing twice does no harm."""

@@ -73,16 +73,16 @@ class _Worker:
     def __init__(self, path: Path, threads: int) -> None:
         _sweep()
         folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
-        self._said = Path(folder) / "stderr"
+        self._log = Path(folder) / "stderr"
         thread = "main" if threading.current_thread() is threading.main_thread() else "other"
         try:
-            with open(self._said, "wb") as said:
+            with open(self._log, "wb") as log:
                 # -I keeps its sys.path free of our folder, whose deepsparse.py it would import in place of its own.
                 self.process = subprocess.Popen(
                     [str(_python()), "-I", str(WORKER), str(path.resolve()), str(threads), str(os.getpid()), thread],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=said,
+                    stderr=log,
                     cwd=folder,
                     env={**os.environ, **ENVIRONMENT},
                     start_new_session=True,  # Ctrl-C is for us; what becomes of the worker, we decide
@@ -125,14 +125,14 @@ class _Worker:
             left = left[os.write(pipe, left) :]
 
     def _read(self, number: int, deadline: float) -> bytes:
-        pipe, found = self.process.stdout.fileno(), bytearray()
-        while len(found) < number:
+        pipe, data = self.process.stdout.fileno(), bytearray()
+        while len(data) < number:
             _wait(pipe, select.POLLIN, deadline)
-            some = os.read(pipe, number - len(found))
-            if not some:
+            part = os.read(pipe, number - len(data))
+            if not part:
                 raise EOFError
-            found += some
-        return bytes(found)
+            data += part
+        return bytes(data)
 
     def _reason(self) -> str:
         """Why the worker ended, from how it ended and the last of what it said."""
@@ -141,10 +141,10 @@ class _Worker:
         except subprocess.TimeoutExpired:
             return "the worker closed its pipe and did not end"
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lines = [line.strip() for line in self._said.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         telling = [line for line in lines if line.startswith(REASONS) or "Error: " in line]
-        said = (telling or lines or ["it said nothing"])[0 if telling else -1]
-        return f"the worker ended ({end}): {said}"
+        reason = (telling or lines or ["it said nothing"])[0 if telling else -1]
+        return f"the worker ended ({end}): {reason}"
 
 
 def _sweep() -> None:

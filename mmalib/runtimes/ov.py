@@ -28,11 +28,7 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
     if precision == "bf16" and "BF16" not in able:
         raise ValueError(f"this CPU has no bfloat16 instructions (OpenVINO lists {', '.join(able)})")
     model = core.read_model(path)
-    config = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": hint.upper(),
-        "INFERENCE_PRECISION_HINT": precision,
-    }
+    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
     ready: OrderedDict[tuple[int, int] | None, tuple] = OrderedDict()  # shape → the compiled model, its request
 
     def fitting(feeds: dict[str, np.ndarray]) -> tuple[openvino.CompiledModel, openvino.InferRequest]:
@@ -51,17 +47,17 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
         return fitting(feeds)[1].infer(feeds, share_inputs=True, share_outputs=True)[0].copy()
 
     def stream(many: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-        found: list[np.ndarray | None] = [None] * len(many)
+        outputs: list[np.ndarray | None] = [None] * len(many)
         queues: dict[openvino.CompiledModel, openvino.AsyncInferQueue] = {}
         for number, feeds in enumerate(many):
             compiled, _ = fitting(feeds)
             if compiled not in queues:
                 queues[compiled] = openvino.AsyncInferQueue(compiled)  # as many requests as it has streams
-                queues[compiled].set_callback(lambda request, place: _keep(request, place, found))
+                queues[compiled].set_callback(lambda request, place: _keep(request, place, outputs))
             queues[compiled].start_async(feeds, number)
         for queue in queues.values():
             queue.wait_all()
-        return found
+        return outputs
 
     inputs = {given.any_name: _axes(given.partial_shape) for given in model.inputs}
     facts = {"version": openvino.__version__.split("-")[0]}
@@ -74,8 +70,8 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
     return Engine(run, ready.clear, inputs, facts, stream, facts.get("streams", threads))
 
 
-def _keep(request: openvino.InferRequest, place: int, found: list) -> None:
-    found[place] = request.get_output_tensor(0).data.copy()
+def _keep(request: openvino.InferRequest, place: int, outputs: list) -> None:
+    outputs[place] = request.get_output_tensor(0).data.copy()
 
 
 def _axes(shape: openvino.PartialShape) -> list[int | None]:

@@ -68,14 +68,14 @@ def cases() -> list[Case]:
 def obert() -> list[Case]:
     """Table 17 of the Optimal BERT Surgeon: bert-base-uncased at three depths, batch 32."""
     common = {"runtimes": SPARSE, "batches": (32,), "sized": True}
-    found = []
+    listed = []
     for depth, shape in ((12, "bert"), (6, "bert-6"), (3, "bert-3")):
-        found += [Case(f"obert {depth} layers dense", shape, **common)] if depth == 12 else []
+        listed += [Case(f"obert {depth} layers dense", shape, **common)] if depth == 12 else []
         for share in (0.8, 0.9):
-            found.append(Case(f"obert {depth} layers {share:.0%} unstructured", shape, sparsity=share, **common))
+            listed.append(Case(f"obert {depth} layers {share:.0%} unstructured", shape, sparsity=share, **common))
         block = {"sparsity": 0.8, "pattern": "4", "int8": "static"}
-        found.append(Case(f"obert {depth} layers 80% 4-block int8", shape, **block, **common))
-    return found
+        listed.append(Case(f"obert {depth} layers 80% 4-block int8", shape, **block, **common))
+    return listed
 
 
 def form(case: Case, runtime: str) -> str:

@@ -45,7 +45,7 @@ def measure(
     hands = [list(sentences[turn::turns]) for turn in range(turns)]
     pairs = [(name, way) for name in sessions for way in (FIXED if runtimes.parse(name)[0] == "deepsparse" else WAYS)]
     watch = throughput.Watch(*(session.process for session in sessions.values()))
-    found: dict[tuple[str, str], list[list[float]]] = {pair: [] for pair in pairs}
+    times: dict[tuple[str, str], list[list[float]]] = {pair: [] for pair in pairs}
     failed: dict[tuple[str, str], str] = {}
     for name, way in pairs:  # the first calls compile and allocate
         try:
@@ -56,7 +56,7 @@ def measure(
         for name, way in pairs if turn % 2 else reversed(pairs):
             if (name, way) not in failed:
                 try:
-                    found[name, way].append(_seconds(sessions[name], tokenizer, hand, way, length, batch))
+                    times[name, way].append(_seconds(sessions[name], tokenizer, hand, way, length, batch))
                 except Exception as error:
                     failed[name, way] = runtimes.failure(error)
     others = watch.others()
@@ -65,7 +65,7 @@ def measure(
     rows = []
     for pair in pairs:
         row = {"runtime": pair[0], "way": pair[1]}
-        row |= {"failed": failed[pair]} if pair in failed else _row(found[pair], found[pairs[0]], hands, pair[1])
+        row |= {"failed": failed[pair]} if pair in failed else _row(times[pair], times[pairs[0]], hands, pair[1])
         rows.append(row | about)
     return rows
 
@@ -96,13 +96,13 @@ def tag(
 def _padded(session, tokenizer, sentences, length: int, batch: int, names: Sequence[str]) -> list[list[str]]:
     """Windows in their order, in batches of exactly [batch, length]."""
     tags = [["O"] * len(words) for words in sentences]
-    found = windows(sentences, tokenizer, length)
-    for start in range(0, len(found), batch):
-        some = found[start : start + batch]
-        ids, mask = padded(some, tokenizer, (batch, length))
-        mask[len(some) :, 0] = 1  # rows that only fill the batch up
+    cut = windows(sentences, tokenizer, length)
+    for start in range(0, len(cut), batch):
+        group = cut[start : start + batch]
+        ids, mask = padded(group, tokenizer, (batch, length))
+        mask[len(group) :, 0] = 1  # rows that only fill the batch up
         best = session(ids, mask).argmax(-1)  # [batch, length]
-        for row, window in enumerate(some):
+        for row, window in enumerate(group):
             for position, word in window.scored:
                 tags[window.sentence][word] = names[best[row, position]]
     return tags
@@ -111,12 +111,12 @@ def _padded(session, tokenizer, sentences, length: int, batch: int, names: Seque
 def _seconds(session, tokenizer, hand: list[list[str]], way: str, length: int, batch: int) -> list[float]:
     """How long a hand takes; sentence by sentence where that is the way."""
     pieces = [[one] for one in hand] if "single" in way else [hand]
-    found = []
+    seconds = []
     for piece in pieces:
         start = time.perf_counter()
         tag(session, tokenizer, piece, way=way, length=length, batch=batch)
-        found.append(time.perf_counter() - start)
-    return found
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _row(turns: list[list[float]], base: list[list[float]], hands: list[list[list[str]]], way: str) -> dict:

@@ -102,29 +102,29 @@ def build(
 
     What is there is taken as it is: a folder is complete or absent. `source` is the float folder, if there is one.
     """
-    found = {form: Path(target) / form for form in ("float", *forms)}
-    found["float"] = source or found["float"]
-    if not all((folder / export.GRAPH).is_file() for folder in found.values()):
+    folders = {form: Path(target) / form for form in ("float", *forms)}
+    folders["float"] = source or folders["float"]
+    if not all((folder / export.GRAPH).is_file() for folder in folders.values()):
         if source is None:
             model = random_model(case, len(tokenizer), deepest)
-            export.export(model, tokenizer, found["float"], provenance={"case": case.name})
+            export.export(model, tokenizer, folders["float"], provenance={"case": case.name})
             del model
         known = None
         if {"qdq", "qoperator"} & set(forms):
             subwords = min(len(tokenizer), SHAPES[case.shape][4]) if case.sized else len(tokenizer)
             rows = ranges.random_rows(tokenizer, vocabulary=subwords, **CALIBRATION)
-            known = ranges.calibrate(found["float"], rows)
+            known = ranges.calibrate(folders["float"], rows)
         for form in set(forms) - {"float"}:
             dynamic = form == "dynamic"
             quantize.quantize(
-                found["float"],
-                found[form],
+                folders["float"],
+                folders[form],
                 kind=form if dynamic else "static",
                 ranges=None if dynamic else known,
                 format="qdq" if dynamic else form,
                 embeddings=case.sized,  # of what is shipped, every weight is int8
             )
-    return {form: found[form] for form in forms}
+    return {form: folders[form] for form in forms}
 
 
 def random_model(case: Case, subwords: int, deepest: int | None = None) -> PreTrainedModel:

@@ -91,10 +91,10 @@ def named(folders: Mapping[str, Path] | Sequence[Path]) -> dict[str, Path]:
     """Folders by the names their rows will have: those given, else their own."""
     if isinstance(folders, Mapping):
         return {name: Path(folder) for name, folder in folders.items()}
-    found = {Path(folder).resolve().name: Path(folder) for folder in folders}
-    if len(found) < len(folders):
+    by_name = {Path(folder).resolve().name: Path(folder) for folder in folders}
+    if len(by_name) < len(folders):
         raise ValueError("Two of the folders have the same name, so their rows could not be told apart. Name them.")
-    return found
+    return by_name
 
 
 def random_batch(batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,11 +132,11 @@ def overlaps(runtime: str) -> bool:
 def told(row: dict) -> dict:
     """The row, after one line of progress about it."""
     if "failed" in row:
-        said = f"failed: {row['failed']}"
+        result = f"failed: {row['failed']}"
     else:
         busy = " (the machine is busy)" if row["busy"] else ""
-        said = f"{row['samples_per_second']:.1f} samples/s, {row['ratio']:.2f} times the baseline{busy}"
-    print(f"{row['model']} in {row['runtime']}, batch {row['batch']}: {said}", flush=True)
+        result = f"{row['samples_per_second']:.1f} samples/s, {row['ratio']:.2f} times the baseline{busy}"
+    print(f"{row['model']} in {row['runtime']}, batch {row['batch']}: {result}", flush=True)
     return row
 
 
@@ -181,8 +181,8 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, seconds: f
             try:
                 if candidate is None:
                     candidate = stack.enter_context(runtimes.load(folder, about["threads"], about["runtime"]))
-                found = compare(candidate, base, batch, about["length"], seconds=seconds, turns=turns)
-                row |= {**found, "facts": dict(candidate.facts), "notes": list(candidate.notes)}
+                speeds = compare(candidate, base, batch, about["length"], seconds=seconds, turns=turns)
+                row |= {**speeds, "facts": dict(candidate.facts), "notes": list(candidate.notes)}
             except Exception as error:  # one crash must not end a study
                 row["failed"] = runtimes.failure(error)
                 if candidate is not base:  # it may be dead; the next batch gets a fresh one

@@ -38,18 +38,18 @@ def searched(
     """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads."""
     languages = settings["floor_languages"]
     # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
-    some = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
-    dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in some.items()}
+    splits = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
+    dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in splits.items()}
     measure, base = floor.measure_with(_builder(source, known), source, dev, languages=languages)
     names = scanned(where, settings["floor_layers"])
-    found = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, languages=languages, most=FLOOR_MAPS)
-    del found["met_everywhere"]  # it would speak of the languages looked at alone
+    result = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, languages=languages, most=FLOOR_MAPS)
+    del result["met_everywhere"]  # it would speak of the languages looked at alone
     if len(languages) > 1:
-        return {"floor": found}
+        return {"floor": result}
     # For the picture, one map alone is int8: the errors of several partly cancel, so leaving one out tells less.
     alone = {name: measure(frozenset(where) - {name})[1] for name in names}
     rows = [{"map": name, "layer": where[name][0], "part": where[name][1], "drift": alone[name]} for name in names]
-    return {"floor": found, "sensitivity": rows}
+    return {"floor": result, "sensitivity": rows}
 
 
 def scanned(where: dict[str, list], number: int | None) -> list[str]:

@@ -50,12 +50,7 @@ def learn(
 
 
 def tune(
-    settings: dict,
-    model: PreTrainedModel,
-    rows: list[dict],
-    dev: Encoded,
-    unfinished: Path,
-    **how,
+    settings: dict, model: PreTrainedModel, rows: list[dict], dev: Encoded, unfinished: Path, **how
 ) -> tuple[PreTrainedModel, dict]:
     """The short fine-tune itself, with or without fake quantization."""
     epochs = settings["qat_epochs"]

@@ -120,8 +120,8 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
     static = study.make(run.needs["static"]) if "static" in run.needs else None
     known, skip, facts = static["ranges"] if static else None, [], {}
     if name == "static":
-        some = english(study, tokenizer, settings["calibration_sentences"], settings["int8_sentences"])
-        facts = int8_choices.calibrated(settings, source, *some)
+        english_text = english(study, tokenizer, settings["calibration_sentences"], settings["int8_sentences"])
+        facts = int8_choices.calibrated(settings, source, *english_text)
         known = facts["ranges"]
     elif name == "without-data":
         rows = ranges.random_rows(tokenizer, number=settings["calibration_sentences"], length=RANDOM_LENGTH)

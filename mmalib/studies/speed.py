@@ -2,7 +2,7 @@
 
 A case's record holds the rows of `throughput.measure`, every one in turns with dense float32 `base` in ONNX Runtime at
 the same batch. A runtime that is missing, or a crash in one, is a row that says so, and the study goes on. A record
-that lacks a runtime which has become available since is measured again.
+is measured again once a runtime that was missing has become available.
 
 The folders of random models are made when they are measured and deleted after; that of `base` stays until `clear`.
 """

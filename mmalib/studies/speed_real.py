@@ -122,8 +122,8 @@ def _reader(study: Study, run: Run, unfinished: Path) -> tuple[Path, PreTrainedT
         return folder, tokenizer
     target = unfinished / "int8"
     if not (target / export.GRAPH).is_file():
-        some = fewer(study.corpora["en"]["train"], CALIBRATION_SENTENCES)["words"]
-        known = ranges.calibrate(folder, ranges.sentence_rows(some, tokenizer, LENGTH))
+        sentences = fewer(study.corpora["en"]["train"], CALIBRATION_SENTENCES)["words"]
+        known = ranges.calibrate(folder, ranges.sentence_rows(sentences, tokenizer, LENGTH))
         quantize.quantize(folder, target, kind="static", ranges=known)
     return target, tokenizer
 

@@ -46,17 +46,17 @@ def line(record: dict) -> str:
 
 def to_make(study: Study, runs: Iterable[Run]) -> dict[str, Run]:
     """The runs that are not there yet, with all that they need, those that others need first."""
-    found: dict[str, Run] = {}
+    ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:
-        if run.name not in found and not study.done(run):
+        if run.name not in ordered and not study.done(run):
             for need in run.needs.values():
                 visit(study.plan[need])
-            found[run.name] = run
+            ordered[run.name] = run
 
     for run in runs:
         visit(run)
-    return found
+    return ordered
 
 
 def _make_side_by_side(study: Study, runs: list[Run], workers: int, cluster: str | None) -> None:
