@@ -12,8 +12,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 from mmalib import plan, profiles
@@ -57,7 +59,7 @@ def run(
     chosen = _choose(notebooks(folder), only)
     if fresh and only:
         raise ValueError("--fresh deletes what every notebook made, so it cannot go with --only. Drop one.")
-    home = Path(runs) / profile
+    home, begun = Path(runs) / profile, datetime.now(timezone.utc).isoformat(timespec="seconds")
     _check(profile, home)
     with lock.hold(home / "study.lock", f"A study in {home}") as held:
         making = lock.held(home / "locks")  # by a notebook in JupyterLab, say
@@ -70,7 +72,7 @@ def run(
         for path in chosen:
             if not _execute(path, home, {"profile": profile, "runs": str(Path(runs).resolve())}, held):
                 return 1
-    _report(home)
+    _report(home, begun)
     return 0
 
 
@@ -245,7 +247,7 @@ def _result(notebook) -> str:
     return lines[-1].removeprefix(RESULT) if lines else ""
 
 
-def _report(home: Path) -> None:
+def _report(home: Path, begun: str) -> None:
     table = home / "tables" / "table_1.md"
     if table.exists():
         print("\nTable 1: F1 on entities, mean ± standard deviation over seeds\n")
@@ -253,4 +255,10 @@ def _report(home: Path) -> None:
     for name in ("notebooks", "tables", "figures"):
         count = len(list((home / name).glob("[!.]*")))
         print(f"{name}: {home / name} ({count} files)")
+    spent: Counter[str] = Counter()
+    for record in store.read(home / "records"):
+        if record["finished"] >= begun:
+            spent.update(record.get("timings") or {})
+    if spent:
+        print("where the time went:", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.most_common()))
     sys.stdout.flush()
