@@ -19,12 +19,10 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def table_1(frame: pd.DataFrame) -> pd.DataFrame:
     """Table 1: F1 of the fine-tuned baselines, mean and sample deviation over seeds, and the paper's."""
-    runs = _runs(frame)
     paper_rows = {row["model"]: _paper_row(row) for row in tables.paper(1).to_dict("records")}
     rows = []
-    for backbone, of_backbone in runs.groupby("label", sort=False):
-        for corpus, group in of_backbone.groupby("corpus", sort=False):
-            rows.append(_our_row(backbone, corpus, group))
+    for backbone, of_backbone in _runs(frame).groupby("label", sort=False):
+        rows += [_our_row(backbone, *group) for group in of_backbone.groupby("corpus", sort=False)]
         if backbone in paper_rows:
             rows.append(paper_rows.pop(backbone))
     columns = [f"{language} {split} {value}" for language, split in tables.CELLS for value in ("mean", "std")]
@@ -34,17 +32,13 @@ def table_1(frame: pd.DataFrame) -> pd.DataFrame:
 
 def recipes_table(tried: list[dict]) -> pd.DataFrame:
     """What was tried to tune a backbone, the best English dev F1 first: it alone decides."""
-    rows = [
-        {
-            "backbone": record["settings"]["label"],
-            "corpus": record["settings"]["corpus"],
-            "trial": record["settings"]["trial"],
-            "changed": _changed(record["settings"]),
-        }
-        | {f"{language} dev": round(record["scores"][language]["dev"]["f1"], 4) for language in ("en", "es", "nl")}
-        | {"minutes": round(record["timings"]["training"] / 60, 1)}
-        for record in tried
-    ]
+    rows = []
+    for record in tried:
+        settings, scores = record["settings"], record["scores"]
+        row = {"backbone": settings["label"], "corpus": settings["corpus"], "trial": settings["trial"]}
+        row |= {"changed": _changed(settings)}
+        row |= {f"{language} dev": round(scores[language]["dev"]["f1"], 4) for language in ("en", "es", "nl")}
+        rows.append(row | {"minutes": round(record["timings"]["training"] / 60, 1)})
     return pd.DataFrame(rows).sort_values("en dev", ascending=False, ignore_index=True)
 
 

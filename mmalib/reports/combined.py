@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from mmalib.plan import COMBINED_STUDENTS, of_kind
 from mmalib.reports import figures, speed_real, tables
 from mmalib.reports import quantization as quantized
-from mmalib.reports.compare import multilingual_score, of_part
+from mmalib.reports.compare import of_part
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
-SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
 MARKERS = ("o", "s", "^", "D", "v", "P")
 KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
 FAITHFUL = "most faithful to the unseen languages"
@@ -39,15 +38,9 @@ def table_8(records: list[dict]) -> pd.DataFrame:
     made = [_measured(record, whole_of(record, records)) for record in of_kind(records, "combination")]
     rows = []
     for (corpus, name), group in _groups(pd.DataFrame(made)):
-        row = {"model": _label(group["label"].iloc[0], name), "source": f"this study, {corpus}"}
-        row["seeds"] = len(group)
-        for score in SCORES:
-            row |= {f"{score} mean": group[score].mean(), f"{score} std": group[score].std()}
-        rows.append(row)
-    for printed in tables.paper(8).to_dict("records"):
-        row = {"model": printed["model"], "source": "paper"}
-        rows.append(row | {f"{score} mean": printed[score.replace(" ", "_")] for score in SCORES})
-    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+        row = {"model": _label(group["label"].iloc[0], name), "source": f"this study, {corpus}", "seeds": len(group)}
+        rows.append(row | tables.over_seeds(group))
+    return pd.DataFrame([*rows, *tables.printed_rows(8)]).astype({"seeds": "Int64"})
 
 
 def contents(records: list[dict]) -> pd.DataFrame:
@@ -69,18 +62,18 @@ def sums(records: list[dict]) -> pd.DataFrame:
 
     `halved-q` is left out: its int8 embedding has no run of its own that could be added.
     """
-    rows = []
+    rows, by_run = [], {record["run"]: record for record in records}
     for record in of_kind(records, "combination"):
-        dense, pieces = whole_of(record, records), parts(record)
-        lost = [_lost(piece, records) for piece in pieces]
-        if dense is None or not pieces or None in lost:
+        dense = whole_of(record, records)
+        pairs = {part["what"]: (by_run.get(part["against"]), by_run.get(part["run"])) for part in parts(record)}
+        if dense is None or not pairs or any(None in pair for pair in pairs.values()):
             continue
         for language in figures.COLOURS:
-            own = 100 * (_f1(dense, language) - _f1(record, language))
             row = {key: record["settings"][key] for key in ("combination", "label", "corpus", "seed")}
-            alone = {piece["what"]: points[language] for piece, points in zip(pieces, lost, strict=True)}
-            row |= {"language": language, "predicted": sum(alone.values()), "measured": own}
-            rows.append(row | {"alone": alone})
+            alone = {what: 100 * (_f1(base, language) - _f1(run, language)) for what, (base, run) in pairs.items()}
+            own = 100 * (_f1(dense, language) - _f1(record, language))
+            row |= {"language": language, "predicted": sum(alone.values()), "measured": own, "alone": alone}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -153,12 +146,8 @@ def goals(records: list[dict]) -> pd.DataFrame:
     for corpus, all_ in models.groupby("corpus"):
         good, blind = all_[all_["kept on dev"] >= KEEPS], all_[all_["Spanish and Dutch text"] == "none"]
         timed = good.dropna(subset=["speed-up"])
-        for goal, candidates, order in zip(
-            GOALS,
-            (good, timed, all_, blind),
-            (-good["MB"], timed["speed-up"], all_["unseen"], blind["english"]),
-            strict=True,
-        ):
+        orders = (-good["MB"], timed["speed-up"], all_["unseen"], blind["english"])
+        for goal, candidates, order in zip(GOALS, (good, timed, all_, blind), orders, strict=True):
             if len(candidates):
                 best = candidates.loc[order.idxmax()].drop(["unseen", "english", "kept on dev"]).to_dict()
                 chosen.append({"goal": goal, "of": len(candidates), **best, "corpus": corpus})
@@ -166,8 +155,8 @@ def goals(records: list[dict]) -> pd.DataFrame:
                 reason = f"none keeps {KEEPS:.0%}, or speeds are not measured"
                 chosen.append({"goal": goal, "of": 0, "run": reason, "corpus": corpus})
     made = pd.DataFrame(chosen)
-    kept = [("" if pd.isna(share) else f"{share:.0%}") for share in made["unseen F1 kept"]]
-    return made.assign(**{"unseen F1 kept": kept})
+    made["unseen F1 kept"] = ["" if pd.isna(share) else f"{share:.0%}" for share in made["unseen F1 kept"]]
+    return made
 
 
 def whole_of(record: dict, records: list[dict]) -> dict | None:
@@ -205,19 +194,16 @@ def _target_text(record: dict) -> str:
 
 
 def _measured(record: dict, dense: dict | None) -> dict:
-    settings, scores, size = record["settings"], record["scores"], record["size"]
-    row = {name: settings[name] for name in ("combination", "label", "corpus", "seed", "format")}
-    row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
-    for split in ("dev", "test"):
-        row[f"mls {split}"] = math.nan if dense is None else multilingual_score(scores, dense["scores"], split)
+    size = record["size"]
+    row = {name: record["settings"][name] for name in ("combination", "label", "corpus", "seed", "format")}
+    row |= tables.scores_of(record["scores"], dense and dense["scores"])
     row |= {"zeros": size["sparsity"], "zeros int8": size["sparsity_int8"], "parameters": record["parameters"]}
     return row | {"MB": size["megabytes"], "MB gzip": size["gzip_megabytes"]}
 
 
 def _speed(record: dict, records: list[dict]) -> dict:
     """The fastest way in which a run's graph was timed; nan where it was not."""
-    timed = _timed(record, records)
-    if not timed:
+    if not (timed := _timed(record, records)):
         return {"speed-up": math.nan, "runtime": "not measured", "batch": ""}
     row, _ = timed
     return {"speed-up": round(row["ratio"], 2), "runtime": row["runtime"], "batch": str(row["batch"])}
@@ -238,15 +224,6 @@ def _timed(record: dict, records: list[dict]) -> tuple[dict, dict] | None:
     return max(rows, key=lambda pair: pair[0]["samples_per_second"]) if rows else None
 
 
-def _lost(part: dict, records: list[dict]) -> dict[str, float] | None:
-    """Points of test F1 that a part loses alone, by language; None where its runs are not there."""
-    by_run = {record["run"]: record for record in records}
-    run, against = by_run.get(part["run"]), by_run.get(part["against"])
-    if run is None or against is None:
-        return None
-    return {name: 100 * (_f1(against, name) - _f1(run, name)) for name in figures.COLOURS}
-
-
 def _over(one: float, other: float) -> float:
     return one / other if other else math.nan
 
@@ -262,8 +239,5 @@ def _unseen(record: dict, split: str) -> float:
 def _groups(frame: pd.DataFrame):
     order = [*PRINTED, "distil-text-q", "halved-q"]
     place = [order.index(name) if name in order else len(order) for name in frame["combination"]]
-    return (
-        frame.assign(place=place)
-        .sort_values(["corpus", "place", "seed"])
-        .groupby(["corpus", "combination"], sort=False)
-    )
+    ordered = frame.assign(place=place).sort_values(["corpus", "place", "seed"])
+    return ordered.groupby(["corpus", "combination"], sort=False)

@@ -33,9 +33,7 @@ def table(records: list[dict]) -> pd.DataFrame:
 
 def _kind(settings: dict) -> str:
     """What tells one long run from another within a notebook."""
-    kind = next(
-        (settings[name] for name in ("setting", "graph", "combination") if name in settings), settings["method"]
-    )
+    kind = settings[next(name for name in ("setting", "graph", "combination", "method") if name in settings)]
     if settings["notebook"] == "03" and "share" in settings:
         kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")
     return kind

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
 from mmalib.reports import figures, tables
-from mmalib.reports.compare import multilingual_score, of_part
+from mmalib.reports.compare import of_part
 
 NAMES = {
     "plain": "without teacher",
@@ -22,7 +22,6 @@ TICKS = {
     "longer": "teacher,\nlonger",
     "unlabelled": "teacher,\nes+nl text*",
 }
-SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
 PRINTED_AGAINST = "mlbert, it seems"  # see `printed_mls`
 
 
@@ -43,14 +42,10 @@ def table_4(records: list[dict]) -> pd.DataFrame:
         order = (corpus, setting != "", backbone, [*NAMES, ""].index(setting))
         row = {"model": f"{backbone}, the teacher" if setting == "" else f"{backbone} {NAMES[setting]}"}
         row |= {"source": f"this study, {corpus}", "mls against": group["base"].max(), "seeds": len(group)}
-        for name in SCORES:
-            row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
+        row |= tables.over_seeds(group)
         rows.append(row | {"million parameters": round(group["parameters"].mean() / 1e6, 2), "order": order})
     rows = sorted(rows, key=lambda row: row.pop("order"))
-    for printed in tables.paper(4).to_dict("records"):
-        row = {"model": printed["model"], "source": "paper", "mls against": PRINTED_AGAINST}
-        row |= {f"{name} mean": printed[name.replace(" ", "_")] for name in SCORES}
-        rows.append(row)
+    rows += tables.printed_rows(4, **{"mls against": PRINTED_AGAINST})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
 
 
@@ -61,21 +56,18 @@ def printed_mls(base: str) -> pd.DataFrame:
     teacher is xlm.
     """
     baseline = tables.paper(1).set_index("model").loc[base]
-    made = tables.paper(4)[["model"]].copy()
+    printed = tables.paper(4)
+    made = printed[["model"]].copy()
     for split in ("dev", "test"):
-        made[f"mls {split}"] = sum(
-            tables.paper(4)[f"{name}_{split}"] - baseline[f"{name}_{split}"] for name in ("es", "nl")
-        )
+        made[f"mls {split}"] = sum(printed[f"{name}_{split}"] - baseline[f"{name}_{split}"] for name in ("es", "nl"))
     return made
 
 
 def gains(records: list[dict]) -> pd.DataFrame:
     """What each step adds in test F1, in the mean over the seeds of both: a teacher, more steps, more text."""
     frame = pd.DataFrame([_measured(record, None) for record in of_kind(records, "student")])
-    keys = ["label", "corpus"]
-    cells = [f"{language} test" for language in ("en", "es", "nl")]
-    rows = []
-    for (backbone, corpus), group in frame.groupby(keys, sort=True):
+    cells, rows = [f"{language} test" for language in ("en", "es", "nl")], []
+    for (backbone, corpus), group in frame.groupby(["label", "corpus"]):
         of_setting = {name: made.set_index("seed")[cells] for name, made in group.groupby("setting")}
         for name, more, less in (
             ("the teacher", "teacher", "plain"),
@@ -84,8 +76,7 @@ def gains(records: list[dict]) -> pd.DataFrame:
         ):
             if not {more, less} <= set(of_setting):
                 continue
-            by_seed = (of_setting[more] - of_setting[less]).dropna()
-            if len(by_seed):
+            if len(by_seed := (of_setting[more] - of_setting[less]).dropna()):
                 difference = by_seed.mean().rename(lambda cell: cell.split()[0])
                 rows.append({"student": backbone, "corpus": corpus, "what": name, "seeds": len(by_seed), **difference})
     return pd.DataFrame(rows, columns=["student", "corpus", "what", "seeds", "en", "es", "nl"])
@@ -93,9 +84,7 @@ def gains(records: list[dict]) -> pd.DataFrame:
 
 def figure(records: list[dict]) -> Figure:
     """Test F1 per language: a panel a student, a column a setting; large dots are means, small ones seeds."""
-    frame = pd.DataFrame(
-        [_measured(record, of_part(record, "base", records)) for record in of_kind(records, "student")]
-    )
+    frame = pd.DataFrame([_measured(r, of_part(r, "base", records)) for r in of_kind(records, "student")])
     settings = {
         student: [setting for setting in NAMES if setting in set(group["setting"])]
         for student, group in frame.groupby("label", sort=False)
@@ -138,22 +127,18 @@ def _panel_(axes: Axes, group: pd.DataFrame, settings: list[str]) -> None:
 
 def _name_(axes: Axes, group: pd.DataFrame) -> None:
     """The languages right of their last dots; a panel may be empty while a study is under way."""
-    there = [name for name in NAMES if name in set(group["setting"])]
-    last = group[group["setting"] == there[-1]] if there else group
-    ends = [
-        (last[f"{language} test"].mean(), figures.LANGUAGE_NAMES[language], colour)
-        for language, colour in figures.COLOURS.items()
-        if len(last)
-    ]
-    figures.label_ends(axes, ends)
+    if group.empty:
+        return
+    last = group[group["setting"] == [name for name in NAMES if name in set(group["setting"])][-1]]
+    means = {language: last[f"{language} test"].mean() for language in figures.COLOURS}
+    figures.label_ends(
+        axes, [(mean, figures.LANGUAGE_NAMES[name], figures.COLOURS[name]) for name, mean in means.items()]
+    )
 
 
 def _measured(record: dict, base: dict | None) -> dict:
     settings, scores = record["settings"], record["scores"]
     row = {name: settings[name] for name in ("label", "corpus", "seed")} | {"setting": settings.get("setting", "")}
     row |= {"base": base["settings"]["label"] if base else "", "parameters": record["parameters"]}
-    row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
     row |= {f"{language} teacher": base["scores"][language]["test"]["f1"] if base else np.nan for language in scores}
-    for split in ("dev", "test"):
-        row[f"mls {split}"] = multilingual_score(scores, base["scores"], split) if base else np.nan
-    return row
+    return row | tables.scores_of(scores, base and base["scores"])

@@ -23,16 +23,15 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 def kept(records: list[dict]) -> pd.DataFrame:
     """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
     rows = []
-    for record in _runs(records):
+    for record in [*of_kind(records, "baseline"), *gradual_runs(records), *of_kind(records, "combination")]:
         base = record if record["settings"]["kind"] == "baseline" else of_part(record, "base", records)
         if base is None or not (record.get("further") and base.get("further")):
             continue
-        after, before = _f1(record), _f1(base)
-        rows += [
-            {"label": record["settings"]["label"], "model": _label(record), "seed": record["settings"]["seed"]}
-            | {"language": language, "f1": score["f1"], "kept": _share(score, before.get(language))}
-            for language, score in after.items()
-        ]
+        before, about = _f1(base), {"label": record["settings"]["label"], "model": _label(record)}
+        about["seed"] = record["settings"]["seed"]
+        for language, score in _f1(record).items():
+            kept_share = _share(score, before.get(language))
+            rows.append(about | {"language": language, "f1": score["f1"], "kept": kept_share})
     return pd.DataFrame(rows)
 
 
@@ -82,17 +81,10 @@ def _draw_kept(axes, rest: pd.DataFrame, languages: list[str]) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _runs(records: list[dict]) -> list[dict]:
-    """The runs that are scored in further languages: dense, pruned, combined."""
-    return [*of_kind(records, "baseline"), *gradual_runs(records), *of_kind(records, "combination")]
-
-
 def _label(record: dict) -> str:
     settings = record["settings"]
-    if settings["method"] == "baseline":
-        return "dense"
-    if settings["method"] == "combination":
-        return settings["combination"]
+    if settings["method"] in ("baseline", "combination"):
+        return settings.get("combination", "dense")
     return f"{NAMES[settings['method']]} {settings['share']:.0%}, {settings['schedule']}"
 
 

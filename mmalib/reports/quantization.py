@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
 from mmalib.reports import figures, quantization_figures, tables
-from mmalib.reports.compare import multilingual_score, of_part
+from mmalib.reports.compare import of_part
 
 NAMES = {
     "float": "float",
@@ -23,7 +23,6 @@ NAMES = {
     "floor": "Static with a floor, English dev",
     "floor-all": "Static with a floor, all dev sets*",
 }
-SCORES = [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]
 LANGUAGES = tuple(figures.COLOURS)
 
 
@@ -32,14 +31,11 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     if not graphs(records):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
-    if not (table := calibration(records)).empty:
-        drawn["table_calibration"] = table
-    if not (table := floors(records)).empty:
-        drawn["table_floor"] = table
+    further = {"table_calibration": calibration(records), "table_floor": floors(records)}
+    further["table_changed_words"] = changed_words(records)
+    drawn |= {name: table for name, table in further.items() if not table.empty}
     if not (table := changes(records)).empty and set(table["graph"]) & set(quantization_figures.TICKS):
         drawn["quantization"] = quantization_figures.losses(table)
-    if not (table := changed_words(records)).empty:
-        drawn["table_changed_words"] = table
     if not (drifts := alone(records)).empty:
         drawn["sensitivity"] = quantization_figures.sensitivity(drifts)
     return drawn
@@ -56,16 +52,11 @@ def table_6(records: list[dict]) -> pd.DataFrame:
     * looks at dev sets of languages that the model was not tuned on, and is no zero-shot setting. The paper trains QAT
     for as many epochs as its models were tuned; `trained on` says what was done here.
     """
-    frame, rows = _frame(records), []
-    for (corpus, backbone, graph), group in _groups(frame):
+    rows = []
+    for (corpus, backbone, graph), group in _groups(_frame(records)):
         row = {"model": f"{backbone}, {NAMES[graph]}", "source": f"this study, {corpus}", "seeds": len(group)}
-        row["trained on"] = group["trained on"].iloc[0]
-        for name in SCORES:
-            row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
-        rows.append(row)
-    for printed in tables.paper(6).to_dict("records"):
-        row = {"model": printed["model"], "source": "paper", "trained on": ""}
-        rows.append(row | {f"{name} mean": printed[name.replace(" ", "_")] for name in SCORES})
+        rows.append(row | {"trained on": group["trained on"].iloc[0]} | tables.over_seeds(group))
+    rows += tables.printed_rows(6, **{"trained on": ""})
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
 
 
@@ -75,9 +66,10 @@ def printed_mls(split_of_base: str) -> pd.DataFrame:
     The printed ones, those of test too, follow from mlbert's F1 on dev.
     """
     baseline = tables.paper(1).set_index("model").loc["mlbert"]
-    made = tables.paper(6)[["model"]].copy()
+    printed = tables.paper(6)
+    made = printed[["model"]].copy()
     for split in ("dev", "test"):
-        lost = [tables.paper(6)[f"{name}_{split}"] - baseline[f"{name}_{split_of_base}"] for name in ("es", "nl")]
+        lost = [printed[f"{name}_{split}"] - baseline[f"{name}_{split_of_base}"] for name in ("es", "nl")]
         made[f"mls {split}"] = sum(lost)
     return made
 
@@ -93,8 +85,8 @@ def sizes(records: list[dict]) -> pd.DataFrame:
             "MB": round(mean["megabytes"], 1),
             "of float": f"{mean['share']:.0%}",
         }
-        row |= {"zeros in float": f"{mean['zeros']:.1%}", "zeros in int8": _share(mean["zeros_int8"])}
-        rows.append(row)
+        rounded = "" if np.isnan(mean["zeros_int8"]) else f"{mean['zeros_int8']:.1%}"
+        rows.append(row | {"zeros in float": f"{mean['zeros']:.1%}", "zeros in int8": rounded})
     return pd.DataFrame(rows)
 
 
@@ -119,12 +111,11 @@ def changed_words(records: list[dict]) -> pd.DataFrame:
                 row = _about(record) | {"graph": NAMES[graph], "language": language}
                 row |= {"points of F1": f"{difference['points']:+.2f} ({low:+.2f} to {high:+.2f})"}
                 row |= {"tags changed": f"{difference['changed'] / difference['words']:.2%}"}
-                first = difference["most"][0] if difference["most"] else None
-                row["word most often changed"] = (
-                    f"{first['word']}, {first['how']}, {first['times']} times" if first else "none"
-                )
+                words = [f"{word['word']}, {word['how']}, {word['times']} times" for word in difference["most"]]
                 without = difference.get("points_without_first", difference["points"])
-                rows.append(row | {"points without it": f"{without:+.2f}"})
+                rows.append(
+                    row | {"word most often changed": [*words, "none"][0], "points without it": f"{without:+.2f}"}
+                )
     return pd.DataFrame(rows)
 
 
@@ -147,11 +138,10 @@ def floors(records: list[dict]) -> pd.DataFrame:
 
 def changes(records: list[dict]) -> pd.DataFrame:
     """Points of F1 that every graph gains (below 0: loses) against its float graph; a row a language and split."""
-    frame = _frame(records)
     rows = [
         {"corpus": row["corpus"], "label": row["label"], "graph": row["graph"], "seed": row["seed"]}
         | {"language": language, "split": split, "points": row[f"{language} {split} change"]}
-        for row in frame.to_dict("records")
+        for row in _frame(records).to_dict("records")
         for language, split in tables.CELLS
         if row["graph"] != "float"
     ]
@@ -164,7 +154,7 @@ def alone(records: list[dict]) -> pd.DataFrame:
     rows = [
         {"label": record["settings"]["label"], "corpus": record["settings"]["corpus"]}
         | {"seed": record["settings"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
-        | {"share": _of_whole(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
+        | {"share": _of_total(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
         for record in graphs(records)
         for row in record.get("sensitivity", [])
     ]
@@ -178,14 +168,10 @@ def _frame(records: list[dict]) -> pd.DataFrame:
         settings, scores, size = record["settings"], record["scores"], record["size"]
         base = record if settings["graph"] == "float" else of_part(record, "float", records)
         row = {name: settings[name] for name in ("corpus", "label", "graph", "seed", "format")}
-        row["trained on"] = _training(settings)
+        row |= {"trained on": _training(settings)} | tables.scores_of(scores, base and base["scores"])
         for language, split in tables.CELLS:
-            f1 = scores[language][split]["f1"]
-            row[f"{language} {split}"] = f1
-            change = 100 * (f1 - base["scores"][language][split]["f1"]) if base else np.nan
-            row[f"{language} {split} change"] = change
-        for split in ("dev", "test"):
-            row[f"mls {split}"] = multilingual_score(scores, base["scores"], split) if base else np.nan
+            before = base["scores"][language][split]["f1"] if base else np.nan
+            row[f"{language} {split} change"] = 100 * (scores[language][split]["f1"] - before)
         row |= {"megabytes": size["megabytes"], "share": size["megabytes"] / size["megabytes_float"]}
         rounded = np.nan if size["sparsity_int8"] is None else size["sparsity_int8"]
         rows.append(row | {"zeros": size["sparsity"], "zeros_int8": rounded})
@@ -212,13 +198,9 @@ def _training(settings: dict) -> str:
     return f"{more} sentences; tuned on {tuned}"
 
 
-def _of_whole(record: dict, drift: float) -> float:
+def _of_total(record: dict, drift: float) -> float:
     total = record["floor"]["drift_at_first"]
     return drift / total if total > 0 else 0.0
-
-
-def _share(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.1%}"
 
 
 def _yes(value: bool) -> str:

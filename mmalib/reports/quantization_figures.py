@@ -23,7 +23,7 @@ TICKS = {  # the graphs in the figure of the losses, in this order
 def losses(changes: pd.DataFrame) -> Figure:
     """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
     frame = changes[changes["graph"].isin(TICKS)]
-    studies = list(frame[["label", "corpus"]].drop_duplicates().itertuples(index=False, name=None))
+    studies = frame[["label", "corpus"]].drop_duplicates().to_numpy()
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(6.9, 0.3 + 2.3 * len(studies)))
         grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)

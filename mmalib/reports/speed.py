@@ -35,8 +35,7 @@ def draw(records: list[dict]) -> dict:
     measured = rows(records)
     drawn: dict = {}
     if not measured.empty:
-        for number in sorted([*PRINTED, *EXTRACTS]):
-            drawn[f"table_{number}"] = table(measured, number)
+        drawn |= {f"table_{number}": table(measured, number) for number in sorted([*PRINTED, *EXTRACTS])}
         drawn["table_speed_open"] = fastest(measured)
         drawn["speedups"] = speed_figures.speedups(measured, printed_best())
         for way, name in WAYS.items():
@@ -73,39 +72,46 @@ def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
     for printed, names in PRINTED[number].items():
         theirs = paper[paper["model"] == printed]
         for name in names:
-            ours = measured[(measured["case"] == name)]
+            ours = measured[measured["case"] == name]
             keys = list(dict.fromkeys(zip(ours["runtime"], ours["batch"], strict=True)))
             if ours.empty:
-                sizes = theirs.get("batch_size", pd.Series([math.nan] * len(theirs)))
+                sizes = theirs.get("batch_size", [math.nan] * len(theirs))
                 keys = list(zip(theirs["runtime"], sizes, strict=True))
             for runtime, batch in keys:
                 own = ours[(ours["runtime"] == runtime) & (ours["batch"] == batch)]
+                speed, ratio = (own[key].iloc[0] if len(own) else None for key in ("samples_per_second", "ratio"))
                 made.append(
-                    {"model": printed, "measured as": name, "runtime": runtime, "batch": _whole(batch)}
-                    | _own(own)
+                    {"model": printed, "measured as": name, "runtime": runtime, "batch": _integer(batch)}
+                    | {"samples/s": rounded(speed, 1), "speed-up": rounded(ratio, 2)}
                     | _theirs(theirs, runtime, batch)
                     | {"note": note(own)}
                 )
     return pd.DataFrame(made)
 
 
-def fastest(measured: pd.DataFrame, number: int = 12) -> pd.DataFrame:
+def fastest(measured: pd.DataFrame) -> pd.DataFrame:
     """The fastest cases in maintained open runtimes, each at its best batch and setting, and the paper's best."""
     speeds = measured.dropna(subset=["ratio"])
     is_open = speeds["runtime"].map(lambda name: name.split(":")[0] in OPEN)
     lines = []
     for kind, group in (("this study", speeds[is_open]), ("this study, closed runtime", speeds[~is_open])):
         best = group.sort_values("samples_per_second", ascending=False).drop_duplicates("case")
-        for row in best.head(number if kind == "this study" else 1).to_dict("records"):
+        for row in best.head(12 if kind == "this study" else 1).to_dict("records"):
+            latency = None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
             lines.append(
-                {"configuration": row["case"], "source": kind, "runtime": row["runtime"], "batch": _whole(row["batch"])}
+                {
+                    "configuration": row["case"],
+                    "source": kind,
+                    "runtime": row["runtime"],
+                    "batch": _integer(row["batch"]),
+                }
                 | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["ratio"], 2)}
-                | {"p50 ms a batch": _a_batch(row), "note": note(pd.DataFrame([row]))}
+                | {"p50 ms a batch": latency, "note": note(pd.DataFrame([row]))}
             )
     printed = _best_printed()
     lines.append(
         {"configuration": printed["model"], "source": "paper", "runtime": printed["runtime"]}
-        | {"batch": _whole(printed["batch_size"]), "samples/s": printed["throughput"]}
+        | {"batch": _integer(printed["batch_size"]), "samples/s": printed["throughput"]}
         | {"speed-up": round(printed_best(), 2), "p50 ms a batch": None, "note": ""}
     )
     return pd.DataFrame(lines).sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
@@ -127,13 +133,13 @@ def table_17(records: list[dict]) -> pd.DataFrame:
         if name not in sized:
             continue
         own = measured[(measured["case"] == name) & (measured["runtime"] == "deepsparse")]
-        batch, speed_found = (own["batch"].iloc[0], own["samples_per_second"].iloc[0]) if len(own) else (None, None)
+        batch, speed = (own["batch"].iloc[0], own["samples_per_second"].iloc[0]) if len(own) else (None, None)
         dense = _dense_deepsparse(measured, batch)
         size = _gzip(sized[name])
         made.append(
             {"layers": printed["layers"], "zeros": f"{printed['sparsity']}%", "method": printed["method"]}
-            | {"batch": _whole(batch), "samples/s": rounded(speed_found, 1)}
-            | {"speed-up": rounded(_over(speed_found, dense), 2), "paper speed-up": printed["speedup"]}
+            | {"batch": _integer(batch), "samples/s": rounded(speed, 1)}
+            | {"speed-up": rounded(_over(speed, dense), 2), "paper speed-up": printed["speedup"]}
             | {"MB by gzip": rounded(size, 1), "paper MB": printed["gzip_mb"]}
             | {"smaller by": rounded(_over(dense_size, size), 2), "paper smaller by": printed["compression"]}
             | {"note": note(own)}
@@ -151,11 +157,6 @@ def _printed_base() -> float:
     return float(base[base["runtime"] == "onnxruntime"]["throughput"].iloc[0])
 
 
-def _own(own: pd.DataFrame) -> dict:
-    speed_found, ratio = (own[name].iloc[0] if len(own) else None for name in ("samples_per_second", "ratio"))
-    return {"samples/s": rounded(speed_found, 1), "speed-up": rounded(ratio, 2)}
-
-
 def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
     same = theirs[theirs["runtime"] == runtime]
     if "batch_size" in same:  # table 2 does not say at which batch
@@ -164,23 +165,14 @@ def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
     return {"paper samples/s": value, "paper speed-up": rounded(_over(value, _printed_base()), 2)}
 
 
-def _a_batch(row: dict) -> float | None:
-    return None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
-
-
 def note(own: pd.DataFrame) -> str:
     """Why there is no speed, or why it is not to be trusted; usually nothing."""
     if own.empty:
         return "not measured"
     row = own.iloc[0]
-    if isinstance(row.get("failed"), str):
-        return f"failed: {_without_folder(row['failed'])}"
-    return "busy machine" if row.get("busy") is True or row.get("busy") == 1.0 else ""
-
-
-def _without_folder(reason: str) -> str:
-    """The reason without where the graph lay on the machine that measured it."""
-    return re.sub(r"(?<!\w)/(?:[^\s/]+/)+", "", reason)
+    if isinstance(row.get("failed"), str):  # without where the graph lay on the machine that measured it
+        return "failed: " + re.sub(r"(?<!\w)/(?:[^\s/]+/)+", "", row["failed"])
+    return "busy machine" if row.get("busy") == 1.0 else ""
 
 
 def _obert_name(printed: dict) -> str:
@@ -191,9 +183,7 @@ def _obert_name(printed: dict) -> str:
 def _dense_deepsparse(measured: pd.DataFrame, batch: int | None) -> float | None:
     """Speed of the dense model in DeepSparse; XLM-R base has the same layers and stands in where BERT is not there."""
     for name in ("obert 12 layers dense", "base"):
-        own = measured[
-            (measured["case"] == name) & (measured["runtime"] == "deepsparse") & (measured["batch"] == batch)
-        ]
+        own = measured[(measured[["case", "runtime", "batch"]] == [name, "deepsparse", batch]).all(axis=1)]
         if len(own) and pd.notna(own["samples_per_second"].iloc[0]):
             return float(own["samples_per_second"].iloc[0])
     return None
@@ -212,5 +202,5 @@ def rounded(value: float | None, digits: int) -> float | None:
     return None if value is None or pd.isna(value) else round(float(value), digits)
 
 
-def _whole(batch: float | None) -> str:
+def _integer(batch: float | None) -> str:
     return "" if batch is None or pd.isna(batch) else str(int(batch))

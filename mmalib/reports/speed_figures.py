@@ -64,10 +64,8 @@ def shrinking(measured: pd.DataFrame, way: str) -> Figure:
             axes.xaxis.set_major_formatter("{x:.0%}")
         panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel("samples/s, length 128")
-        what = (
-            "of all heads, wherever they were" if way == "heads" else "of heads and feed-forward neurons, every layer"
-        )
-        drawn.supxlabel(f"share removed {what}", fontsize=8)
+        what = {"heads": "all heads, wherever they were", "uniform": "heads and feed-forward neurons, every layer"}[way]
+        drawn.supxlabel(f"share removed of {what}", fontsize=8)
         panels[0].legend(loc="upper left")
     return drawn
 

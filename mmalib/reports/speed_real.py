@@ -48,8 +48,7 @@ def trained(records: list[dict]) -> pd.DataFrame:
     """F1 (mean of the languages' test sets) and speed of every trained model in its fastest runtime; `front` or not."""
     made = []
     for record in of_kind(records, "trained"):
-        speeds = [row for row in record["throughput"] if "failed" not in row]
-        if not speeds:
+        if not (speeds := [row for row in record["throughput"] if "failed" not in row]):
             continue
         best = max(speeds, key=lambda row: row["samples_per_second"])
         scored, f1 = scored_in(record, best)

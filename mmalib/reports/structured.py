@@ -33,9 +33,9 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     return drawn
 
 
-def knee(shares: np.ndarray, f1: np.ndarray, kept: float = KEPT) -> float | None:
-    """The share at which F1 first falls under `kept` of its start, between two steps by a straight line."""
-    wanted = kept * f1[0]
+def knee(shares: np.ndarray, f1: np.ndarray) -> float | None:
+    """The share at which F1 first falls under `KEPT` of its start, between two steps by a straight line."""
+    wanted = KEPT * f1[0]
     below = np.flatnonzero(f1 < wanted)
     if not len(below):
         return None
@@ -54,15 +54,14 @@ def over_seeds(knees: Sequence[float | None]) -> tuple[str, float | None]:
     return f"{np.mean(fell):.0%}", float(np.mean(fell))
 
 
-def knees(curves: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+def knees(curves: pd.DataFrame) -> pd.DataFrame:
     """The knee of every method, language and seed, pruned and recovered; nan where F1 never falls so far."""
-    rows = []
-    start = curves[(curves["step"] == 0) & ~curves["recovered"]].set_index(["run", "language", "split"])["f1"]
+    rows, tests = [], curves[curves["split"] == "test"]
+    start = tests[(tests["step"] == 0) & ~tests["recovered"]].set_index(["run", "language"])["f1"]
     keys = ["method", "recovered", "label", "corpus", "language", "seed"]
-    for key, group in curves[curves["split"] == split].groupby(keys):
-        group = group.sort_values("step")
+    for key, group in tests.sort_values("step").groupby(keys):
         # the fall is measured from the baseline in both cases: recovery is no reason for a higher start
-        f1 = np.concatenate([[start[(group["run"].iloc[0], key[4], split)]], group["f1"].to_numpy()[1:]])
+        f1 = np.concatenate([[start[(group["run"].iloc[0], key[4])]], group["f1"].to_numpy()[1:]])
         at = knee(group["share"].to_numpy(), f1)
         rows.append(dict(zip(keys, key, strict=True)) | {"knee": np.nan if at is None else at})
     return pd.DataFrame(rows)
@@ -76,8 +75,8 @@ def table(curves: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, group in near.groupby(keys):
         row = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
-        lost = group["f1"] - start.loc[pd.MultiIndex.from_frame(group[["run", "language", "split"]])].to_numpy()
-        group = group.assign(lost=lost)
+        before = start.loc[pd.MultiIndex.from_frame(group[["run", "language", "split"]])].to_numpy()
+        group = group.assign(lost=group["f1"] - before)
         for language, split in tables.CELLS:
             cell = group[(group["language"] == language) & (group["split"] == split)]["f1"]
             row |= {f"{language} {split} mean": cell.mean(), f"{language} {split} std": cell.std()}
@@ -87,8 +86,7 @@ def table(curves: pd.DataFrame) -> pd.DataFrame:
             row |= {f"mls {split} mean": by_seed.mean(), f"mls {split} std": by_seed.std()}
         row |= {"million parameters": group["parameters"].mean() / 1e6, "MB": group["megabytes"].mean()}
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made = made.rename(columns={"label": "backbone"})
+    made = pd.DataFrame(rows).rename(columns={"label": "backbone"})
     made["share"] = [f"{share:.0%}" for share in made["share"]]
     made["recovered"] = made["recovered"].map({False: "no", True: "yes"})
     return made.round({"million parameters": 2, "MB": 1})
@@ -123,12 +121,8 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
         drawn.axes[0].set_ylabel("entity F1 (solid test, dashed dev)")
         pairs = curves[["label", "corpus"]].drop_duplicates().itertuples(index=False)
         backbone = ", ".join(f"{name} on {corpus}" for name, corpus in pairs)
-        drawn.suptitle(
-            f"{TITLES[method]} ({backbone}; circle and number: F1 falls under {KEPT:.0%} of the dense model's)",
-            x=0.01,
-            ha="left",
-            fontsize=8,
-        )
+        what = f"circle and number: F1 falls under {KEPT:.0%} of the dense model's"
+        drawn.suptitle(f"{TITLES[method]} ({backbone}; {what})", x=0.01, ha="left", fontsize=8)
     return drawn
 
 
@@ -172,8 +166,7 @@ def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
             row["million parameters"] = round(size["parameters"] / 1e6, 2)
             row["of these embedding"] = f"{size['embedding_parameters'] / size['parameters']:.0%}"
             for language, split in tables.CELLS:
-                f1 = scores.get(language, {}).get(split, {}).get("f1")
-                row[f"{language} {split} mean"] = np.nan if f1 is None else f1
-                row[f"{language} {split} std"] = np.nan
+                f1 = scores.get(language, {}).get(split, {}).get("f1", np.nan)
+                row |= {f"{language} {split} mean": f1, f"{language} {split} std": np.nan}
             rows.append(row)
     return pd.DataFrame(rows)

@@ -6,16 +6,19 @@ table 17 of *The Optimal BERT Surgeon*.
 """
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 
 import pandas as pd
 
 from mmalib.records import store
+from mmalib.reports.compare import multilingual_score
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = {"mma_quality.csv": (1, 3, 4, 6, 8), "mma_throughput.csv": (2, 5, 10, 11), "obert_speed.csv": ("obert",)}
 FORMATS = ("csv", "md")  # what every table is written as; tex on demand
 CELLS = [(language, split) for language in ("es", "en", "nl") for split in ("dev", "test")]  # as in the paper
+SCORES = [*(f"{language} {split}" for language, split in CELLS), "mls dev", "mls test"]
 
 
 def paper(table: int | str) -> pd.DataFrame:
@@ -28,6 +31,26 @@ def paper(table: int | str) -> pd.DataFrame:
             return printed.dropna(axis="columns", how="all")
     known = ", ".join(str(name) for tables in FILES.values() for name in tables)
     raise ValueError(f"The paper's table {table!r} is not carried here. Choose one of: {known}.")
+
+
+def printed_rows(table: int, **about) -> list[dict]:
+    """The rows that the paper prints in a table of scores, in the columns of ours."""
+    return [
+        {"model": printed["model"], "source": "paper", **about}
+        | {f"{score} mean": printed[score.replace(" ", "_")] for score in SCORES}
+        for printed in paper(table).to_dict("records")
+    ]
+
+
+def scores_of(scores: dict, base: dict | None) -> dict[str, float]:
+    """`SCORES` of one record; the multilingual ones are against the scores of a base, nan without one."""
+    f1 = {f"{language} {split}": scores[language][split]["f1"] for language, split in CELLS}
+    return f1 | {f"mls {split}": multilingual_score(scores, base, split) if base else nan for split in ("dev", "test")}
+
+
+def over_seeds(group: pd.DataFrame) -> dict[str, float]:
+    """Mean and deviation of every one of `SCORES`."""
+    return {f"{score} {kind}": group[score].agg(kind) for score in SCORES for kind in ("mean", "std")}
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
