@@ -3,6 +3,10 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,3 +308,55 @@ def test_zeros_are_imposed_exactly_and_in_the_pattern(pattern):
     assert mixed == 0 if pattern == "4" else mixed > 0.4
     shares = [(weight == 0).mean() for weight in weights]
     assert max(shares) - min(shares) < 0.02  # at random, so alike everywhere
+
+
+def test_a_candidates_process_stands_still_in_the_baselines_turns():
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    states = {"ours": set(), "base": set()}
+
+    class Session(Model):
+        def __call__(self, ids, mask):
+            states[self.name].add(Path(f"/proc/{spinning.pid}/stat").read_text().rpartition(") ")[2][0])
+            time.sleep(0.01)
+
+    try:
+        candidate, base = Session(None, 0, [], "ours"), Session(None, 0, [], "base")
+        candidate.process = spinning.pid
+        throughput._warm_up(candidate, throughput.random_batch(1, 4), 0)
+        states["base"].clear()
+        with throughput._stopped(candidate.process):
+            pass
+        row = throughput.compare(candidate, base, 1, 4, seconds=0.1, turns=2, calls=3)
+    finally:
+        spinning.kill()
+        spinning.wait()
+    assert "T" not in states["ours"] and "T" in states["base"]
+    assert len(row["baseline_samples"]) == 2
+
+
+def test_a_turn_of_the_baseline_has_as_many_calls_as_asked(clock):
+    calls = []
+    base = Model(clock, 1, calls, "base")
+    throughput.compare(Model(clock, 0.1, [], "ours"), base, 1, 8, seconds=0.4, turns=2, calls=5)
+    assert len(calls) == 2 + 2 * 5  # after two calls that warm up
+
+
+@pytest.mark.parametrize(("again", "told"), [(10.1, None), (13.0, 0.3)])
+def test_a_row_beside_another_baseline_is_measured_again_or_marked(monkeypatch, tmp_path, again, told):
+    speeds = iter([10.0, 10.2, 14.0, again, 9.9])
+
+    def compare(*_, **__):
+        row = {"samples_per_second": 20.0, "baseline_samples_per_second": next(speeds), "ratio": 2.0}
+        return row | {"busy": False, "others_cores": 0.0}
+
+    monkeypatch.setattr(throughput, "compare", compare)
+    for name in ("dense", *"abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_text("")
+    fake = Model(Clock(), 1, [], "onnxruntime", tmp_path / "dense")
+    monkeypatch.setattr(throughput.runtimes, "load", lambda *_, **__: fake)
+    folders = [tmp_path / name for name in "abcd"]
+    rows = list(throughput.measure(folders, ["openvino"], [1], 8, threads=1, seconds=1, baseline=tmp_path / "dense"))
+    assert [row["baseline_samples_per_second"] for row in rows] == [10.0, 10.2, again, 9.9]
+    off = [row.get("baseline_off") for row in rows]
+    assert off == [None, None, told and pytest.approx(13.0 / 10.1 - 1), None]
