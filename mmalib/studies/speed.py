@@ -73,6 +73,7 @@ def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], bas
         seconds=settings["measured_seconds"],
         baseline=base,
         turns=settings["turns"],
+        calls=settings["calls"],
     )
     return [throughput.told(row) for row in rows]
 
