@@ -97,17 +97,15 @@ def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
         raise ValueError("There are no sentences to score. Check the corpus and the split.")
     if len(gold) != len(predicted):
         raise ValueError(f"{len(gold)} gold sentences but {len(predicted)} predicted ones. Predict each once.")
-    known = set(LABELS)
     for index, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
         if len(right) != len(guess):
             raise ValueError(
                 f"Sentence {index} has {len(right)} gold tags but {len(guess)} predicted ones. Predict each word once."
             )
         for side, tags in (("gold", right), ("predicted", guess)):
-            if not known.issuperset(tags):
-                unknown = next(tag for tag in tags if tag not in known)
+            if unknown := [tag for tag in tags if tag not in LABELS]:
                 raise ValueError(
-                    f"Sentence {index} has the unknown {side} tag {unknown!r}. Known are {', '.join(LABELS)}."
+                    f"Sentence {index} has the unknown {side} tag {unknown[0]!r}. Known are {', '.join(LABELS)}."
                 )
 
 

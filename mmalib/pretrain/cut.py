@@ -54,18 +54,10 @@ def coverage(full: Tokenizer, cut: Tokenizer, text: Mapping[str, list[str]]) -> 
         flat = [piece for pieces in old for piece in pieces]
         changed = [(len(a), len(b)) for a, b in zip(old, new, strict=True) if a != b]
         before, after = np.mean(changed, axis=0) if changed else (np.nan, np.nan)
-        unknown = sum(pieces.count("<unk>") for pieces in new) / sum(map(len, new))
-        rows.append(
-            {
-                "language": language,
-                "covered": np.mean([piece in there for piece in flat]),
-                "changed": len(changed) / len(old),
-                "before": before,
-                "after": after,
-                "unknown": 1e5 * unknown,
-            }
-        )
-    return pd.DataFrame(rows)
+        unknown = 1e5 * sum(pieces.count("<unk>") for pieces in new) / sum(map(len, new))
+        covered = np.mean([piece in there for piece in flat])
+        rows.append((language, covered, len(changed) / len(old), before, after, unknown))
+    return pd.DataFrame(rows, columns=["language", "covered", "changed", "before", "after", "unknown"])
 
 
 def _ids(tokenizer: Tokenizer, lines: list[str]) -> Iterable[np.ndarray]:

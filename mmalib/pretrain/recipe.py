@@ -70,10 +70,7 @@ def prepare(
     lines = {language: of_language[:-held_out] for language, of_language in lines.items()}
     full = full_tokenizer(tokenizer_file)
     kept, tokenizer = _vocabulary(work, full, lines, pieces)
-    tokens = {
-        language: _kept_tokens(work / f"tokens-{language}.npz", tokenizer, of_language)
-        for language, of_language in lines.items()
-    }
+    tokens = {name: _kept_tokens(work / f"tokens-{name}.npz", tokenizer, lines[name]) for name in lines}
     small = [language for language in tokens if language not in SHARES]
     return Prepared(
         tokenizer,
@@ -92,17 +89,9 @@ def prepare(
 def full_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of the whole vocabulary, from its `tokenizer.json`."""
     bos, pad, eos, unk = text.SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(file),
-        model_max_length=POSITIONS,
-        bos_token=bos,
-        cls_token=bos,
-        eos_token=eos,
-        sep_token=eos,
-        pad_token=pad,
-        unk_token=unk,
-        mask_token="<mask>",
-    )
+    names = {"bos_token": bos, "cls_token": bos, "eos_token": eos, "sep_token": eos, "pad_token": pad, "unk_token": unk}
+    names["mask_token"] = "<mask>"
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), model_max_length=POSITIONS, **names)
 
 
 def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
@@ -114,8 +103,7 @@ def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
 
 def e5_half(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
     """`e5-half`: every second layer of e5."""
-    student = shrink.without_layers(teacher, KEPT)
-    return _taught(student, teacher, prepared, work / "e5-half", steps)
+    return _taught(shrink.without_layers(teacher, KEPT), teacher, prepared, work / "e5-half", steps)
 
 
 def e5_narrow(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
@@ -144,14 +132,8 @@ def _taught(student: BertModel, teacher: BertModel, prepared: Prepared, folder: 
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # a student of hidden states should hit them, not their mean over dropout
         student.embeddings.requires_grad_(False)
-        log = train(
-            student,
-            lambda step: _batch(prepared, step),
-            folder,
-            steps=steps,
-            loss=shrink.hidden_loss(teacher, KEPT),
-            about=about,
-        )
+        loss = shrink.hidden_loss(teacher, KEPT)
+        log = train(student, lambda step: _batch(prepared, step), folder, steps=steps, loss=loss, about=about)
         student.save_pretrained(folder / "model")
         store.write_atomic(finished, json.dumps({"about": about, "log": log}))
         shutil.rmtree(folder / "checkpoint")
@@ -222,8 +204,7 @@ def _vocabulary(
     """The pieces that stay and their tokenizer, from disk where they were chosen before."""
     path = work / "kept.json"
     if not path.exists():
-        chosen = cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)
-        store.write_atomic(path, json.dumps(chosen))
+        store.write_atomic(path, json.dumps(cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)))
     kept = json.loads(path.read_text())
     return kept, vocabulary.smaller_tokenizer(full, kept)
 

@@ -76,10 +76,15 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
         raise ValueError(f"The tokenizer has no id {strange[0]}. Give ids that `keep` found with the same tokenizer.")
     new = {old: number for number, old in enumerate(kept)}
     smaller = _rebuilt(tokenizer, description, new)
-    _shrink_(model, kept)
+    old = model.get_input_embeddings()
+    left = old.weight.detach()[torch.tensor(kept, device=old.weight.device)]
+    # not by the constructor, which would draw random weights and so move the generator
+    fresh = nn.Embedding.from_pretrained(left, freeze=not old.weight.requires_grad, padding_idx=old.padding_idx)
+    model.set_input_embeddings(fresh)
+    model.config.vocab_size = len(kept)
     for name in SPECIAL_IDS:
-        if (old := getattr(model.config, name, None)) in new:
-            setattr(model.config, name, new[old])
+        if (number := getattr(model.config, name, None)) in new:
+            setattr(model.config, name, new[number])
     return smaller
 
 
@@ -180,12 +185,3 @@ def _renumber_(step: dict | None, new: dict[int, int]) -> None:
     for end in ("sep", "cls"):  # BertProcessing, RobertaProcessing
         if end in step:
             step[end][1] = new[step[end][1]]
-
-
-def _shrink_(model: PreTrainedModel, kept: list[int]) -> None:
-    old = model.get_input_embeddings()
-    rows = old.weight.detach()[torch.tensor(kept, device=old.weight.device)]
-    # not by the constructor, which would draw random weights and so move the generator
-    fresh = nn.Embedding.from_pretrained(rows, freeze=not old.weight.requires_grad, padding_idx=old.padding_idx)
-    model.set_input_embeddings(fresh)
-    model.config.vocab_size = len(kept)
