@@ -32,16 +32,11 @@ class Case:
 
 def cases() -> list[Case]:
     """Everything that a full study measures, table by table; dense float32 `base` is first."""
-    sparse = [
-        Case(f"base {share:.0%} {word}", sparsity=share, pattern=pattern, runtimes=SPARSE)
+    sparse = {
+        f"base {share:.0%} {word}": {"sparsity": share, "pattern": pattern}
         for share in (0.8, 0.9)
         for pattern, word in (("1", "unstructured"), ("4", "4-block"))
-    ]
-    sparse_int8 = [
-        Case(f"base {share:.0%} {word} int8", sparsity=share, pattern=pattern, int8="static")
-        for share in (0.8, 0.9)
-        for pattern, word in (("1", "unstructured"), ("4", "4-block"))
-    ]
+    }
     smaller = [Case(f"{way} {share:.0%}", **{way: share}) for way in ("heads", "uniform") for share in SHARES]
     return [
         Case("base", runtimes=(*ALL, "openvino:precision=bf16")),
@@ -51,8 +46,8 @@ def cases() -> list[Case]:
         Case("base int8", int8="static"),
         Case("distilbert int8", "distilbert", int8="static"),
         Case("minilm int8", "minilm", int8="static"),
-        *sparse,
-        *sparse_int8,
+        *(Case(name, **zeros, runtimes=SPARSE) for name, zeros in sparse.items()),
+        *(Case(f"{name} int8", **zeros, int8="static") for name, zeros in sparse.items()),
         *smaller,
         Case("base 6 layers int8", depth=6, int8="static", runtimes=OPEN),
         Case("base 6 layers uniform 50% int8", depth=6, uniform=0.5, int8="static", runtimes=OPEN),

@@ -110,9 +110,8 @@ def _padded(session, tokenizer, sentences, length: int, batch: int, names: Seque
 
 def _seconds(session, tokenizer, hand: list[list[str]], way: str, length: int, batch: int) -> list[float]:
     """How long a hand takes; sentence by sentence where that is the way."""
-    pieces = [[one] for one in hand] if "single" in way else [hand]
     seconds = []
-    for piece in pieces:
+    for piece in [[one] for one in hand] if "single" in way else [hand]:
         start = time.perf_counter()
         tag(session, tokenizer, piece, way=way, length=length, batch=batch)
         seconds.append(time.perf_counter() - start)
@@ -123,11 +122,8 @@ def _row(turns: list[list[float]], base: list[list[float]], hands: list[list[lis
     spent = np.array([sum(turn) for turn in turns])
     sentences = np.array([len(hand) for hand in hands]) / spent
     words = np.array([sum(map(len, hand)) for hand in hands]) / spent
-    row = {
-        "sentences_per_second": float(np.median(sentences)),
-        "words_per_second": float(np.median(words)),
-        "samples": sentences.tolist(),
-    }
+    row = {"sentences_per_second": float(np.median(sentences)), "words_per_second": float(np.median(words))}
+    row["samples"] = sentences.tolist()
     if len(base) == len(turns):  # the baseline has not failed
         row["ratio"] = float(np.median(np.array([sum(turn) for turn in base]) / spent))
     if "single" in way:

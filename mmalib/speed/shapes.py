@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from mmalib.data import LABELS
+from mmalib.data import NAMED_LABELS
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.backbones import layers
 from mmalib.model.disk import heads_left, neurons_left
@@ -50,15 +50,10 @@ def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = Non
         raise ValueError(f"There is no shape '{name}'. Choose one of: {', '.join(SHAPES)}.")
     architecture, depth, width, inner, subwords = SHAPES[name]
     depth, vocabulary = layers or depth, vocabulary or subwords
-    labels = {
-        "num_labels": len(LABELS),
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {label: number for number, label in enumerate(LABELS)},
-    }
     torch.manual_seed(seed)
     if architecture == "distilbert":
         config = DistilBertConfig(
-            vocab_size=vocabulary, dim=width, hidden_dim=inner, n_layers=depth, n_heads=HEADS, **labels
+            vocab_size=vocabulary, dim=width, hidden_dim=inner, n_layers=depth, n_heads=HEADS, **NAMED_LABELS
         )
         return DistilBertForTokenClassification(config).eval()
     common = {
@@ -67,7 +62,7 @@ def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = Non
         "intermediate_size": inner,
         "num_hidden_layers": depth,
         "num_attention_heads": HEADS,
-        **labels,
+        **NAMED_LABELS,
     }
     if architecture == "bert":
         return BertForTokenClassification(BertConfig(**common)).eval()
@@ -78,10 +73,9 @@ def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = Non
     return XLMRobertaForTokenClassification(config).eval()
 
 
-def impose_(model: PreTrainedModel, share: float, pattern: str = "1", *, seed: int = 0) -> None:
+def impose_(model: PreTrainedModel, share: float, pattern: str = "1") -> None:
     """Zero this share of the encoder's weights at random, singly ("1") or in blocks ("4"), in place."""
-    draw = torch.Generator().manual_seed(seed)
-    size = sparsity.block_size(pattern)
+    draw, size = torch.Generator().manual_seed(0), sparsity.block_size(pattern)
     scores = {
         name: torch.rand(weight.shape[0], weight.shape[1] // size, generator=draw)
         for name, weight in sparsity.weights(model).items()
@@ -102,8 +96,7 @@ def build(
 
     What is there is taken as it is: a folder is complete or absent. `source` is the float folder, if there is one.
     """
-    folders = {form: Path(target) / form for form in ("float", *forms)}
-    folders["float"] = source or folders["float"]
+    folders = {form: Path(target) / form for form in forms} | {"float": source or Path(target) / "float"}
     if not all((folder / export.GRAPH).is_file() for folder in folders.values()):
         if source is None:
             model = random_model(case, len(tokenizer), deepest)
@@ -115,15 +108,9 @@ def build(
             rows = ranges.random_rows(tokenizer, vocabulary=subwords, **CALIBRATION)
             known = ranges.calibrate(folders["float"], rows)
         for form in set(forms) - {"float"}:
-            dynamic = form == "dynamic"
-            quantize.quantize(
-                folders["float"],
-                folders[form],
-                kind=form if dynamic else "static",
-                ranges=None if dynamic else known,
-                format="qdq" if dynamic else form,
-                embeddings=case.sized,  # of what is shipped, every weight is int8
-            )
+            how = {"kind": form} if form == "dynamic" else {"kind": "static", "ranges": known, "format": form}
+            # of what is shipped, every weight is int8
+            quantize.quantize(folders["float"], folders[form], embeddings=case.sized, **how)
     return {form: folders[form] for form in forms}
 
 

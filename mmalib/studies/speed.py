@@ -64,16 +64,8 @@ def clear(study: Study) -> None:
 
 def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], base: Path) -> list[dict]:
     """The rows of `throughput.measure`, a line printed for each."""
-    rows = throughput.measure(
-        folders,
-        names,
-        settings["batches"],
-        LENGTH,
-        threads=machine.threads(),
-        seconds=settings["measured_seconds"],
-        baseline=base,
-        turns=settings["turns"],
-    )
+    how = {"threads": machine.threads(), "seconds": settings["measured_seconds"], "turns": settings["turns"]}
+    rows = throughput.measure(folders, names, settings["batches"], LENGTH, baseline=base, **how)
     return [throughput.told(row) for row in rows]
 
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
 from mmalib.data.subwords import Encoded, batches, encode_split, training_rows
@@ -30,7 +30,9 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
-    measured_on = _measured_on(settings, model, tokenizer, study.corpora)
+    weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
+    rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
+    measured_on = batches(rows, tokenizer, settings["importance_batch"])
     train, dev = english(study, tokenizer, settings["recovery_sentences"], settings["curve_sentences"])
     recovery, points = training_rows(train, model.config.label2id), store.points(unfinished)
     for step, share in enumerate(_shrinking_(model, settings["method"], measured_on, settings["head_share"])):
@@ -43,7 +45,8 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
                 if round(share, 9) in KEPT_SHARES:
                     disk.save(scored, tokenizer, study.folder(kept_leaf(run.name, share)), about=study.about(run))
             scores = score(scored, tokenizer, to_score, max_length=settings["max_length"])
-            store.add_point(unfinished, {**_point(model, step, share), "recovered": recovered, "scores": scores})
+            point = {"step": step, "share": share, "heads_left": disk.heads_left(model), **_size(model)}
+            store.add_point(unfinished, {**point, "recovered": recovered, "scores": scores})
         print(f"{run.name}: {share:.0%} of the heads removed", flush=True)
     curve = store.points(unfinished)
     reached = {kept_leaf(run.name, point["share"]) for point in curve if round(point["share"], 9) in KEPT_SHARES}
@@ -67,15 +70,6 @@ def cut_vocabulary(study: Study, run: Run, unfinished: Path) -> dict:
 def training_texts(corpora: Corpora) -> list[list[str]]:
     """The sentences of all languages' training sets, without their labels."""
     return [words for splits in corpora.values() for words in splits["train"]["words"]]
-
-
-def _measured_on(
-    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpora: Corpora
-) -> list[dict]:
-    """The batches of English training sentences that importance is measured on."""
-    sentences = fewer(corpora["en"]["train"], settings["importance_sentences"])
-    rows = training_rows(encode_split(sentences, tokenizer, settings["max_length"]), model.config.label2id)
-    return batches(rows, tokenizer, settings["importance_batch"])
 
 
 def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], share: float) -> Iterator[float]:
@@ -108,11 +102,6 @@ def _recovered(settings: dict, model: PreTrainedModel, rows: list[dict], dev: En
     tuned, _ = finetune(copy.deepcopy(model), rows, dev, recipe, folder=folder, seed=settings["seed"])
     shutil.rmtree(folder)
     return tuned
-
-
-def _point(model: PreTrainedModel, step: int, share: float) -> dict:
-    left = disk.heads_left(model)
-    return {"step": step, "share": share, "heads_left": left, **_size(model)}
 
 
 def _size(model: PreTrainedModel) -> dict:
