@@ -85,8 +85,7 @@ def compare(
     """
     pair = random_batch(batch, length)
     for model in {id(model): model for model in (candidate, base)}.values():
-        for duration in (0, seconds / turns):  # the first calls compile, allocate and fill caches
-            _turn(model, pair, duration)
+        _warm_up(model, pair, seconds / turns)
     ours, theirs = [], []
     watch = Watch(candidate.process, base.process)
     for number in range(turns):
@@ -234,6 +233,12 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: di
                     stack.close()
                     candidate = None
             yield row
+
+
+def _warm_up(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float) -> None:
+    """The first calls compile, allocate and fill caches: at least two, and for about one turn."""
+    _turn(model, pair, 0)
+    _turn(model, pair, seconds)
 
 
 def _off(speeds: dict, others: list[float] | None) -> float:
