@@ -203,19 +203,15 @@ def _data(data: str | None) -> str:
         return f"{source}: there is no such folder"
     from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
 
-    present = {name: _present(folder, files) for name, files in (("original", ORIGINAL), ("parquet", PARQUET))}
+    present = {
+        layout: {name: [s for s, file in files.items() if (folder / file).is_file()] for name, files in paths.items()}
+        for layout, paths in (("original", ORIGINAL), ("parquet", PARQUET))
+    }
     layout = max(present, key=lambda name: sum(map(len, present[name].values())))
     if not any(present[layout].values()):
         return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
     languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in present[layout].items()]
     return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
-
-
-def _present(folder: Path, layout: dict[str, dict[str, str]]) -> dict[str, list[str]]:
-    return {
-        language: [split for split, file in files.items() if (folder / file).is_file()]
-        for language, files in layout.items()
-    }
 
 
 def _backbones(weights: Path) -> str:

@@ -159,27 +159,20 @@ def _path(folder: Path, run: str) -> Path:
 def _load(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        problem = _problem(record, path.stem)
-    except ValueError as error:  # broken JSON or broken UTF-8
-        problem = str(error)
-    if problem:
+        if not isinstance(record, dict):
+            raise ValueError("it is not a JSON object")
+        if absent := [key for key in REQUIRED if key not in record]:
+            raise ValueError(f"it is missing {', '.join(absent)}")
+        if record["run"] != path.stem:
+            raise ValueError(f"it says that it is run '{record['run']}'")
+        if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):
+            raise ValueError("its settings and scores are not JSON objects")
+    except ValueError as error:  # these, broken JSON or broken UTF-8
         raise ValueError(
-            f"The record {path} cannot be used ({problem}). "
+            f"The record {path} cannot be used ({error}). "
             "Delete that file and run the study again: only this run is repeated."
-        )
+        ) from error
     return record
-
-
-def _problem(record, run: str) -> str | None:
-    if not isinstance(record, dict):
-        return "it is not a JSON object"
-    if absent := [key for key in REQUIRED if key not in record]:
-        return f"it is missing {', '.join(absent)}"
-    if record["run"] != run:
-        return f"it says that it is run '{record['run']}'"
-    if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):
-        return "its settings and scores are not JSON objects"
-    return None
 
 
 def _dumps(run: str, value: dict) -> str:
