@@ -62,10 +62,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 height = row + 0.2 * (number - (len(group) - 1) / 2)
                 axes.plot([run.f1_low, run.f1_high], [height] * 2, color=colour, linewidth=1, alpha=0.6)
                 axes.plot(run.f1, height, "o", color=colour, markersize=3)
-            axes.annotate(
-                f"{group['f1'].mean():.3f}", (1.0, row), xytext=(3, 0), textcoords="offset points",
-                va="center", fontsize=7, color=colour, annotation_clip=False,
-            )  # fmt: skip
+            figures.note(axes, f"{group['f1'].mean():.3f}", (1.0, row), color=colour, annotation_clip=False)
         names = [f"{backbone}, {figures.LANGUAGE_NAMES[language]}" for (backbone, _, language), _ in groups]
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
