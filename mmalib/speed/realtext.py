@@ -78,22 +78,21 @@ def tag(
     way: str,
     length: int,
     batch: int,
-    names: Sequence[str] = LABELS,
 ) -> list[list[str]]:
     """One tag for every word of every sentence, in one of `WAYS`."""
     if way not in WAYS:
         raise ValueError(f"There is no way '{way}'. Choose one of: {', '.join(WAYS)}.")
     if way == "padded":
-        return _padded(session, tokenizer, sentences, length, batch, names)
+        return _padded(session, tokenizer, sentences, length, batch)
     if way == "padded, single":
-        return [_padded(session, tokenizer, [one], length, 1, names)[0] for one in sentences]
+        return [_padded(session, tokenizer, [one], length, 1)[0] for one in sentences]
     if way == "single":
-        return [export.predict_tags(session, tokenizer, [one], length, names=names)[0] for one in sentences]
+        return [export.predict_tags(session, tokenizer, [one], length)[0] for one in sentences]
     # As many subwords at once as the padded batches have, padding included.
-    return export.predict_tags(session, tokenizer, sentences, length, names=names, batch_tokens=batch * length)
+    return export.predict_tags(session, tokenizer, sentences, length, batch_tokens=batch * length)
 
 
-def _padded(session, tokenizer, sentences, length: int, batch: int, names: Sequence[str]) -> list[list[str]]:
+def _padded(session, tokenizer, sentences, length: int, batch: int) -> list[list[str]]:
     """Windows in their order, in batches of exactly [batch, length]."""
     tags = [["O"] * len(words) for words in sentences]
     cut = windows(sentences, tokenizer, length)
@@ -104,7 +103,7 @@ def _padded(session, tokenizer, sentences, length: int, batch: int, names: Seque
         best = session(ids, mask).argmax(-1)  # [batch, length]
         for row, window in enumerate(group):
             for position, word in window.scored:
-                tags[window.sentence][word] = names[best[row, position]]
+                tags[window.sentence][word] = LABELS[best[row, position]]
     return tags
 
 

@@ -43,7 +43,7 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
     rows, recipe = taught(study, run, model, train), recipe_after(settings, settings["distil_epochs"])
     how = {"folder": unfinished, "seed": settings["seed"], "loss": distill.loss(**TEACHER)}
     model, history = finetune(model, rows, dev, recipe, **how)
-    return kept(study, run, model, tokenizer, history, parameters=sum(p.numel() for p in model.parameters()))
+    return kept(study, run, model, tokenizer, history, parameters=model.num_parameters())
 
 
 def combine(study: Study, run: Run, unfinished: Path) -> dict:
@@ -78,6 +78,6 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
         "further": further_scores(predict, corpora.further),
         "size": {**size, **speed.sizes(folder)},
         "sparsity": {"requested": requested, "measured": size["sparsity"]},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters(),
         **facts,
     }
