@@ -11,16 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    BertConfig,
-    BertForTokenClassification,
-    DistilBertConfig,
-    DistilBertForTokenClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    XLMRobertaConfig,
-    XLMRobertaForTokenClassification,
-)
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data import NAMED_LABELS
 from mmalib.graph import export, quantize, ranges
@@ -32,7 +23,7 @@ from mmalib.speed.cases import Case
 SMALL = 1000  # subwords, where only speed is asked for
 # name → (architecture, layers, width, width of the feed-forward part, the vocabulary it has in the paper)
 SHAPES = {
-    "base": ("xlm", 12, 768, 3072, 250_002),  # xlm-roberta-base
+    "base": ("xlm-roberta", 12, 768, 3072, 250_002),  # xlm-roberta-base
     "mlbert": ("bert", 12, 768, 3072, 119_547),  # bert-base-multilingual-cased
     "distilbert": ("distilbert", 6, 768, 3072, 119_547),  # distilbert-base-multilingual-cased
     "minilm": ("bert", 12, 384, 1536, 250_037),  # Multilingual-MiniLM-L12-H384
@@ -44,33 +35,22 @@ HEADS = 12  # all of them have as many
 CALIBRATION = {"number": 4, "length": 32}  # random subwords
 
 
-def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None, seed: int = 0) -> PreTrainedModel:
+def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None) -> PreTrainedModel:
     """A random model of one of SHAPES; `vocabulary` None gives it the paper's own, `layers` another depth."""
     if name not in SHAPES:
         raise ValueError(f"There is no shape '{name}'. Choose one of: {', '.join(SHAPES)}.")
     architecture, depth, width, inner, subwords = SHAPES[name]
     depth, vocabulary = layers or depth, vocabulary or subwords
-    torch.manual_seed(seed)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     if architecture == "distilbert":
-        config = DistilBertConfig(
-            vocab_size=vocabulary, dim=width, hidden_dim=inner, n_layers=depth, n_heads=HEADS, **NAMED_LABELS
-        )
-        return DistilBertForTokenClassification(config).eval()
-    common = {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": depth,
-        "num_attention_heads": HEADS,
-        **NAMED_LABELS,
-    }
-    if architecture == "bert":
-        return BertForTokenClassification(BertConfig(**common)).eval()
-    # Its positions count from 2, hence 514; one type of token.
-    config = XLMRobertaConfig(
-        **common, max_position_embeddings=514, type_vocab_size=1, bos_token_id=0, pad_token_id=1, eos_token_id=2
-    )
-    return XLMRobertaForTokenClassification(config).eval()
+        names = ("dim", "hidden_dim", "n_layers", "n_heads")
+    sizes = dict(zip(names, (width, inner, depth, HEADS), strict=True))
+    if architecture == "xlm-roberta":  # its positions count from 2, hence 514; one type of token
+        sizes |= {"max_position_embeddings": 514, "type_vocab_size": 1}
+        sizes |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, vocab_size=vocabulary, **sizes, **NAMED_LABELS)
+    return AutoModelForTokenClassification.from_config(config).eval()
 
 
 def impose_(model: PreTrainedModel, share: float, pattern: str = "1") -> None:
