@@ -35,14 +35,8 @@ ENVIRONMENT = {
 }
 # How the native library begins the line that says why it ends its process.
 REASONS = (
-    "Assertion",
-    "terminate called",
-    "what():",
-    "Caught signal",
-    "Fatal",
-    "MemoryError",
-    "ImportError",
-    "OSError",
+    *("Assertion", "terminate called", "what():", "Caught signal", "Fatal"),
+    *("MemoryError", "ImportError", "OSError"),
 )
 
 
