@@ -54,13 +54,8 @@ def calibrate(
     # The calibrator writes beside the model and prints what it does.
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         copied = Path(shutil.copy2(Path(folder) / GRAPH, scratch))
-        calibrator = create_calibrator(
-            copied,
-            ["MatMul"],
-            augmented_model_path=str(copied.with_name("augmented.onnx")),
-            calibrate_method=METHODS[method],
-            extra_options=options,
-        )
+        where, how = str(copied.with_name("augmented.onnx")), METHODS[method]
+        calibrator = create_calibrator(copied, ["MatMul"], where, calibrate_method=how, extra_options=options)
         for batch in _batches(rows, batch_size):
             # One batch at a time: all the activations of all batches at once would not fit into memory.
             calibrator.collect_data(_Reader(batch))

@@ -70,16 +70,9 @@ def _write(model: PreTrainedModel, path: Path) -> None:
         with warnings.catch_warnings():
             # The old exporter says that there is a new one, and that tracing fixes what does not depend on the input.
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                (example, example),
-                path,
-                input_names=list(INPUTS),
-                output_names=["logits"],
-                dynamic_axes={name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")},
-                opset_version=OPSET,
-                dynamo=False,
-            )
+            axes = {name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")}
+            names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": axes}
+            torch.onnx.export(model, (example, example), path, **names, opset_version=OPSET, dynamo=False)
     finally:
         hook.remove()
 

@@ -59,15 +59,8 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     logging.set_verbosity_error()  # the report on missing weights is read here, not by the user
     logging.disable_progress_bar()
-    model, report = _loaded(
-        AutoModelForTokenClassification,
-        locate(name),
-        name,
-        **NAMED_LABELS,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = _loaded(AutoModelForTokenClassification, locate(name), name, **NAMED_LABELS, **how)
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
         raise ValueError(f"The weights of '{name}' are missing {len(lost)} tensors, {lost[0]} first. Fetch them again.")
     with torch.no_grad():

@@ -66,11 +66,8 @@ def loss(*, hardness: float, temperature: float) -> Callable[[Tensor, dict[str, 
         raise ValueError(f"The hardness is {hardness}: it must lie between 0 (gold labels) and 1 (teacher).")
     if not temperature > 0:
         raise ValueError(f"The temperature is {temperature}: it must be above 0; 1 leaves the teacher as it is.")
-
-    def of_batch(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return of_words(logits, batch["answers"], batch["labels"], hardness=hardness, temperature=temperature)
-
-    return of_batch
+    share = {"hardness": hardness, "temperature": temperature}
+    return lambda logits, batch: of_words(logits, batch["answers"], batch["labels"], **share)
 
 
 def of_words(logits: Tensor, targets: Tensor, gold: Tensor, *, hardness: float, temperature: float) -> Tensor:

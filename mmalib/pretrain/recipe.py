@@ -69,7 +69,11 @@ def prepare(
     rest = {language: of_language[-held_out:] for language, of_language in lines.items()}
     lines = {language: of_language[:-held_out] for language, of_language in lines.items()}
     full = full_tokenizer(tokenizer_file)
-    kept, tokenizer = _vocabulary(work, full, lines, pieces)
+    chosen = work / "kept.json"  # what was chosen before stays
+    if not chosen.exists():
+        store.write_atomic(chosen, json.dumps(cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)))
+    kept = json.loads(chosen.read_text())
+    tokenizer = vocabulary.smaller_tokenizer(full, kept)
     tokens = {name: _kept_tokens(work / f"tokens-{name}.npz", tokenizer, lines[name]) for name in lines}
     small = [language for language in tokens if language not in SHARES]
     return Prepared(
@@ -196,17 +200,6 @@ def _same_as_before(path: Path, made_from: dict) -> None:
         changes = ", ".join(key for key in made_from if made_from[key] != before.get(key))
         raise ValueError(f"{path.parent} was prepared with other settings ({changes}). Use another work folder.")
     store.write_atomic(path, json.dumps(made_from))
-
-
-def _vocabulary(
-    work: Path, full: PreTrainedTokenizerFast, lines: Mapping[str, list[str]], pieces: int
-) -> tuple[list[int], PreTrainedTokenizerFast]:
-    """The pieces that stay and their tokenizer, from disk where they were chosen before."""
-    path = work / "kept.json"
-    if not path.exists():
-        store.write_atomic(path, json.dumps(cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)))
-    kept = json.loads(path.read_text())
-    return kept, vocabulary.smaller_tokenizer(full, kept)
 
 
 def _kept_tokens(path: Path, tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> text.Tokens:

@@ -50,7 +50,10 @@ def keep(
     scripts = None
     if alphabet == "scripts":  # digits, marks and the like belong to all of them
         scripts = {_script("0"), *(_script(character) for text in texts for word in text for character in word)}
-    for piece, number in _pieces(description).items():
+    pieces = description["model"]["vocab"]  # without tokens that were added later
+    if description["model"]["type"] == "Unigram":
+        pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
+    for piece, number in pieces.items():
         if (character := _single(piece, description["model"])) and (scripts is None or _script(character) in scripts):
             ids.add(number)
     return sorted(ids)
@@ -99,14 +102,6 @@ def _describe(tokenizer: PreTrainedTokenizerFast) -> dict:
     if (kind := description["model"]["type"]) not in KINDS:
         raise ValueError(f"The vocabulary is of the kind {kind}; only {' and '.join(KINDS)} can be cut.")
     return description
-
-
-def _pieces(description: dict) -> dict[str, int]:
-    """The pieces of the model proper, without tokens that were added later, and their ids."""
-    vocabulary = description["model"]["vocab"]
-    if description["model"]["type"] == "WordPiece":
-        return vocabulary
-    return {piece: number for number, (piece, _) in enumerate(vocabulary)}
 
 
 def _needed(tokenizer: PreTrainedTokenizerFast, description: dict) -> set[int]:
