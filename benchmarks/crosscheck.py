@@ -2,10 +2,10 @@
 
     python benchmarks/crosscheck.py FOLDER… --batch 1,8 --length 128 --threads 2 --seconds 5
 
-OpenVINO against its `benchmark_app`, DeepSparse against `deepsparse.benchmark`, in nine rounds in which the two take
-turns at going first; speeds and their quotient are medians over rounds, and the range of the quotients says what one
-round is worth on this machine. Which ids a batch holds is left to either. Prints a Markdown table. Run it on
-an otherwise idle machine.
+OpenVINO against its `benchmark_app`, DeepSparse against `deepsparse.benchmark`, the runtime `torch` (of static int8
+graphs alone) against `torch.utils.benchmark`, in nine rounds in which the two take turns at going first; speeds and
+their quotient are medians over rounds, and the range of the quotients says what one round is worth on this machine.
+Which ids a batch holds is left to either. Prints a Markdown table. Run it on an otherwise idle machine.
 
 `--out benchmarks/records` also writes the record that the README's numbers come from.
 """
@@ -52,13 +52,15 @@ def main() -> int:
     if options.out:  # refuses a record with other settings, before anything is measured
         store.finished(options.out, "crosscheck", settings)
     # benchmark_app makes the shapes static, so ours does too.
-    tools = {"openvino:shapes=fixed": _benchmark_app, "deepsparse": _deepsparse_benchmark}
+    tools = {"openvino:shapes=fixed": _benchmark_app, "deepsparse": _deepsparse_benchmark, "torch": _torch_benchmark}
     rows = []
     for runtime, tool in tools.items():
         if reason := runtimes.available(runtime):
             print(f"{runtime} is not available: {reason}", file=sys.stderr)
             continue
         for name, model in models.items():
+            if runtime == "torch" and "quantization" not in store.read_json(model.with_name("mmalib.json")):
+                continue
             for batch in map(int, options.batch.split(",")):
                 rows.append({"model": name, **_row(runtime, tool, model, batch, options)})
     print(tables.markdown(pd.DataFrame(rows)))
@@ -123,6 +125,14 @@ def _deepsparse_benchmark(model: Path, batch: int, length: int, threads: int, se
         if not report.is_file():
             raise ValueError(f"deepsparse.benchmark failed: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
         return json.loads(report.read_text())["benchmark_result"]["items_per_sec"]
+
+
+def _torch_benchmark(model: Path, batch: int, length: int, threads: int, seconds: int) -> float:
+    from torch.utils.benchmark import Timer
+
+    with runtimes.load(model.parent, threads, "torch") as session:
+        known = {"session": session, "pair": throughput.random_batch(batch, length)}
+        return batch / Timer("session(*pair)", globals=known).blocked_autorange(min_run_time=seconds).median
 
 
 def _inputs(model: Path) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmalib.model.packed import fingerprint
 from mmalib.profiles import Profile
-from mmalib.speed.cases import ALL, SPARSE, Case, cases
+from mmalib.speed.cases import ALL, SPARSE, TORCH, Case, cases
 
 
 @dataclass(frozen=True)
@@ -624,7 +624,9 @@ def text(profile: Profile, base: Run, reader: str, corpus: str) -> Run:
         "text_batch": TEXT_BATCH,
         "text_sentences": profile.speed_sentences,
         # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
-        "runtimes": _asked(profile, [name for name in ALL if reader != "trained int8" or name not in SPARSE]),
+        "runtimes": _asked(
+            profile, ALL if reader != "trained int8" else [n for n in (*ALL, *TORCH) if n not in SPARSE]
+        ),
     }
     return Run(speed_name(f"text {reader}", corpus), settings, {} if reader == "base" else {"base": base.name})
 
@@ -632,7 +634,8 @@ def text(profile: Profile, base: Run, reader: str, corpus: str) -> Run:
 def trained(profile: Profile, base: Run, run: Run, leaf: str) -> Run:
     """A model that a run has left, timed beside the dense baseline, in the runtimes that run its form fast."""
     form = run.settings.get("format", "float")
-    fast = {"float": ALL, "qoperator": SPARSE}.get(form, [name for name in ALL if name not in SPARSE])
+    in_order = [name for name in ALL if name not in SPARSE]
+    fast = {"float": ALL, "qoperator": SPARSE, "dynamic": in_order}.get(form, [*in_order, *TORCH])
     settings = {
         **_timing(profile, run.settings["corpus"], "trained", run.settings["label"]),
         "model": run.name,
@@ -737,6 +740,7 @@ def _timing(profile: Profile, corpus: str, kind: str, label: str) -> dict:
         "length": LENGTH,
         "measured_seconds": profile.speed_seconds,
         "turns": profile.speed_turns,
+        "calls": profile.speed_calls,
     }
 
 

@@ -53,10 +53,11 @@ class Profile:
     # throughput, notebook 07
     speed_cases: tuple[str, ...] | None = None  # names of mmalib.speed.cases, None for all of them
     speed_layers: int | None = None  # cap on the depth of the paper's shapes, None leaves them as they are
-    speed_runtimes: tuple[str, ...] = ("onnxruntime", "openvino", "deepsparse")
+    speed_runtimes: tuple[str, ...] = ("onnxruntime", "openvino", "deepsparse", "torch")
     speed_batches: tuple[int, ...] = (1, 4, 8)
     speed_seconds: float  # into each measurement, and as many into the baseline beside it
-    speed_turns: int  # of candidate and baseline
+    speed_turns: int = 7  # of candidate and baseline
+    speed_calls: int = 5  # of the baseline in a turn, at least
     speed_sentences: int | None  # of real text that each model reads, None for all of it
     speed_models: int | None = None  # cap on the trained models that are measured
     # quantization, notebook 05
@@ -106,10 +107,11 @@ PROFILES = {
             "minilm 6 layers uniform 50% int8",
         ),
         speed_layers=1,
-        speed_runtimes=("onnxruntime", "openvino"),
+        speed_runtimes=("onnxruntime", "openvino", "torch"),
         speed_batches=(1,),
         speed_seconds=0.02,
         speed_turns=2,
+        speed_calls=1,
         speed_sentences=6,
         speed_models=2,
         int8_graphs=("dynamic", "static", "qat", "without-data", "static-qoperator", "floor"),
@@ -161,6 +163,7 @@ PROFILES = {
         speed_batches=(1,),
         speed_seconds=0.3,
         speed_turns=3,
+        speed_calls=2,
         speed_sentences=48,
         speed_models=1,
         int8_graphs=(
@@ -204,7 +207,6 @@ PROFILES = {
         unlabelled_sentences=3500,
         distil_epochs=5,
         speed_seconds=1.0,
-        speed_turns=3,
         speed_sentences=120,
         speed_models=18,
         calibration_sentences=256,
@@ -231,7 +233,6 @@ PROFILES = {
         distil_epochs=4,
         qat_epochs=4,  # as many as the backbones are tuned
         speed_seconds=5.0,
-        speed_turns=5,
         speed_sentences=1000,
         calibration_sentences=512,
         floor_sentences=300,

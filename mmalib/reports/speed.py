@@ -8,6 +8,7 @@ and 9 are extracts of 11 and 10 and are drawn as such: the fastest batch of each
 import math
 import re
 
+import numpy as np
 import pandas as pd
 
 from mmalib.plan import of_kind
@@ -26,7 +27,7 @@ PRINTED = {
     11: {"Dynamic": ["base dynamic"], "Static": ["base int8"]},
 }
 EXTRACTS = {7: 11, 9: 10}
-OPEN = ("onnxruntime", "openvino")
+OPEN = ("onnxruntime", "openvino", "torch")
 WAYS = {"heads": "figure_6_7", "uniform": "figure_8_9"}
 
 
@@ -54,7 +55,8 @@ def rows(records: list[dict]) -> pd.DataFrame:
         about = {key: settings[key] for key in ("case", "shape", "depth", "zeros", "heads", "uniform", "int8")}
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
-            lines.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **about})
+            halves = {} if "failed" in row else {"chosen by": chosen_by(row), "reported": reported(row)}
+            lines.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **halves, **about})
     made = pd.DataFrame(lines)
     # The same case measured beside two corpora: the last one counts.
     return made.drop_duplicates(["case", "runtime", "batch"], keep="last").reset_index(drop=True) if lines else made
@@ -90,12 +92,15 @@ def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
 
 
 def fastest(measured: pd.DataFrame) -> pd.DataFrame:
-    """The fastest cases in maintained open runtimes, each at its best batch and setting, and the paper's best."""
+    """The fastest cases in maintained open runtimes, each at its best batch and setting, and the paper's best.
+
+    The best is chosen in every second turn and its speed-up read in the others. No F1: the weights are random.
+    """
     speeds = measured.dropna(subset=["ratio"])
     is_open = speeds["runtime"].map(lambda name: name.split(":")[0] in OPEN)
     lines = []
     for kind, group in (("this study", speeds[is_open]), ("this study, closed runtime", speeds[~is_open])):
-        best = group.sort_values("samples_per_second", ascending=False).drop_duplicates("case")
+        best = group.sort_values("chosen by", ascending=False).drop_duplicates("case")
         for row in best.head(12 if kind == "this study" else 1).to_dict("records"):
             latency = None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
             lines.append(
@@ -105,7 +110,7 @@ def fastest(measured: pd.DataFrame) -> pd.DataFrame:
                     "runtime": row["runtime"],
                     "batch": _integer(row["batch"]),
                 }
-                | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["ratio"], 2)}
+                | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["reported"], 2)}
                 | {"p50 ms a batch": latency, "note": note(pd.DataFrame([row]))}
             )
     printed = _best_printed()
@@ -119,7 +124,7 @@ def fastest(measured: pd.DataFrame) -> pd.DataFrame:
 
 def printed_best() -> float:
     """The paper's largest speed-up, over its own dense model in ONNX Runtime."""
-    return _best_printed()["throughput"] / _printed_base()
+    return _best_printed()["throughput"] / printed_base()
 
 
 def table_17(records: list[dict]) -> pd.DataFrame:
@@ -139,9 +144,9 @@ def table_17(records: list[dict]) -> pd.DataFrame:
         made.append(
             {"layers": printed["layers"], "zeros": f"{printed['sparsity']}%", "method": printed["method"]}
             | {"batch": _integer(batch), "samples/s": rounded(speed, 1)}
-            | {"speed-up": rounded(_over(speed, dense), 2), "paper speed-up": printed["speedup"]}
+            | {"speed-up": rounded(over(speed, dense), 2), "paper speed-up": printed["speedup"]}
             | {"MB by gzip": rounded(size, 1), "paper MB": printed["gzip_mb"]}
-            | {"smaller by": rounded(_over(dense_size, size), 2), "paper smaller by": printed["compression"]}
+            | {"smaller by": rounded(over(dense_size, size), 2), "paper smaller by": printed["compression"]}
             | {"note": note(own)}
         )
     return pd.DataFrame(made)
@@ -152,7 +157,7 @@ def _best_printed() -> dict:
     return printed.loc[printed["throughput"].idxmax()].to_dict()
 
 
-def _printed_base() -> float:
+def printed_base() -> float:
     base = tables.paper(2)
     return float(base[base["runtime"] == "onnxruntime"]["throughput"].iloc[0])
 
@@ -162,7 +167,7 @@ def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
     if "batch_size" in same:  # table 2 does not say at which batch
         same = same[same["batch_size"] == batch]
     value = float(same["throughput"].iloc[0]) if len(same) else None
-    return {"paper samples/s": value, "paper speed-up": rounded(_over(value, _printed_base()), 2)}
+    return {"paper samples/s": value, "paper speed-up": rounded(over(value, printed_base()), 2)}
 
 
 def note(own: pd.DataFrame) -> str:
@@ -193,8 +198,23 @@ def _gzip(record: dict | None) -> float | None:
     return next(iter(record["sizes"].values()))["gzip_megabytes"] if record else None
 
 
-def _over(one: float | None, other: float | None) -> float | None:
+def over(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None or pd.isna(one) or pd.isna(other) else one / other
+
+
+def chosen_by(row: dict) -> float:
+    """What the fastest way of several is chosen by: the ratio in every second turn; see `reported`."""
+    return _middle(row, slice(0, None, 2))
+
+
+def reported(row: dict) -> float:
+    """The ratio in the other turns: what has won by luck in those that chose it has no luck here."""
+    return _middle(row, slice(1, None, 2))
+
+
+def _middle(row: dict, turns: slice) -> float:
+    pairs = list(zip(row.get("samples", ()), row.get("baseline_samples", ()), strict=True))[turns]
+    return float(np.median([ours / base for ours, base in pairs])) if pairs else row["ratio"]
 
 
 def rounded(value: float | None, digits: int) -> float | None:

@@ -2,8 +2,10 @@
 
 import pandas as pd
 
+from mmalib import runtimes
 from mmalib.plan import of_kind
-from mmalib.reports import speed, speed_figures
+from mmalib.reports import speed, speed_figures, tables
+from mmalib.reports.compare import of_part
 
 
 def draw(records: list[dict]) -> dict:
@@ -50,27 +52,57 @@ def trained(records: list[dict]) -> pd.DataFrame:
     for record in of_kind(records, "trained"):
         if not (speeds := [row for row in record["throughput"] if "failed" not in row]):
             continue
-        best = max(speeds, key=lambda row: row["samples_per_second"])
+        best = max(speeds, key=speed.chosen_by)
         scored, f1 = scored_in(record, best)
+        dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
+        ratio = speed.reported(best)
         made.append(
-            {"model": record["settings"]["folder"], "notebook": record["settings"]["trained_in"]}
+            {"model": record["settings"]["folder"], "source": "this study", "text read": _text_read(record, records)}
             | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
-            | {"speed-up": round(best["ratio"], 2), "F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
+            | {"speed-up": round(ratio, 2)}
+            | {"over its own dense": speed.rounded(speed.over(ratio, dense.get(best["batch"])), 2)}
+            | {"F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
             | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
         )
     points = pd.DataFrame(made)
     if made:
         points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
+        points = pd.concat([points, pd.DataFrame(_printed())], ignore_index=True)
         points = points.sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
     return points
 
 
 def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
     """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
-    runtime = row["runtime"].split(":")[0]
+    runtime = runtimes.numbers(row["runtime"])
     if runtime in (by_runtime := record.get("f1_in", {})):
         return runtime, by_runtime[runtime]
     return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
+
+
+def _text_read(record: dict, records: list[dict]) -> str:
+    """Whether Spanish and Dutch text has been read, by the record of the run that left the model."""
+    left = of_part(record, "model", records)
+    settings = left["settings"] if left else {}
+    return "yes" if settings.get("sees_target_text") or settings.get("start", {}).get("sees_target_text") else ""
+
+
+def _printed() -> list[dict]:
+    """The paper's own models on the same axes: its speeds over its own dense model, its F1 on test."""
+    scores, speeds = tables.paper(8).set_index("model"), tables.paper(10)
+    rows = []
+    for model, own in speeds.groupby("model"):
+        best = own.loc[own["throughput"].idxmax()]
+        f1 = {f"F1 {language}": scores.loc[model, f"{language}_test"] for language in ("en", "es", "nl")}
+        rows.append(
+            {"model": model, "source": "paper", "text read": "", "runtime": best["runtime"]}
+            | {"batch": int(best["batch_size"]), "samples/s": best["throughput"]}
+            | {"speed-up": round(best["throughput"] / speed.printed_base(), 2)}
+            | {"F1 in": best["runtime"], "F1": round(sum(f1.values()) / len(f1), 4)}
+            | f1
+            | {"front": False}
+        )
+    return rows
 
 
 def front(speeds: list[float], scores: list[float]) -> list[bool]:

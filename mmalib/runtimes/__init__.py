@@ -1,4 +1,4 @@
-"""Three CPU runtimes behind one small protocol: a folder with a `model.onnx` in, a callable out.
+"""Four CPU runtimes behind one small protocol: a folder with a `model.onnx` in, a callable out.
 
     with runtimes.load(folder, threads=2, runtime="openvino") as model:
         logits = model(input_ids, attention_mask)  # int64 [batch, length] twice → float32 [batch, length, labels]
@@ -133,6 +133,12 @@ def parse(runtime: str) -> tuple[str, dict[str, str]]:
             raise ValueError(f"'{runtime}': {name} takes {', '.join(choices) or 'no settings'} after its name.")
         settings[key] = value
     return name, settings
+
+
+def numbers(runtime: str) -> str:
+    """The part of a runtime's name that decides what it computes; the rest decides how fast."""
+    name, *settings = runtime.split(":")
+    return ":".join([name, *(one for one in settings if not one.startswith(("hint=", "shapes=", "kernel=")))])
 
 
 def available(runtime: str) -> str | None:

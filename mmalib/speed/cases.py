@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 ALL = ("onnxruntime", "openvino", "deepsparse")
 SPARSE = ("deepsparse",)  # the one runtime that skips zeros of float weights
-OPEN = ("onnxruntime", "openvino", "openvino:hint=throughput", "openvino:shapes=fixed")
+MODES = ("openvino:hint=throughput", "openvino:shapes=fixed")  # the baseline is measured in them as well
+TORCH = ("torch", "torch:attention=bf16")  # for static int8 alone
+SKIPPING = "torch:kernel=sparse"  # and for zeros in blocks of four
+OPEN = ("onnxruntime", "openvino", *MODES, *TORCH)
 SHARES = (0.25, 0.5, 0.75, 11 / 12)  # of the heads, or of heads and neurons: figures 6 to 9
 
 
@@ -32,22 +35,28 @@ class Case:
 
 def cases() -> list[Case]:
     """Everything that a full study measures, table by table; dense float32 `base` is first."""
-    sparse = {
-        f"base {share:.0%} {word}": {"sparsity": share, "pattern": pattern}
+    sparse = [
+        Case(f"base {share:.0%} {word}", sparsity=share, pattern=pattern, runtimes=SPARSE)
         for share in (0.8, 0.9)
         for pattern, word in (("1", "unstructured"), ("4", "4-block"))
-    }
+    ]
+    static = (*ALL, *TORCH)
+    sparse_int8 = [
+        Case(f"base {share:.0%} {word} int8", sparsity=share, pattern=pattern, int8="static", runtimes=runtimes)
+        for share in (0.8, 0.9, 0.95)
+        for pattern, word, runtimes in (("1", "unstructured", static), ("4", "4-block", (*static, SKIPPING)))
+    ]
     smaller = [Case(f"{way} {share:.0%}", **{way: share}) for way in ("heads", "uniform") for share in SHARES]
     return [
-        Case("base", runtimes=(*ALL, "openvino:precision=bf16")),
+        Case("base", runtimes=(*ALL, *MODES, "openvino:precision=bf16")),
         Case("distilbert", "distilbert"),
         Case("minilm", "minilm"),
         Case("base dynamic", int8="dynamic"),
-        Case("base int8", int8="static"),
-        Case("distilbert int8", "distilbert", int8="static"),
-        Case("minilm int8", "minilm", int8="static"),
-        *(Case(name, **zeros, runtimes=SPARSE) for name, zeros in sparse.items()),
-        *(Case(f"{name} int8", **zeros, int8="static") for name, zeros in sparse.items()),
+        Case("base int8", int8="static", runtimes=static),
+        Case("distilbert int8", "distilbert", int8="static", runtimes=static),
+        Case("minilm int8", "minilm", int8="static", runtimes=static),
+        *sparse,
+        *sparse_int8,
         *smaller,
         Case("base 6 layers int8", depth=6, int8="static", runtimes=OPEN),
         Case("base 6 layers uniform 50% int8", depth=6, uniform=0.5, int8="static", runtimes=OPEN),
@@ -77,7 +86,7 @@ def form(case: Case, runtime: str) -> str:
     """The form of a case's graph that a runtime runs fast."""
     if case.int8 != "static":
         return case.int8 or "float"
-    return "qoperator" if runtime.split(":")[0] in SPARSE else "qdq"
+    return "qoperator" if runtime.split(":")[0] in SPARSE or runtime == SKIPPING else "qdq"
 
 
 def is_whole_base(case: Case) -> bool:

@@ -64,8 +64,9 @@ def clear(study: Study) -> None:
 
 def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], base: Path) -> list[dict]:
     """The rows of `throughput.measure`, a line printed for each."""
-    how = {"threads": machine.threads(), "seconds": settings["measured_seconds"], "turns": settings["turns"]}
-    rows = throughput.measure(folders, names, settings["batches"], LENGTH, baseline=base, **how)
+    how = {"seconds": settings["measured_seconds"], "turns": settings["turns"], "calls": settings["calls"]}
+    threads = machine.threads()
+    rows = throughput.measure(folders, names, settings["batches"], LENGTH, threads=threads, baseline=base, **how)
     return [throughput.told(row) for row in rows]
 
 

@@ -53,19 +53,21 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def trained(study: Study, run: Run, unfinished: Path) -> dict:
-    """Speeds of a model that another run left, in turns with the dense baseline, so over the same backbone.
+    """Speeds of a model that another run left, in turns with the paper's own baseline, dense float32 XLM-R base.
 
-    `f1` is what the other run's record says; an int8 graph is scored again in every runtime that it is timed in, since
-    each rounds in its own way.
+    `dense` are those of the model's own dense version beside it. `f1` is what the other run's record says; an int8
+    graph is scored again in every runtime that it is timed in, since each rounds in its own way.
     """
     settings, other = run.settings, study.make(run.settings["model"])
     folder = study.folder(other.get("same_as") or settings["folder"])  # a floor that static holds has no folder
-    graph, base = exported(folder, unfinished), exported(study.folder(run.needs["base"]), study.home / "shapes")
+    graph, base = exported(folder, unfinished), speed.base_folder(study)
+    dense = exported(study.folder(run.needs["base"]), study.home / "shapes")
     rows = speed.measured(settings, {settings["folder"]: graph}, settings["runtimes"], base)
+    own = speed.measured(settings, {"its own dense version": dense}, ["onnxruntime"], base)
     is_int8 = "quantization" in store.read_json(graph / disk.PROVENANCE)
     f1_in = _scored(study, run, graph) if is_int8 else {}
     f1 = _f1(other, settings["folder"].removeprefix(settings["model"]).removeprefix("-"))
-    return {"throughput": rows, "f1": f1, "f1_in": f1_in}
+    return {"throughput": rows, "dense": own, "f1": f1, "f1_in": f1_in}
 
 
 def exported(folder: Path, target: Path) -> Path:
@@ -85,7 +87,7 @@ def _scored(study: Study, run: Run, folder: Path) -> dict[str, dict[str, float]]
     tokenizer, scores = load_tokenizer(str(folder.resolve())), {}
     cap = settings["scored_sentences"]
     tests = {language: fewer(splits["test"], cap) for language, splits in study.corpora.items()}
-    for runtime in dict.fromkeys(name.split(":")[0] for name in settings["runtimes"]):
+    for runtime in dict.fromkeys(map(runtimes.numbers, settings["runtimes"])):
         try:
             with runtimes.load(folder, machine.threads(), runtime) as session:
                 if runtime in SPARSE:
