@@ -33,8 +33,7 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     folder, tokenizer = _reader(study, run, unfinished)
     tests = [splits["test"]["words"] for splits in study.corpora.values()]
-    mixed = [words for turn in zip_longest(*tests) for words in turn if words]
-    sentences = mixed[: settings["text_sentences"]]
+    sentences = [words for turn in zip_longest(*tests) for words in turn if words][: settings["text_sentences"]]
     rows, sessions = [], {}
     with ExitStack() as stack:
         for name in settings["runtimes"]:
