@@ -112,22 +112,18 @@ def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
 def _count(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
     # Sentence by sentence, so that no entity runs over a sentence's end.
     counts = np.zeros((len(gold), len(TYPES), 3), dtype=np.int64)  # (sentences, types, right/predicted/gold)
-    column = {name: index for index, name in enumerate(TYPES)}
     for sentence, pair in zip(counts, zip(gold, predicted, strict=True), strict=True):
         right, guess = (set(get_entities(list(tags))) for tags in pair)  # (type, first word, last word)
         for kind, entities in ((RIGHT, right & guess), (PREDICTED, guess), (GOLD, right)):
             for name, _, _ in entities:
-                sentence[column[name], kind] += 1
+                sentence[TYPES.index(name), kind] += 1
     return counts
 
 
 def _scores(count: np.ndarray) -> dict[str, float]:
     right, predicted, gold = count.tolist()
-    return {
-        "f1": 2 * right / max(predicted + gold, 1),
-        "precision": right / max(predicted, 1),
-        "recall": right / max(gold, 1),
-    }
+    f1 = 2 * right / max(predicted + gold, 1)
+    return {"f1": f1, "precision": right / max(predicted, 1), "recall": right / max(gold, 1)}
 
 
 def _resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:

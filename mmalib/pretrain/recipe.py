@@ -62,7 +62,11 @@ def prepare(
     secret = list(secret)
     made_from = {"pieces": pieces, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}}
     made_from["secret"] = hashlib.sha256(json.dumps(secret).encode()).hexdigest()
-    _same_as_before(work / "prepared.json", made_from)
+    prepared = work / "prepared.json"  # what lies in the folder must have been made from the same
+    if prepared.exists() and (before := json.loads(prepared.read_text())) != made_from:
+        changes = ", ".join(key for key in made_from if made_from[key] != before.get(key))
+        raise ValueError(f"{work} was prepared with other settings ({changes}). Use another work folder.")
+    store.write_atomic(prepared, json.dumps(made_from))
     lines = text.read_text(text_folder)
     leaks = {language: set(text.leaked(of_language, secret)) for language, of_language in lines.items()}
     lines = {language: [line for line in lines[language] if line not in leaks[language]] for language in lines}
@@ -192,14 +196,6 @@ def packed_layers(model: BertModel) -> dict[str, np.ndarray]:
 def file_layers(file: read.File) -> dict[str, np.ndarray]:
     """The layers of a 4-bit file, to the bit as they are there."""
     return {name: tensor for name, tensor in file.tensors.items() if name.startswith("encoder.")}
-
-
-def _same_as_before(path: Path, made_from: dict) -> None:
-    """What lies in the work folder must have been made from the same text with the same settings."""
-    if path.exists() and (before := json.loads(path.read_text())) != made_from:
-        changes = ", ".join(key for key in made_from if made_from[key] != before.get(key))
-        raise ValueError(f"{path.parent} was prepared with other settings ({changes}). Use another work folder.")
-    store.write_atomic(path, json.dumps(made_from))
 
 
 def _kept_tokens(path: Path, tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> text.Tokens:

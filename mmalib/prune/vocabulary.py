@@ -50,11 +50,14 @@ def keep(
     scripts = None
     if alphabet == "scripts":  # digits, marks and the like belong to all of them
         scripts = {_script("0"), *(_script(character) for text in texts for word in text for character in word)}
-    pieces = description["model"]["vocab"]  # without tokens that were added later
-    if description["model"]["type"] == "Unigram":
+    model = description["model"]
+    pieces = model["vocab"]  # without tokens that were added later
+    if model["type"] == "Unigram":
         pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
-    for piece, number in pieces.items():
-        if (character := _single(piece, description["model"])) and (scripts is None or _script(character) in scripts):
+    start = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else WORD_START
+    for piece, number in pieces.items():  # single ones: `a`, and `##a` in WordPiece, `▁a` in Unigram
+        character = piece.removeprefix(start) if len(piece) > 1 else piece
+        if len(character) == 1 and (scripts is None or _script(character) in scripts):
             ids.add(number)
     return sorted(ids)
 
@@ -127,13 +130,6 @@ def _used(tokenizer: PreTrainedTokenizerFast, texts: list[str | Sequence[str]]) 
             for encoded in backend.encode_batch(group[start : start + AT_ONCE], is_pretokenized=split):
                 ids.update(encoded.ids)
     return ids
-
-
-def _single(piece: str, kind: dict) -> str | None:
-    """The character, if the piece is one: `a`, and `##a` in WordPiece, `▁a` in Unigram."""
-    start = kind["continuing_subword_prefix"] if kind["type"] == "WordPiece" else WORD_START
-    bare = piece.removeprefix(start) if len(piece) > 1 else piece
-    return bare if len(bare) == 1 else None
 
 
 def _script(character: str) -> str:
