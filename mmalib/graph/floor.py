@@ -127,10 +127,7 @@ def measure_with(
 
 def drift(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Mean over words of KL(float model ‖ int8 model), from pairs of logits [words, labels]."""
-    ours, theirs = (_log_softmax(np.concatenate(side).astype(np.float64)) for side in zip(*pairs, strict=True))
+    sides = [np.concatenate(side).astype(np.float64) for side in zip(*pairs, strict=True)]
+    shifted = [logits - logits.max(-1, keepdims=True) for logits in sides]
+    ours, theirs = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)) for logits in shifted)  # log-softmax
     return float((np.exp(ours) * (ours - theirs)).sum(-1).mean())
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -19,7 +19,10 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def table_1(frame: pd.DataFrame) -> pd.DataFrame:
     """Table 1: F1 of the fine-tuned baselines, mean and sample deviation over seeds, and the paper's."""
-    paper_rows = {row["model"]: _paper_row(row) for row in tables.paper(1).to_dict("records")}
+    paper_rows = {}
+    for printed in tables.paper(1).to_dict("records"):
+        scores = {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
+        paper_rows[printed["model"]] = {"model": printed["model"], "source": "paper", **scores}
     rows = []
     for backbone, of_backbone in _runs(frame).groupby("label", sort=False):
         rows += [_our_row(backbone, *group) for group in of_backbone.groupby("corpus", sort=False)]
@@ -96,8 +99,3 @@ def _our_row(backbone: str, corpus: str, group: pd.DataFrame) -> dict:
         if (language, split) in f1.index:
             row[f"{language} {split} mean"], row[f"{language} {split} std"] = f1.loc[(language, split)]
     return row
-
-
-def _paper_row(printed: dict) -> dict:
-    scores = {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
-    return {"model": printed["model"], "source": "paper", **scores}
