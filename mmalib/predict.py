@@ -103,11 +103,9 @@ def _entities(text: str, words: list[re.Match], logits: np.ndarray, names: Seque
     """The entities of one text from its words and their logits [words, labels]."""
     if not words:
         return []
-    best = logits.argmax(-1)
     scaled = np.exp(logits - logits.max(-1, keepdims=True))
-    sure = scaled.max(-1) / scaled.sum(-1)
-    entities = []
-    for kind, first, last in get_entities([names[number] for number in best]):
+    sure, entities = scaled.max(-1) / scaled.sum(-1), []
+    for kind, first, last in get_entities([names[number] for number in logits.argmax(-1)]):
         start, end = words[first].start(), words[last].end()
         score = round(float(sure[first : last + 1].mean()), 4)
         entities.append({"type": kind, "text": text[start:end], "start": start, "end": end, "score": score})

@@ -144,18 +144,10 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
     begin, cells, failure, result = time.monotonic(), [], "", ""
     try:
         with _progress(path, cells), _kernel(held) as kernel:
-            notebook = papermill.execute_notebook(
-                _literal(path),
-                _literal(running),
-                parameters,
-                kernel_name="python3",
-                language="python",
-                km=kernel,
-                on_cell_execute=lambda cell, cell_index: cells.append(cell.source),
-                progress_bar=False,
-                start_timeout=120,
-                iopub_timeout=120,  # a busy machine is slow, not broken
-            )
+            how = {"kernel_name": "python3", "language": "python", "km": kernel, "progress_bar": False}
+            how |= {"start_timeout": 120, "iopub_timeout": 120}  # a busy machine is slow, not broken
+            how["on_cell_execute"] = lambda cell, cell_index: cells.append(cell.source)
+            notebook = papermill.execute_notebook(_literal(path), _literal(running), parameters, **how)
         result = _result(notebook)
     except papermill.PapermillExecutionError as error:
         failure = "\n".join(f"{error.ename}: {error.evalue}".splitlines()[:12])

@@ -117,9 +117,8 @@ def to_iob2(tags: list[str]) -> list[str]:
     its own type starts an entity. IOB2 comes out unchanged.
     """
     before = ["O", *tags][: len(tags)]
-    return [
-        "B" + tag[1:] if tag != "O" and tag[2:] != last[2:] else tag for last, tag in zip(before, tags, strict=True)
-    ]
+    pairs = zip(before, tags, strict=True)
+    return ["B" + tag[1:] if tag != "O" and tag[2:] != last[2:] else tag for last, tag in pairs]
 
 
 def load(profile: Profile, data: str | None = None) -> Corpora:
@@ -129,15 +128,14 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
     """
     source, further = _source(profile, data), {}
     if source == "sample":
-        corpora = {
-            language: {split: [Sentence(*pair) for pair in pairs] for split, pairs in splits.items()}
-            for language, splits in sample.generate().items()
-        }
+        corpora = sample.generate()
     elif source == "hub":
         corpora = _read(PARQUET, _download())
     else:
-        corpora = _read(*_layout(Path(source).expanduser()))
-        further = _further(Path(source).expanduser(), profile.eval_sentences)
+        folder = Path(source).expanduser()
+        corpora = _read(*_layout(folder))
+        others = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
+        further = {path.stem: _dataset(read_conll(path, columns=(2,)), profile.eval_sentences) for path in others}
     return Corpora({language: _datasets(language, corpora[language], profile) for language in LANGUAGES}, further)
 
 
@@ -209,12 +207,6 @@ def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
             "or set MMALIB_DATA to 'sample' for the generated corpus."
         )
     return layout, roots
-
-
-def _further(folder: Path, cap: int | None) -> dict[str, Dataset]:
-    """The test sets of the languages that are not among the study's."""
-    paths = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
-    return {path.stem: _dataset(read_conll(path, columns=(2,)), cap) for path in paths}
 
 
 def _missing(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> list[str]:
@@ -306,5 +298,5 @@ def _chosen(number: int, cap: int | None) -> list[int]:
 
 def _dataset(sentences: list[Sentence], cap: int | None) -> Dataset:
     kept = [sentences[index] for index in _chosen(len(sentences), cap)]
-    columns = {"words": [sentence.words for sentence in kept], "tags": [sentence.tags for sentence in kept]}
+    columns = {"words": [words for words, _ in kept], "tags": [tags for _, tags in kept]}
     return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, List(Value("string")))))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data import LABELS
@@ -133,17 +134,11 @@ def training_rows(
 def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, torch.Tensor]]:
     """Training rows in their order, `size` at once, padded to the longest of each batch."""
     fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
-    padded_batches = []
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        width = max(len(row["input_ids"]) for row in batch)
-        padded_batches.append(
-            {
-                name: torch.tensor([row[name] + [blank] * (width - len(row[name])) for row in batch])
-                for name, blank in fill.items()
-            }
-        )
-    return padded_batches
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [
+        {name: pad_sequence([torch.tensor(row[name]) for row in chunk], True, blank) for name, blank in fill.items()}
+        for chunk in chunks
+    ]
 
 
 def run_of(model: PreTrainedModel) -> Run:

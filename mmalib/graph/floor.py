@@ -11,6 +11,7 @@ languages are then measured at the end and reported, and decide nothing.
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,10 @@ def hold_floor(
         raise ValueError(f"The float model has no F1 for the languages to look at ({unknown or 'none given'}).")
     if points < 0 or most < 0:
         raise ValueError(f"points is {points} and most is {most}: neither can be negative.")
-    seen: dict[frozenset[str], tuple[dict[str, float], float]] = {}
+    remembered = cache(measure)
 
     def measured(skip: Collection[str]) -> tuple[dict[str, float], float]:
-        key = frozenset(skip)
-        if key not in seen:
-            seen[key] = measure(key)
-        return seen[key]
+        return remembered(frozenset(skip))
 
     def losses(skip: Collection[str]) -> dict[str, float]:
         scores, _ = measured(skip)
@@ -86,12 +84,12 @@ def hold_floor(
             for name in ordered
         },
         "drift_at_first": measured(())[1],
-        "measured": len(seen),
+        "measured": remembered.cache_info().currsize,
     }
 
 
 def measure_with(
-    build: Callable[[Path, frozenset[str]], object],
+    build: Callable[..., object],
     source: Path,
     dev: Mapping[str, Encoded],
     *,
@@ -99,8 +97,8 @@ def measure_with(
 ) -> tuple[Measure, dict[str, float]]:
     """A `measure` for `hold_floor` in ONNX Runtime, and the float model's F1 by language.
 
-    `build(folder, skip)` writes the int8 model, usually `quantize.quantize` with all else fixed; `source` is the float
-    model's folder; `dev` has the sentences of every language.
+    `build(folder, skip=...)` writes the int8 model, usually `quantize.quantize` with all else fixed; `source` is the
+    float model's folder; `dev` has the sentences of every language.
     """
     labels = export.labels(source)
 
@@ -119,7 +117,7 @@ def measure_with(
     def measure(skip: frozenset[str]) -> tuple[dict[str, float], float]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "int8"
-            build(folder, skip)
+            build(folder, skip=skip)
             in_int8 = logits(folder)
         pairs = [pair for name in languages for pair in zip(in_float[name], in_int8[name], strict=True)]
         return f1(in_int8), drift(pairs)
@@ -129,10 +127,7 @@ def measure_with(
 
 def drift(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Mean over words of KL(float model ‖ int8 model), from pairs of logits [words, labels]."""
-    ours, theirs = (_log_softmax(np.concatenate(side).astype(np.float64)) for side in zip(*pairs, strict=True))
+    sides = [np.concatenate(side).astype(np.float64) for side in zip(*pairs, strict=True)]
+    shifted = [logits - logits.max(-1, keepdims=True) for logits in sides]
+    ours, theirs = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)) for logits in shifted)  # log-softmax
     return float((np.exp(ours) * (ours - theirs)).sum(-1).mean())
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -168,7 +168,9 @@ def _build(
         # The quantizer leaves a file beside its input, so its input is in memory.
         quantize_dynamic(proto, path, kinds, per_channel=True, reduce_range=reduce_range, nodes_to_quantize=nodes)
         return
-    wanted = _tensors(proto.graph, nodes, outputs=format == "qoperator")
+    maps = [node for name, node in matmuls(proto.graph).items() if name in nodes]
+    ends = [node.input[0] for node in maps] + ([node.output[0] for node in maps] if format == "qoperator" else [])
+    wanted = list(dict.fromkeys(ends))  # several maps read one tensor
     if lost := [tensor for tensor in wanted if tensor not in ranges]:
         raise ValueError(
             f"The ranges are missing {len(lost)} of {len(wanted)} tensors that are quantized, {lost[0]} first."
@@ -177,9 +179,8 @@ def _build(
         low, high = ranges[tensor]
         if not (np.isfinite([low, high]).all() and low <= high):
             raise ValueError(f"The range of {tensor} is {low} to {high}. Calibrate again, or tune the model again.")
-    data = TensorsData(
-        CalibrationMethod.MinMax, {name: tuple(np.array(end, np.float32) for end in ranges[name]) for name in wanted}
-    )
+    known = {name: tuple(np.array(end, np.float32) for end in ranges[name]) for name in wanted}
+    data = TensorsData(CalibrationMethod.MinMax, known)
     inferred = save_and_reload_model_with_shape_infer(proto)
     common = (QuantType.QInt8, QuantType.QUInt8, data, nodes, [], kinds)
     if format == "qdq":
@@ -204,14 +205,6 @@ def _float_residuals_(graph: onnx.GraphProto) -> None:
             first = made.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
             if first is not None and first.op_type == "QuantizeLinear" and node.op_type != "MatMul":
                 node.input[place] = first.input[0]
-
-
-def _tensors(graph: onnx.GraphProto, nodes: Collection[str], *, outputs: bool) -> list[str]:
-    """The activations that these MatMuls read and, if wanted, write; each once."""
-    by_name = matmuls(graph)
-    chosen = [by_name[name] for name in nodes if name in by_name]
-    read = [node.input[0] for node in chosen]
-    return list(dict.fromkeys(read + ([node.output[0] for node in chosen] if outputs else [])))
 
 
 def _weight(graph: onnx.GraphProto, name: str) -> np.ndarray:

@@ -44,7 +44,8 @@ def calibrate(
         raise ValueError(f"There is no calibration method '{method}'. Choose one of: {', '.join(METHODS)}.")
     if not rows:
         raise ValueError("There is nothing to calibrate on. Give rows of subwords: sentence_rows or random_rows.")
-    wanted = {tensor for node in matmuls(onnx.load(Path(folder) / GRAPH).graph).values() for tensor in _ends(node)}
+    maps = matmuls(onnx.load(Path(folder) / GRAPH).graph).values()
+    wanted = {tensor for node in maps for tensor in (node.input[0], node.output[0])}
     if not wanted:
         raise ValueError(
             f"{folder} has no linear map of an encoder that mmalib.graph.export has named: nothing to calibrate."
@@ -53,13 +54,8 @@ def calibrate(
     # The calibrator writes beside the model and prints what it does.
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         copied = Path(shutil.copy2(Path(folder) / GRAPH, scratch))
-        calibrator = create_calibrator(
-            copied,
-            ["MatMul"],
-            augmented_model_path=str(copied.with_name("augmented.onnx")),
-            calibrate_method=METHODS[method],
-            extra_options=options,
-        )
+        where, how = str(copied.with_name("augmented.onnx")), METHODS[method]
+        calibrator = create_calibrator(copied, ["MatMul"], where, calibrate_method=how, extra_options=options)
         for batch in _batches(rows, batch_size):
             # One batch at a time: all the activations of all batches at once would not fit into memory.
             calibrator.collect_data(_Reader(batch))
@@ -93,10 +89,6 @@ class _Reader(CalibrationDataReader):
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return self.left.pop() if self.left else None
-
-
-def _ends(node: onnx.NodeProto) -> tuple[str, str]:
-    return node.input[0], node.output[0]
 
 
 def _batches(rows: Sequence[list[int]], size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -26,8 +26,13 @@ MASKED = -10000.0  # exp of it is exactly 0 in float32, and it does not become i
 
 def trace(model: PreTrainedModel, path: Path) -> tuple[int, int]:
     """Write the graph of a model with eager attention; zeros and number of the weights of the encoder's linear maps."""
-    weights = _mark_(model)
+    weights = {name: linear.weight.detach().clone() for name, linear in linears(model).items()}
     try:
+        # Meanwhile the weights of each map are its number, so that the MatMuls can be told apart in the graph. The
+        # exporter also merges what looks equal: with weights of zeros alone (a matrix that is pruned away), query and
+        # key would become one.
+        for number, linear in enumerate(linears(model).values(), start=1):
+            linear.weight.data.fill_(number)
         _write(model, path)
     finally:
         for name, linear in linears(model).items():
@@ -51,18 +56,6 @@ def matmuls(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     }
 
 
-def _mark_(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Fill the weights of each linear map with its number, and return what they were.
-
-    So the MatMuls can be told apart in the graph whatever the weights are. The exporter also merges what looks equal:
-    with weights of zeros alone (a matrix that is pruned away), query and key would become one.
-    """
-    weights = {name: linear.weight.detach().clone() for name, linear in linears(model).items()}
-    for number, linear in enumerate(linears(model).values(), start=1):
-        linear.weight.data.fill_(number)
-    return weights
-
-
 def _write(model: PreTrainedModel, path: Path) -> None:
     typed = hasattr(model.base_model.embeddings, "token_type_embeddings")
 
@@ -77,16 +70,9 @@ def _write(model: PreTrainedModel, path: Path) -> None:
         with warnings.catch_warnings():
             # The old exporter says that there is a new one, and that tracing fixes what does not depend on the input.
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                (example, example),
-                path,
-                input_names=list(INPUTS),
-                output_names=["logits"],
-                dynamic_axes={name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")},
-                opset_version=OPSET,
-                dynamo=False,
-            )
+            axes = {name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")}
+            names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": axes}
+            torch.onnx.export(model, (example, example), path, **names, opset_version=OPSET, dynamo=False)
     finally:
         hook.remove()
 

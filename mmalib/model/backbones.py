@@ -1,5 +1,7 @@
 """Short name → model and tokenizer; and what the three architectures call their layers and linear maps."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from mmalib.data import LABELS
+from mmalib.data import NAMED_LABELS
 from mmalib.model import packed
 
 SHIPPED = ("e5", "e5-half", "e5-narrow")
@@ -57,17 +59,8 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     logging.set_verbosity_error()  # the report on missing weights is read here, not by the user
     logging.disable_progress_bar()
-    model, report = _loaded(
-        AutoModelForTokenClassification,
-        locate(name),
-        name,
-        num_labels=len(LABELS),
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: i for i, label in enumerate(LABELS)},
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = _loaded(AutoModelForTokenClassification, locate(name), name, **NAMED_LABELS, **how)
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
         raise ValueError(f"The weights of '{name}' are missing {len(lost)} tensors, {lost[0]} first. Fetch them again.")
     with torch.no_grad():
@@ -101,6 +94,21 @@ def parts(layer: nn.Module) -> Parts:
         return Parts(attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, ffn.lin1, ffn.lin2)
     own, after = attention.self, attention.output.dense
     return Parts(own.query, own.key, own.value, after, layer.intermediate.dense, layer.output.dense)
+
+
+@contextmanager
+def evaluating(model: nn.Module, weights: Iterable[nn.Parameter] = ()) -> Iterator[None]:
+    """No dropout inside, and gradients for these weights where they are frozen; afterwards all is as it was."""
+    training, frozen = model.training, [weight for weight in weights if not weight.requires_grad]
+    model.eval()
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        model.train(training)
 
 
 def freeze_(model: PreTrainedModel, share: float | None) -> None:

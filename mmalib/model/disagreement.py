@@ -17,12 +17,8 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
 
     Words that differ in case are different words.
     """
-    changed = [
-        (word, old, new)
-        for sentence in zip(words, before, after, strict=True)
-        for word, old, new in zip(*sentence, strict=True)
-        if old != new
-    ]
+    sentences = [list(zip(*sentence, strict=True)) for sentence in zip(words, before, after, strict=True)]
+    changed = [(word, old, new) for sentence in sentences for word, old, new in sentence if old != new]
     tipped = Counter(word for word, _, _ in changed).most_common(TOP)
     comparison = {
         **difference(gold, before, after),
@@ -32,10 +28,7 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
     }
     if tipped:
         first = tipped[0][0]
-        held = [
-            [old if word == first else new for word, old, new in zip(*sentence, strict=True)]
-            for sentence in zip(words, before, after, strict=True)
-        ]
+        held = [[old if word == first else new for word, old, new in sentence] for sentence in sentences]
         comparison["points_without_first"] = difference(gold, before, held, resamples=1)[
             "points"
         ]  # without its interval

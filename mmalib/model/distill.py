@@ -43,13 +43,20 @@ def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None)
     columns = _columns(teacher)
     path = folder and Path(folder) / f"teacher-{_key(teacher, text)}.safetensors"
     if path and path.exists():
-        ends = np.cumsum([len(words) for words in text.words])
-        return np.split(_stored(path), ends[:-1])
+        try:
+            stored = load_file(path)["logits"]
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read ({error}). Delete it: the teacher is then asked again.") from error
+        return np.split(stored, np.cumsum([len(words) for words in text.words])[:-1])
     logits = [rows[:, columns] for rows in word_logits(run_of(teacher), text)]
     if not all(np.isfinite(of_sentence).all() for of_sentence in logits):
         raise ValueError("The teacher's logits are not all finite numbers. Its training has diverged: tune it anew.")
     if path:
-        _store(path, np.concatenate(logits))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # it writes the bytes as they lie in memory
+        save_file({"logits": np.ascontiguousarray(np.concatenate(logits))}, temporary)
+        os.replace(temporary, path)
     return logits
 
 
@@ -59,11 +66,8 @@ def loss(*, hardness: float, temperature: float) -> Callable[[Tensor, dict[str, 
         raise ValueError(f"The hardness is {hardness}: it must lie between 0 (gold labels) and 1 (teacher).")
     if not temperature > 0:
         raise ValueError(f"The temperature is {temperature}: it must be above 0; 1 leaves the teacher as it is.")
-
-    def of_batch(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return of_words(logits, batch["answers"], batch["labels"], hardness=hardness, temperature=temperature)
-
-    return of_batch
+    share = {"hardness": hardness, "temperature": temperature}
+    return lambda logits, batch: of_words(logits, batch["answers"], batch["labels"], **share)
 
 
 def of_words(logits: Tensor, targets: Tensor, gold: Tensor, *, hardness: float, temperature: float) -> Tensor:
@@ -98,17 +102,3 @@ def _key(teacher: PreTrainedModel, text: Encoded) -> str:
     for window in text.windows:
         seen.update(repr(window).encode())
     return seen.hexdigest()[:16]
-
-
-def _stored(path: Path) -> np.ndarray:
-    try:
-        return load_file(path)["logits"]
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}). Delete it: the teacher is then asked again.") from error
-
-
-def _store(path: Path, logits: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({"logits": np.ascontiguousarray(logits)}, temporary)  # it writes the bytes as they lie in memory
-    os.replace(temporary, path)

@@ -97,39 +97,33 @@ def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
         raise ValueError("There are no sentences to score. Check the corpus and the split.")
     if len(gold) != len(predicted):
         raise ValueError(f"{len(gold)} gold sentences but {len(predicted)} predicted ones. Predict each once.")
-    known = set(LABELS)
     for index, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
         if len(right) != len(guess):
             raise ValueError(
                 f"Sentence {index} has {len(right)} gold tags but {len(guess)} predicted ones. Predict each word once."
             )
         for side, tags in (("gold", right), ("predicted", guess)):
-            if not known.issuperset(tags):
-                unknown = next(tag for tag in tags if tag not in known)
+            if unknown := [tag for tag in tags if tag not in LABELS]:
                 raise ValueError(
-                    f"Sentence {index} has the unknown {side} tag {unknown!r}. Known are {', '.join(LABELS)}."
+                    f"Sentence {index} has the unknown {side} tag {unknown[0]!r}. Known are {', '.join(LABELS)}."
                 )
 
 
 def _count(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
     # Sentence by sentence, so that no entity runs over a sentence's end.
     counts = np.zeros((len(gold), len(TYPES), 3), dtype=np.int64)  # (sentences, types, right/predicted/gold)
-    column = {name: index for index, name in enumerate(TYPES)}
     for sentence, pair in zip(counts, zip(gold, predicted, strict=True), strict=True):
         right, guess = (set(get_entities(list(tags))) for tags in pair)  # (type, first word, last word)
         for kind, entities in ((RIGHT, right & guess), (PREDICTED, guess), (GOLD, right)):
             for name, _, _ in entities:
-                sentence[column[name], kind] += 1
+                sentence[TYPES.index(name), kind] += 1
     return counts
 
 
 def _scores(count: np.ndarray) -> dict[str, float]:
     right, predicted, gold = count.tolist()
-    return {
-        "f1": 2 * right / max(predicted + gold, 1),
-        "precision": right / max(predicted, 1),
-        "recall": right / max(gold, 1),
-    }
+    f1 = 2 * right / max(predicted + gold, 1)
+    return {"f1": f1, "precision": right / max(predicted, 1), "recall": right / max(gold, 1)}
 
 
 def _resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -29,7 +29,8 @@ SUMS, SHARED, CONFIG = "SHA256SUMS", "vocabulary", "config.json"
 
 def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
-    folder = _cache() / f"{name}-{fingerprint(name, weights)}"
+    cache = os.environ.get("MMALIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mmalib"
+    folder = Path(cache).expanduser() / f"{name}-{fingerprint(name, weights)}"
     if folder.is_dir():  # it appears complete or not at all
         return folder
     try:
@@ -161,9 +162,3 @@ def _counts(path: Path) -> bool:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _cache() -> Path:
-    if own := os.environ.get("MMALIB_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mmalib"

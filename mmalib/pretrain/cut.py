@@ -29,15 +29,12 @@ def usage(tokenizer: Tokenizer, text: Mapping[str, list[str]]) -> dict[str, np.n
 
 def choose(counts: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerFast, size: int) -> list[int]:
     """The `size` pieces to keep, by their ids."""
-    kept = set(vocabulary.keep(tokenizer, ALPHABET, alphabet="scripts"))
-    if len(kept) > size:
-        raise ValueError(f"A vocabulary of {size} has no room for the {len(kept)} pieces that any text needs.")
+    needed = vocabulary.keep(tokenizer, ALPHABET, alphabet="scripts")
+    if len(needed) > size:
+        raise ValueError(f"A vocabulary of {size} has no room for the {len(needed)} pieces that any text needs.")
     worth = np.max([of_language / of_language.sum() for of_language in counts.values()], axis=0)
-    for piece in np.argsort(-worth, kind="stable"):
-        if len(kept) == size:
-            break
-        kept.add(int(piece))
-    return sorted(kept)
+    order = dict.fromkeys([*needed, *np.argsort(-worth, kind="stable").tolist()])
+    return sorted(list(order)[:size])
 
 
 def coverage(full: Tokenizer, cut: Tokenizer, text: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -54,18 +51,10 @@ def coverage(full: Tokenizer, cut: Tokenizer, text: Mapping[str, list[str]]) -> 
         flat = [piece for pieces in old for piece in pieces]
         changed = [(len(a), len(b)) for a, b in zip(old, new, strict=True) if a != b]
         before, after = np.mean(changed, axis=0) if changed else (np.nan, np.nan)
-        unknown = sum(pieces.count("<unk>") for pieces in new) / sum(map(len, new))
-        rows.append(
-            {
-                "language": language,
-                "covered": np.mean([piece in there for piece in flat]),
-                "changed": len(changed) / len(old),
-                "before": before,
-                "after": after,
-                "unknown": 1e5 * unknown,
-            }
-        )
-    return pd.DataFrame(rows)
+        unknown = 1e5 * sum(pieces.count("<unk>") for pieces in new) / sum(map(len, new))
+        covered = np.mean([piece in there for piece in flat])
+        rows.append((language, covered, len(changed) / len(old), before, after, unknown))
+    return pd.DataFrame(rows, columns=["language", "covered", "changed", "before", "after", "unknown"])
 
 
 def _ids(tokenizer: Tokenizer, lines: list[str]) -> Iterable[np.ndarray]:

@@ -4,13 +4,11 @@ It asks for each line's translation among all lines of the other side, by the co
 one layer and nothing else: no centring, no margin.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmalib.model.backbones import evaluating
 from mmalib.pretrain.text import Pairs
 
 ROWS = 64  # lines in a batch
@@ -29,11 +27,9 @@ def retrieval(
         raise ValueError(f"Layer {layer} does not exist: choose one from 0 (embedding) to {layers} (last).")
     if not pairs.lines:
         raise ValueError(f"No aligned lines of {pairs.first} and {pairs.second} to retrieve from.")
-    with _evaluating(model):
-        first, second = (
-            nn.functional.normalize(_pooled(model, tokenizer, list(side), layer), dim=1)
-            for side in zip(*pairs.lines, strict=True)
-        )
+    with evaluating(model), torch.inference_mode():
+        sides = (_pooled(model, tokenizer, list(side), layer) for side in zip(*pairs.lines, strict=True))
+        first, second = (nn.functional.normalize(side, dim=1) for side in sides)
         nearest = (first @ second.T).argmax(dim=1)
     return (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean().item()
 
@@ -58,15 +54,3 @@ def _pooled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lines: l
         real = real[:, :, None].to(states)
         pooled[batch] = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
     return pooled
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside, the model's mode as it was outside."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)

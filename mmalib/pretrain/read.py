@@ -95,9 +95,7 @@ def _read(data: bytes) -> File:
     at = _after_tokenizer(data, struct.calcsize("<4sI7ifi"))
     (number,) = struct.unpack_from("<i", data, at)
     with torch.device("meta"):  # for the shapes alone
-        shapes = {
-            name: tensor.shape for name, tensor in BertModel(config, add_pooling_layer=False).state_dict().items()
-        }
+        empty = BertModel(config, add_pooling_layer=False).state_dict()
     at, tensors = at + 4, {}
     for _ in range(number):
         (length,) = struct.unpack_from("<H", data, at)
@@ -106,9 +104,9 @@ def _read(data: bytes) -> File:
         at += 2 + length + struct.calcsize("<BIQQ")
         target = bert_name(name)
         if size == 4 * values:
-            tensors[target] = np.frombuffer(data, "<f4", values, offset).reshape(shapes[target])
+            tensors[target] = np.frombuffer(data, "<f4", values, offset).reshape(empty[target].shape)
         else:
-            rows, block = shapes[target][0], np.dtype([("scale", "<f2"), ("halves", "u1", BLOCK // 2)])
+            rows, block = len(empty[target]), np.dtype([("scale", "<f2"), ("halves", "u1", BLOCK // 2)])
             blocks = np.frombuffer(data, block, values // BLOCK, offset)
             tensors[f"{target}.scales"] = blocks["scale"].reshape(rows, -1).copy()
             tensors[f"{target}.halves"] = blocks["halves"].reshape(rows, -1).copy()

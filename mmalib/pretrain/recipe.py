@@ -62,18 +62,23 @@ def prepare(
     secret = list(secret)
     made_from = {"pieces": pieces, "held_out": held_out, "sources": {p.name: p.stat().st_size for p in sources}}
     made_from["secret"] = hashlib.sha256(json.dumps(secret).encode()).hexdigest()
-    _same_as_before(work / "prepared.json", made_from)
+    prepared = work / "prepared.json"  # what lies in the folder must have been made from the same
+    if prepared.exists() and (before := json.loads(prepared.read_text())) != made_from:
+        changes = ", ".join(key for key in made_from if made_from[key] != before.get(key))
+        raise ValueError(f"{work} was prepared with other settings ({changes}). Use another work folder.")
+    store.write_atomic(prepared, json.dumps(made_from))
     lines = text.read_text(text_folder)
     leaks = {language: set(text.leaked(of_language, secret)) for language, of_language in lines.items()}
     lines = {language: [line for line in lines[language] if line not in leaks[language]] for language in lines}
     rest = {language: of_language[-held_out:] for language, of_language in lines.items()}
     lines = {language: of_language[:-held_out] for language, of_language in lines.items()}
     full = full_tokenizer(tokenizer_file)
-    kept, tokenizer = _vocabulary(work, full, lines, pieces)
-    tokens = {
-        language: _kept_tokens(work / f"tokens-{language}.npz", tokenizer, of_language)
-        for language, of_language in lines.items()
-    }
+    chosen = work / "kept.json"  # what was chosen before stays
+    if not chosen.exists():
+        store.write_atomic(chosen, json.dumps(cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)))
+    kept = json.loads(chosen.read_text())
+    tokenizer = vocabulary.smaller_tokenizer(full, kept)
+    tokens = {name: _kept_tokens(work / f"tokens-{name}.npz", tokenizer, lines[name]) for name in lines}
     small = [language for language in tokens if language not in SHARES]
     return Prepared(
         tokenizer,
@@ -92,17 +97,9 @@ def prepare(
 def full_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of the whole vocabulary, from its `tokenizer.json`."""
     bos, pad, eos, unk = text.SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(file),
-        model_max_length=POSITIONS,
-        bos_token=bos,
-        cls_token=bos,
-        eos_token=eos,
-        sep_token=eos,
-        pad_token=pad,
-        unk_token=unk,
-        mask_token="<mask>",
-    )
+    names = {"bos_token": bos, "cls_token": bos, "eos_token": eos, "sep_token": eos, "pad_token": pad, "unk_token": unk}
+    names["mask_token"] = "<mask>"
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), model_max_length=POSITIONS, **names)
 
 
 def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
@@ -114,8 +111,7 @@ def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
 
 def e5_half(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
     """`e5-half`: every second layer of e5."""
-    student = shrink.without_layers(teacher, KEPT)
-    return _taught(student, teacher, prepared, work / "e5-half", steps)
+    return _taught(shrink.without_layers(teacher, KEPT), teacher, prepared, work / "e5-half", steps)
 
 
 def e5_narrow(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
@@ -144,14 +140,8 @@ def _taught(student: BertModel, teacher: BertModel, prepared: Prepared, folder: 
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # a student of hidden states should hit them, not their mean over dropout
         student.embeddings.requires_grad_(False)
-        log = train(
-            student,
-            lambda step: _batch(prepared, step),
-            folder,
-            steps=steps,
-            loss=shrink.hidden_loss(teacher, KEPT),
-            about=about,
-        )
+        loss = shrink.hidden_loss(teacher, KEPT)
+        log = train(student, lambda step: _batch(prepared, step), folder, steps=steps, loss=loss, about=about)
         student.save_pretrained(folder / "model")
         store.write_atomic(finished, json.dumps({"about": about, "log": log}))
         shutil.rmtree(folder / "checkpoint")
@@ -206,26 +196,6 @@ def packed_layers(model: BertModel) -> dict[str, np.ndarray]:
 def file_layers(file: read.File) -> dict[str, np.ndarray]:
     """The layers of a 4-bit file, to the bit as they are there."""
     return {name: tensor for name, tensor in file.tensors.items() if name.startswith("encoder.")}
-
-
-def _same_as_before(path: Path, made_from: dict) -> None:
-    """What lies in the work folder must have been made from the same text with the same settings."""
-    if path.exists() and (before := json.loads(path.read_text())) != made_from:
-        changes = ", ".join(key for key in made_from if made_from[key] != before.get(key))
-        raise ValueError(f"{path.parent} was prepared with other settings ({changes}). Use another work folder.")
-    store.write_atomic(path, json.dumps(made_from))
-
-
-def _vocabulary(
-    work: Path, full: PreTrainedTokenizerFast, lines: Mapping[str, list[str]], pieces: int
-) -> tuple[list[int], PreTrainedTokenizerFast]:
-    """The pieces that stay and their tokenizer, from disk where they were chosen before."""
-    path = work / "kept.json"
-    if not path.exists():
-        chosen = cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)
-        store.write_atomic(path, json.dumps(chosen))
-    kept = json.loads(path.read_text())
-    return kept, vocabulary.smaller_tokenizer(full, kept)
 
 
 def _kept_tokens(path: Path, tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> text.Tokens:

@@ -38,23 +38,12 @@ def train(
     """
     device = next(model.parameters()).device
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for _, p in named if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    matrices, vectors = [p for _, p in named if p.dim() > 1], [p for _, p in named if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
     settings = {"learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed, **(about or {})}
-    state = _resume_(folder, optimizer, named, settings) or {
-        "settings": settings,
-        "step": 0,
-        "seconds": 0.0,
-        "window": [],  # losses since the last entry of the log
-        "log": [],
-    }
+    fresh = {"settings": settings, "step": 0, "seconds": 0.0, "window": [], "log": []}  # window: losses not in the log
+    state = _resume_(folder, optimizer, named, settings) or fresh
     model.train()
     saved_at, began, spent = time.monotonic(), time.monotonic(), state["seconds"]
     bar = tqdm(total=steps, initial=state["step"], desc=folder.name, mininterval=5)

@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
-from mmalib.model.backbones import layers, parts
+from mmalib.model.backbones import evaluating, layers, parts
 from mmalib.model.disk import heads_left, keep_inputs_, keep_outputs_, record_pruning_
 
 
@@ -68,14 +68,9 @@ def gate_gradients(
     rows = len(batch["input_ids"])
     # One gate a row: rows do not mix, so the gradient of the sum of their losses holds that of each loss.
     gates = [gate.repeat(rows, 1).requires_grad_() for gate in _gates(model, _checked(model, masked or {}))]
-    training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad(), _scaled(model, gates):
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            return list(torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), gates))
-    finally:
-        model.train(training)
+    with evaluating(model), torch.enable_grad(), _scaled(model, gates):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return list(torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), gates))
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -101,7 +96,9 @@ def plan(
     steps = []
     while any(room):
         going = size
-        for number, head in _ascending(importance(model, batches, masked)):
+        weighed = importance(model, batches, masked)  # nan where a head is gone already
+        order = weighed[weighed.isfinite()].argsort(stable=True)
+        for number, head in weighed.isfinite().nonzero()[order].tolist():
             if going and room[number]:
                 masked.setdefault(number, []).append(head)
                 room[number] -= 1
@@ -127,13 +124,6 @@ def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) ->
             keep_outputs_(linear, kept)
         keep_inputs_(own.mix, kept)
     record_pruning_(model, gone)
-
-
-def _ascending(weighed: Tensor) -> list[tuple[int, int]]:
-    """(layer, head) from the least to the most important; without those that are nan."""
-    places = weighed.isfinite().nonzero()  # [heads, 2]
-    order = weighed[weighed.isfinite()].argsort(stable=True)
-    return [(int(number), int(head)) for number, head in places[order]]
 
 
 def _checked(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> dict[int, list[int]]:
@@ -165,16 +155,13 @@ def _gates(model: PreTrainedModel, off: Mapping[int, list[int]]) -> list[Tensor]
 @contextmanager
 def _scaled(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
     """Multiply the output of each head by its gate, [heads left] or [rows, heads left], inside the context."""
-    size = head_size(model)
 
     def scale(gate: Tensor):
-        wide = gate.repeat_interleave(size, -1).unsqueeze(-2)  # [1, width] or [rows, 1, width]
+        wide = gate.repeat_interleave(head_size(model), -1).unsqueeze(-2)  # [1, width] or [rows, 1, width]
         return lambda _, inputs: (inputs[0] * wide,)  # inputs[0]: [rows, subwords, width]
 
-    handles = [
-        parts(layer).mix.register_forward_pre_hook(scale(gate))
-        for layer, gate in zip(layers(model), gates, strict=True)
-    ]
+    pairs = zip(layers(model), gates, strict=True)
+    handles = [parts(layer).mix.register_forward_pre_hook(scale(gate)) for layer, gate in pairs]
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data.subwords import IGNORED, batches
+from mmalib.model.backbones import evaluating
 from mmalib.prune import sparsity
 from mmalib.prune.fisher import WAITING, BlockInverseFisher, saliency, update
 from mmalib.prune.sparsity import Criterion, Masks, Scores, group_size, weights
@@ -39,11 +40,7 @@ def gradients(
     rounds = -(-num_grads * batch_size // len(rows))
     order = torch.cat([torch.randperm(len(rows), generator=draw) for _ in range(rounds)]).tolist()
     chosen = {name: weights(model)[name] for name in masks}
-    training, frozen = model.training, [weight for weight in chosen.values() if not weight.requires_grad]
-    model.eval()
-    try:
-        for weight in frozen:
-            weight.requires_grad_(True)
+    with evaluating(model, chosen.values()):
         for start in range(0, num_grads * batch_size, batch_size):
             batch_rows = [rows[index] for index in order[start : start + batch_size]]
             (batch,) = batches(batch_rows, tokenizer, batch_size)
@@ -53,10 +50,6 @@ def gradients(
                     raise ValueError(f"The loss is {loss.item()}: training has diverged. Try a lower learning rate.")
                 of_batch = torch.autograd.grad(loss, list(chosen.values()))
             yield {name: gradient * masks[name] for name, gradient in zip(chosen, of_batch, strict=True)}
-    finally:
-        model.train(training)
-        for weight in frozen:
-            weight.requires_grad_(False)
 
 
 def fitted(size: int, pattern: str) -> int:
@@ -132,16 +125,16 @@ def criterion(
         nonlocal size
         size = fitted(block_size, pattern)
         plan[:] = portions({name: mask.numel() for name, mask in masks.items()}, size, max_gib)
-        by_name, empty = {}, True
+        costs, empty = {}, True
         for names in plan:
             invert_(model, masks, names)
             for name, inverse in inverses.items():
                 weight = weights(model)[name]
-                by_name[name] = saliency(weight.flatten(), inverse, sparsity.block_size(pattern)).view(len(weight), -1)
+                costs[name] = saliency(weight.flatten(), inverse, sparsity.block_size(pattern)).view(len(weight), -1)
                 empty = empty and inverse.empty
         if empty:
             raise ValueError("All gradients are 0. Check that the rows have labels that the model can learn from.")
-        return by_name
+        return costs
 
     def prune_(model: PreTrainedModel, masks: Masks, before: Masks) -> None:
         changes = {}

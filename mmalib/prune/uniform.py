@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk
-from mmalib.model.backbones import layers, parts
+from mmalib.model.backbones import evaluating, layers, parts
 from mmalib.prune.heads import head_size, remove_heads_
 
 
@@ -51,22 +51,14 @@ def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) 
     weights = [
         w for p in map(parts, layers(model)) for w in (p.mix.weight, p.widen.weight, p.widen.bias, p.narrow.weight)
     ]
-    frozen, training = [w for w in weights if not w.requires_grad], model.training
     totals, number = None, 0
-    model.eval()
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
+    with evaluating(model, weights):
         for batch in batches:
             if not (batch["labels"] != IGNORED).any():
                 continue
             scores = _of_batch(model, batch, weights)
             totals = scores if totals is None else [a + b for a, b in zip(totals, scores, strict=True)]
             number += 1
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
-        model.train(training)
     if totals is None:
         raise ValueError("There is no scored subword to measure importance on. Give batches of labelled sentences.")
     left = disk.heads_left(model)
@@ -106,10 +98,10 @@ def shrink_(
     gone = {
         layer: sorted(numbers[place] for place in _lowest(of_heads[layer, numbers], len(numbers) - heads))
         for layer, numbers in enumerate(left)
+        if len(numbers) > heads
     }
-    narrower = {layer: _lowest(of_neurons[layer, :width], width - neurons) for layer, width in enumerate(wide)}
-    gone = {layer: numbers for layer, numbers in gone.items() if numbers}
     remove_heads_(model, gone)
+    narrower = {layer: _lowest(of_neurons[layer, :width], width - neurons) for layer, width in enumerate(wide)}
     remove_neurons_(model, {layer: numbers for layer, numbers in narrower.items() if numbers})
     return gone
 

@@ -50,8 +50,14 @@ def keep(
     scripts = None
     if alphabet == "scripts":  # digits, marks and the like belong to all of them
         scripts = {_script("0"), *(_script(character) for text in texts for word in text for character in word)}
-    for piece, number in _pieces(description).items():
-        if (character := _single(piece, description["model"])) and (scripts is None or _script(character) in scripts):
+    model = description["model"]
+    pieces = model["vocab"]  # without tokens that were added later
+    if model["type"] == "Unigram":
+        pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
+    start = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else WORD_START
+    for piece, number in pieces.items():  # single ones: `a`, and `##a` in WordPiece, `▁a` in Unigram
+        character = piece.removeprefix(start) if len(piece) > 1 else piece
+        if len(character) == 1 and (scripts is None or _script(character) in scripts):
             ids.add(number)
     return sorted(ids)
 
@@ -76,10 +82,15 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
         raise ValueError(f"The tokenizer has no id {strange[0]}. Give ids that `keep` found with the same tokenizer.")
     new = {old: number for number, old in enumerate(kept)}
     smaller = _rebuilt(tokenizer, description, new)
-    _shrink_(model, kept)
+    old = model.get_input_embeddings()
+    left = old.weight.detach()[torch.tensor(kept, device=old.weight.device)]
+    # not by the constructor, which would draw random weights and so move the generator
+    fresh = nn.Embedding.from_pretrained(left, freeze=not old.weight.requires_grad, padding_idx=old.padding_idx)
+    model.set_input_embeddings(fresh)
+    model.config.vocab_size = len(kept)
     for name in SPECIAL_IDS:
-        if (old := getattr(model.config, name, None)) in new:
-            setattr(model.config, name, new[old])
+        if (number := getattr(model.config, name, None)) in new:
+            setattr(model.config, name, new[number])
     return smaller
 
 
@@ -94,14 +105,6 @@ def _describe(tokenizer: PreTrainedTokenizerFast) -> dict:
     if (kind := description["model"]["type"]) not in KINDS:
         raise ValueError(f"The vocabulary is of the kind {kind}; only {' and '.join(KINDS)} can be cut.")
     return description
-
-
-def _pieces(description: dict) -> dict[str, int]:
-    """The pieces of the model proper, without tokens that were added later, and their ids."""
-    vocabulary = description["model"]["vocab"]
-    if description["model"]["type"] == "WordPiece":
-        return vocabulary
-    return {piece: number for number, (piece, _) in enumerate(vocabulary)}
 
 
 def _needed(tokenizer: PreTrainedTokenizerFast, description: dict) -> set[int]:
@@ -127,13 +130,6 @@ def _used(tokenizer: PreTrainedTokenizerFast, texts: list[str | Sequence[str]]) 
             for encoded in backend.encode_batch(group[start : start + AT_ONCE], is_pretokenized=split):
                 ids.update(encoded.ids)
     return ids
-
-
-def _single(piece: str, kind: dict) -> str | None:
-    """The character, if the piece is one: `a`, and `##a` in WordPiece, `▁a` in Unigram."""
-    start = kind["continuing_subword_prefix"] if kind["type"] == "WordPiece" else WORD_START
-    bare = piece.removeprefix(start) if len(piece) > 1 else piece
-    return bare if len(bare) == 1 else None
 
 
 def _script(character: str) -> str:
@@ -180,12 +176,3 @@ def _renumber_(step: dict | None, new: dict[int, int]) -> None:
     for end in ("sep", "cls"):  # BertProcessing, RobertaProcessing
         if end in step:
             step[end][1] = new[step[end][1]]
-
-
-def _shrink_(model: PreTrainedModel, kept: list[int]) -> None:
-    old = model.get_input_embeddings()
-    rows = old.weight.detach()[torch.tensor(kept, device=old.weight.device)]
-    # not by the constructor, which would draw random weights and so move the generator
-    fresh = nn.Embedding.from_pretrained(rows, freeze=not old.weight.requires_grad, padding_idx=old.padding_idx)
-    model.set_input_embeddings(fresh)
-    model.config.vocab_size = len(kept)

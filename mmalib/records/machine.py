@@ -38,12 +38,13 @@ SOURCES = ("mmalib", "notebooks", "pyproject.toml")
 def describe() -> dict:
     """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
     cpuinfo = _cpuinfo()
+    listed = cpuinfo.get("flags", "").split()
     return {
         "cpu": _cpu_name(cpuinfo),
         "cores": cores(),
         "threads": threads(),
         "ram_gib": _ram_gib(),
-        "flags": _flags(cpuinfo),
+        "flags": {flag: flag in listed if cpuinfo else None for flag in FLAGS},
         "gpu": _gpu(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -81,17 +82,16 @@ def commit() -> str | None:
         return None
     head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", *SOURCES)
-    if head is None or changes is None:
-        return None
-    return head + ("-dirty" if changes else "")
+    return None if head is None or changes is None else head + ("-dirty" if changes else "")
 
 
 def doctor(data: str | None = None) -> list[str]:
     """What this machine can run, in about ten lines for a human; `data` as in `corpus.load`."""
     import torch  # takes seconds, and most users of this module never ask
 
-    machine = describe()
-    ram = "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB"
+    machine, (version, reason) = describe(), deepsparse()
+    runtimes = [f"{package} {_version(package) or 'not installed'}" for package in ("onnxruntime", "openvino")]
+    runtimes += [f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"]
     lines = {
         "mmalib": f"{mmalib.__version__}, commit {commit() or 'unknown'}",
         "Python": f"{machine['python']} on {machine['platform']}",
@@ -99,8 +99,8 @@ def doctor(data: str | None = None) -> list[str]:
         "GPU": machine["gpu"] or "none",
         "CPU": f"{machine['cpu']}, {machine['cores']} cores",
         "CPU flags": _flags_line(machine["flags"]),
-        "Memory": ram,
-        "Runtimes": f"{_runtime('onnxruntime')}, {_runtime('openvino')}, {_deepsparse()}",
+        "Memory": "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB",
+        "Runtimes": ", ".join(runtimes),
         "Data": _data(data),
         "Backbones": _backbones(WEIGHTS),
         "Free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB for runs/ in this folder",
@@ -148,13 +148,6 @@ def _cpu_name(cpuinfo: dict[str, str]) -> str:
     return apple or platform.processor() or platform.machine() or "unknown"
 
 
-def _flags(cpuinfo: dict[str, str]) -> dict[str, bool | None]:
-    if not cpuinfo:
-        return dict.fromkeys(FLAGS)
-    listed = set(cpuinfo.get("flags", "").split())
-    return {flag: flag in listed for flag in FLAGS}
-
-
 def _ram_gib() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
@@ -199,15 +192,6 @@ def _flags_line(flags: dict[str, bool | None]) -> str:
     return ", ".join(f"{name} {'yes' if present else 'no'}" for name, present in groups.items())
 
 
-def _runtime(package: str) -> str:
-    return f"{package} {_version(package) or 'not installed'}"
-
-
-def _deepsparse() -> str:
-    version, reason = deepsparse()
-    return f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"
-
-
 def _data(data: str | None) -> str:
     source = data or os.environ.get("MMALIB_DATA") or "sample"
     if source == "sample":
@@ -219,7 +203,10 @@ def _data(data: str | None) -> str:
         return f"{source}: there is no such folder"
     from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
 
-    present = {name: _present(folder, files) for name, files in (("original", ORIGINAL), ("parquet", PARQUET))}
+    present = {
+        layout: {name: [s for s, file in files.items() if (folder / file).is_file()] for name, files in paths.items()}
+        for layout, paths in (("original", ORIGINAL), ("parquet", PARQUET))
+    }
     layout = max(present, key=lambda name: sum(map(len, present[name].values())))
     if not any(present[layout].values()):
         return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
@@ -227,23 +214,15 @@ def _data(data: str | None) -> str:
     return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
 
 
-def _present(folder: Path, layout: dict[str, dict[str, str]]) -> dict[str, list[str]]:
-    return {
-        language: [split for split, file in files.items() if (folder / file).is_file()]
-        for language, files in layout.items()
-    }
-
-
 def _backbones(weights: Path) -> str:
     """What the reports beside the weights tell of them, and how large the folder is."""
     reports = {path.parent.name: json.loads(path.read_text()) for path in sorted(weights.glob("*/training.json"))}
     if not reports:
         return "none shipped"
-    each = [
-        f"{name} {report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB ("
-        + ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
-        + ")"
-        for name, report in reports.items()
-    ]
+    each = []
+    for name, report in reports.items():
+        directions = ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
+        size = f"{report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB"
+        each.append(f"{name} {size} ({directions})")
     size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6
     return f"{', '.join(each)}; {size:.1f} MB with what they share; in brackets how often a translation is found"

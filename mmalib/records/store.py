@@ -106,12 +106,8 @@ def frame(records: list[dict]) -> pd.DataFrame:
     rows = []
     for record in records:
         sparsity = record.get("sparsity") or {}
-        about = {
-            "sparsity_requested": sparsity.get("requested"),
-            "sparsity_measured": sparsity.get("measured"),
-            **_scalars(record.get("timings") or {}, "timings"),
-        }
-        rows += _rows(record, record["scores"], about)
+        about = {f"sparsity_{kind}": sparsity.get(kind) for kind in ("requested", "measured")}
+        rows += _rows(record, record["scores"], about | _scalars(record.get("timings") or {}, "timings"))
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
 
 
@@ -127,14 +123,12 @@ def curves(records: list[dict]) -> pd.DataFrame:
 
 def points(folder: Path) -> list[dict]:
     """The points that an unfinished run has put away in its own folder, in their order."""
-    path = Path(folder) / "points.json"
-    return json.loads(path.read_text(encoding="utf-8"))["curve"] if path.exists() else []
+    return read_json(Path(folder) / "points.json").get("curve", [])
 
 
 def add_point(folder: Path, point: dict) -> None:
     """Put away one more point of an unfinished run; whoever writes its record removes the folder."""
-    content = {"curve": [*points(folder), point]}
-    write_atomic(Path(folder) / "points.json", _dumps(Path(folder).name, content))
+    write_atomic(Path(folder) / "points.json", _dumps(Path(folder).name, {"curve": [*points(folder), point]}))
 
 
 def _rows(record: dict, by_language: dict, about: dict) -> list[dict]:
@@ -165,27 +159,20 @@ def _path(folder: Path, run: str) -> Path:
 def _load(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        problem = _problem(record, path.stem)
-    except ValueError as error:  # broken JSON or broken UTF-8
-        problem = str(error)
-    if problem:
+        if not isinstance(record, dict):
+            raise ValueError("it is not a JSON object")
+        if absent := [key for key in REQUIRED if key not in record]:
+            raise ValueError(f"it is missing {', '.join(absent)}")
+        if record["run"] != path.stem:
+            raise ValueError(f"it says that it is run '{record['run']}'")
+        if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):
+            raise ValueError("its settings and scores are not JSON objects")
+    except ValueError as error:  # these, broken JSON or broken UTF-8
         raise ValueError(
-            f"The record {path} cannot be used ({problem}). "
+            f"The record {path} cannot be used ({error}). "
             "Delete that file and run the study again: only this run is repeated."
-        )
+        ) from error
     return record
-
-
-def _problem(record, run: str) -> str | None:
-    if not isinstance(record, dict):
-        return "it is not a JSON object"
-    if absent := [key for key in REQUIRED if key not in record]:
-        return f"it is missing {', '.join(absent)}"
-    if record["run"] != run:
-        return f"it says that it is run '{record['run']}'"
-    if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):
-        return "its settings and scores are not JSON objects"
-    return None
 
 
 def _dumps(run: str, value: dict) -> str:

@@ -29,8 +29,10 @@ from mmalib.reports import (
 
 TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
-NOTEBOOKS = (baselines, structured, unstructured, distillation, quantization, combined, speed, speed_real)
-NOTEBOOKS += (languages, claims, costs)
+NOTEBOOKS = (
+    *(baselines, structured, unstructured, distillation, quantization, combined, speed, speed_real),
+    *(languages, claims, costs),
+)
 
 
 def redraw(

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.records.machine import WEIGHTS
-from mmalib.reports.figures import COLOURS, STYLE, label_ends
+from mmalib.reports.figures import COLOURS, STYLE, label_ends, note
 
 REPORT = "training.json"  # beside the weights
 
@@ -92,11 +92,9 @@ def retrieval(reports: dict[str, dict]) -> Figure:
             for row, (name, shares) in enumerate(accuracy.items()):
                 share, height = shares[direction], row + 0.32 * (number - (len(directions) - 1) / 2)
                 axes.plot(share, height, "o", color=colour, gid=f"{name} {direction}")
-                left = share < 0.7  # the text goes where there is room
-                axes.annotate(
-                    f"{direction} {share:.2f}", (share, height), xytext=(4 if left else -4, 0),
-                    textcoords="offset points", ha="left" if left else "right", va="center", color=colour, fontsize=7,
-                )  # fmt: skip
+                # the text goes where there is room
+                where = {"xytext": (4, 0), "ha": "left"} if share < 0.7 else {"xytext": (-4, 0), "ha": "right"}
+                note(axes, f"{direction} {share:.2f}", (share, height), color=colour, **where)
         axes.axvline(1 / lines, color="0.4", linestyle="--", linewidth=0.8)
         axes.set_yticks(range(len(accuracy)), list(accuracy))
         axes.set_ylim(len(accuracy) - 0.5, -0.5)

@@ -19,7 +19,10 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def table_1(frame: pd.DataFrame) -> pd.DataFrame:
     """Table 1: F1 of the fine-tuned baselines, mean and sample deviation over seeds, and the paper's."""
-    paper_rows = {row["model"]: _paper_row(row) for row in tables.paper(1).to_dict("records")}
+    paper_rows = {}
+    for printed in tables.paper(1).to_dict("records"):
+        scores = {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
+        paper_rows[printed["model"]] = {"model": printed["model"], "source": "paper", **scores}
     rows = []
     for backbone, of_backbone in _runs(frame).groupby("label", sort=False):
         rows += [_our_row(backbone, *group) for group in of_backbone.groupby("corpus", sort=False)]
@@ -62,10 +65,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 height = row + 0.2 * (number - (len(group) - 1) / 2)
                 axes.plot([run.f1_low, run.f1_high], [height] * 2, color=colour, linewidth=1, alpha=0.6)
                 axes.plot(run.f1, height, "o", color=colour, markersize=3)
-            axes.annotate(
-                f"{group['f1'].mean():.3f}", (1.0, row), xytext=(3, 0), textcoords="offset points",
-                va="center", fontsize=7, color=colour, annotation_clip=False,
-            )  # fmt: skip
+            figures.note(axes, f"{group['f1'].mean():.3f}", (1.0, row), color=colour, annotation_clip=False)
         names = [f"{backbone}, {figures.LANGUAGE_NAMES[language]}" for (backbone, _, language), _ in groups]
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -99,8 +99,3 @@ def _our_row(backbone: str, corpus: str, group: pd.DataFrame) -> dict:
         if (language, split) in f1.index:
             row[f"{language} {split} mean"], row[f"{language} {split} std"] = f1.loc[(language, split)]
     return row
-
-
-def _paper_row(printed: dict) -> dict:
-    scores = {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
-    return {"model": printed["model"], "source": "paper", **scores}

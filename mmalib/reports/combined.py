@@ -58,10 +58,7 @@ def contents(records: list[dict]) -> pd.DataFrame:
 
 
 def sums(records: list[dict]) -> pd.DataFrame:
-    """Points of test F1 that the parts of a combined model lose alone, their sum, and what it loses itself.
-
-    `halved-q` is left out: its int8 embedding has no run of its own that could be added.
-    """
+    """Points of test F1 that the `parts` of a combined model lose alone, their sum, and what it loses itself."""
     rows, by_run = [], {record["run"]: record for record in records}
     for record in of_kind(records, "combination"):
         dense = whole_of(record, records)
@@ -148,12 +145,10 @@ def goals(records: list[dict]) -> pd.DataFrame:
         timed = good.dropna(subset=["speed-up"])
         orders = (-good["MB"], timed["speed-up"], all_["unseen"], blind["english"])
         for goal, candidates, order in zip(GOALS, (good, timed, all_, blind), orders, strict=True):
+            best = {"run": f"none keeps {KEEPS:.0%}, or speeds are not measured"}
             if len(candidates):
                 best = candidates.loc[order.idxmax()].drop(["unseen", "english", "kept on dev"]).to_dict()
-                chosen.append({"goal": goal, "of": len(candidates), **best, "corpus": corpus})
-            else:
-                reason = f"none keeps {KEEPS:.0%}, or speeds are not measured"
-                chosen.append({"goal": goal, "of": 0, "run": reason, "corpus": corpus})
+            chosen.append({"goal": goal, "of": len(candidates), **best, "corpus": corpus})
     made = pd.DataFrame(chosen)
     made["unseen F1 kept"] = ["" if pd.isna(share) else f"{share:.0%}" for share in made["unseen F1 kept"]]
     return made

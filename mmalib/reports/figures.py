@@ -39,10 +39,12 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.07
     lift = max(0.0, low + gap * (high - low) / 2 - min(heights, default=high))  # above the axis' own labels
     heights = [height + lift for height in heights]
     for height, (_, text, colour) in zip(heights, ends, strict=True):
-        axes.annotate(
-            text, (1.0, height), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
-            va="center", fontsize=7, color=colour, annotation_clip=False,
-        )  # fmt: skip
+        note(axes, text, (1.0, height), xycoords=("axes fraction", "data"), color=colour, annotation_clip=False)
+
+
+def note(axes: Axes, text: str, at: tuple, **how) -> None:
+    """Small text right of a point, or where `how` puts it."""
+    axes.annotate(text, at, **{"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7} | how)
 
 
 def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:

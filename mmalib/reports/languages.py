@@ -56,10 +56,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 f1 = dense[(dense["language"] == language) & (dense["label"] == backbone)]["f1"]
                 height = row + 0.2 * (number - (len(backbones) - 1) / 2)
                 axes[0].plot(f1, [height] * len(f1), "o", color=f"C{number}", alpha=0.8)
-                axes[0].annotate(
-                    f"{f1.mean():.3f}", (f1.max(), height), xytext=(5, 0), textcoords="offset points",
-                    va="center", fontsize=7, color=f"C{number}",
-                )  # fmt: skip
+                figures.note(axes[0], f"{f1.mean():.3f}", (f1.max(), height), xytext=(5, 0), color=f"C{number}")
         axes[0].set_xlabel("test F1, dense" + (f" ({', '.join(backbones)})" if len(backbones) > 1 else ""))
         if not rest.empty:
             _draw_kept(axes[1], rest, languages)

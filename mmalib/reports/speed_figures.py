@@ -31,9 +31,8 @@ def speedups(measured: pd.DataFrame, printed_best: float) -> Figure:
                 axes.plot(best[family], range(len(best)), marker, color=colour, label=name, markeredgecolor="black",
                           markeredgewidth=0.3)  # fmt: skip
         axes.axvline(printed_best, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
-        axes.annotate(f"the paper's best\n{printed_best:.1f}×, DeepSparse", (printed_best, 0.01),
-                      xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points", va="bottom",
-                      fontsize=7)  # fmt: skip
+        text, where = f"the paper's best\n{printed_best:.1f}×, DeepSparse", ("data", "axes fraction")
+        figures.note(axes, text, (printed_best, 0.01), xycoords=where, va="bottom")
         axes.set_yticks(range(len(best)), best.index)
         axes.set_ylim(-0.7, len(best) - 0.3)
         _log_x(axes, best.stack().tolist() + [printed_best * 2])
@@ -93,8 +92,8 @@ def pareto(points: pd.DataFrame) -> Figure:
                           fontsize=6, color="#777777")  # fmt: skip
         axes.plot(best["speed-up"], best["F1"], color="black", linewidth=0.8, zorder=1)
         for number, row in enumerate(best.drop_duplicates("model").to_dict("records"), start=1):
-            axes.annotate(str(number), (row["speed-up"], row["F1"]), xytext=(4, 4), textcoords="offset points",
-                          fontsize=7, fontweight="bold")  # fmt: skip
+            where = {"xytext": (4, 4), "va": "baseline"}
+            figures.note(axes, str(number), (row["speed-up"], row["F1"]), fontweight="bold", **where)
         names = [f"{number}  {name}" for number, name in enumerate(best["model"].drop_duplicates(), start=1)]
         axes.annotate(
             "\n".join(names), (1.02, 1), xycoords="axes fraction", va="top", fontsize=6, annotation_clip=False

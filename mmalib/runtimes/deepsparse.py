@@ -35,14 +35,8 @@ ENVIRONMENT = {
 }
 # How the native library begins the line that says why it ends its process.
 REASONS = (
-    "Assertion",
-    "terminate called",
-    "what():",
-    "Caught signal",
-    "Fatal",
-    "MemoryError",
-    "ImportError",
-    "OSError",
+    *("Assertion", "terminate called", "what():", "Caught signal", "Fatal"),
+    *("MemoryError", "ImportError", "OSError"),
 )
 
 
@@ -78,8 +72,9 @@ class _Worker:
         try:
             with open(self._log, "wb") as log:
                 # -I keeps its sys.path free of our folder, whose deepsparse.py it would import in place of its own.
+                python = machine.DEEPSPARSE / "bin" / "python"
                 self.process = subprocess.Popen(
-                    [str(_python()), "-I", str(WORKER), str(path.resolve()), str(threads), str(os.getpid()), thread],
+                    [str(python), "-I", str(WORKER), str(path.resolve()), str(threads), str(os.getpid()), thread],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -156,10 +151,6 @@ def _sweep() -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (ValueError, PermissionError):  # not one of ours
             continue
-
-
-def _python() -> Path:
-    return machine.DEEPSPARSE / "bin" / "python"
 
 
 def _wait(pipe: int, event: int, deadline: float) -> None:

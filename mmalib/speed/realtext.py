@@ -78,22 +78,21 @@ def tag(
     way: str,
     length: int,
     batch: int,
-    names: Sequence[str] = LABELS,
 ) -> list[list[str]]:
     """One tag for every word of every sentence, in one of `WAYS`."""
     if way not in WAYS:
         raise ValueError(f"There is no way '{way}'. Choose one of: {', '.join(WAYS)}.")
     if way == "padded":
-        return _padded(session, tokenizer, sentences, length, batch, names)
+        return _padded(session, tokenizer, sentences, length, batch)
     if way == "padded, single":
-        return [_padded(session, tokenizer, [one], length, 1, names)[0] for one in sentences]
+        return [_padded(session, tokenizer, [one], length, 1)[0] for one in sentences]
     if way == "single":
-        return [export.predict_tags(session, tokenizer, [one], length, names=names)[0] for one in sentences]
+        return [export.predict_tags(session, tokenizer, [one], length)[0] for one in sentences]
     # As many subwords at once as the padded batches have, padding included.
-    return export.predict_tags(session, tokenizer, sentences, length, names=names, batch_tokens=batch * length)
+    return export.predict_tags(session, tokenizer, sentences, length, batch_tokens=batch * length)
 
 
-def _padded(session, tokenizer, sentences, length: int, batch: int, names: Sequence[str]) -> list[list[str]]:
+def _padded(session, tokenizer, sentences, length: int, batch: int) -> list[list[str]]:
     """Windows in their order, in batches of exactly [batch, length]."""
     tags = [["O"] * len(words) for words in sentences]
     cut = windows(sentences, tokenizer, length)
@@ -104,15 +103,14 @@ def _padded(session, tokenizer, sentences, length: int, batch: int, names: Seque
         best = session(ids, mask).argmax(-1)  # [batch, length]
         for row, window in enumerate(group):
             for position, word in window.scored:
-                tags[window.sentence][word] = names[best[row, position]]
+                tags[window.sentence][word] = LABELS[best[row, position]]
     return tags
 
 
 def _seconds(session, tokenizer, hand: list[list[str]], way: str, length: int, batch: int) -> list[float]:
     """How long a hand takes; sentence by sentence where that is the way."""
-    pieces = [[one] for one in hand] if "single" in way else [hand]
     seconds = []
-    for piece in pieces:
+    for piece in [[one] for one in hand] if "single" in way else [hand]:
         start = time.perf_counter()
         tag(session, tokenizer, piece, way=way, length=length, batch=batch)
         seconds.append(time.perf_counter() - start)
@@ -123,11 +121,8 @@ def _row(turns: list[list[float]], base: list[list[float]], hands: list[list[lis
     spent = np.array([sum(turn) for turn in turns])
     sentences = np.array([len(hand) for hand in hands]) / spent
     words = np.array([sum(map(len, hand)) for hand in hands]) / spent
-    row = {
-        "sentences_per_second": float(np.median(sentences)),
-        "words_per_second": float(np.median(words)),
-        "samples": sentences.tolist(),
-    }
+    row = {"sentences_per_second": float(np.median(sentences)), "words_per_second": float(np.median(words))}
+    row["samples"] = sentences.tolist()
     if len(base) == len(turns):  # the baseline has not failed
         row["ratio"] = float(np.median(np.array([sum(turn) for turn in base]) / spent))
     if "single" in way:

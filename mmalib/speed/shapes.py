@@ -11,18 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    BertConfig,
-    BertForTokenClassification,
-    DistilBertConfig,
-    DistilBertForTokenClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    XLMRobertaConfig,
-    XLMRobertaForTokenClassification,
-)
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data import LABELS
+from mmalib.data import NAMED_LABELS
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.backbones import layers
 from mmalib.model.disk import heads_left, neurons_left
@@ -32,7 +23,7 @@ from mmalib.speed.cases import Case
 SMALL = 1000  # subwords, where only speed is asked for
 # name → (architecture, layers, width, width of the feed-forward part, the vocabulary it has in the paper)
 SHAPES = {
-    "base": ("xlm", 12, 768, 3072, 250_002),  # xlm-roberta-base
+    "base": ("xlm-roberta", 12, 768, 3072, 250_002),  # xlm-roberta-base
     "mlbert": ("bert", 12, 768, 3072, 119_547),  # bert-base-multilingual-cased
     "distilbert": ("distilbert", 6, 768, 3072, 119_547),  # distilbert-base-multilingual-cased
     "minilm": ("bert", 12, 384, 1536, 250_037),  # Multilingual-MiniLM-L12-H384
@@ -44,44 +35,27 @@ HEADS = 12  # all of them have as many
 CALIBRATION = {"number": 4, "length": 32}  # random subwords
 
 
-def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None, seed: int = 0) -> PreTrainedModel:
+def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None) -> PreTrainedModel:
     """A random model of one of SHAPES; `vocabulary` None gives it the paper's own, `layers` another depth."""
     if name not in SHAPES:
         raise ValueError(f"There is no shape '{name}'. Choose one of: {', '.join(SHAPES)}.")
     architecture, depth, width, inner, subwords = SHAPES[name]
     depth, vocabulary = layers or depth, vocabulary or subwords
-    labels = {
-        "num_labels": len(LABELS),
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {label: number for number, label in enumerate(LABELS)},
-    }
-    torch.manual_seed(seed)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     if architecture == "distilbert":
-        config = DistilBertConfig(
-            vocab_size=vocabulary, dim=width, hidden_dim=inner, n_layers=depth, n_heads=HEADS, **labels
-        )
-        return DistilBertForTokenClassification(config).eval()
-    common = {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": depth,
-        "num_attention_heads": HEADS,
-        **labels,
-    }
-    if architecture == "bert":
-        return BertForTokenClassification(BertConfig(**common)).eval()
-    # Its positions count from 2, hence 514; one type of token.
-    config = XLMRobertaConfig(
-        **common, max_position_embeddings=514, type_vocab_size=1, bos_token_id=0, pad_token_id=1, eos_token_id=2
-    )
-    return XLMRobertaForTokenClassification(config).eval()
+        names = ("dim", "hidden_dim", "n_layers", "n_heads")
+    sizes = dict(zip(names, (width, inner, depth, HEADS), strict=True))
+    if architecture == "xlm-roberta":  # its positions count from 2, hence 514; one type of token
+        sizes |= {"max_position_embeddings": 514, "type_vocab_size": 1}
+        sizes |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, vocab_size=vocabulary, **sizes, **NAMED_LABELS)
+    return AutoModelForTokenClassification.from_config(config).eval()
 
 
-def impose_(model: PreTrainedModel, share: float, pattern: str = "1", *, seed: int = 0) -> None:
+def impose_(model: PreTrainedModel, share: float, pattern: str = "1") -> None:
     """Zero this share of the encoder's weights at random, singly ("1") or in blocks ("4"), in place."""
-    draw = torch.Generator().manual_seed(seed)
-    size = sparsity.block_size(pattern)
+    draw, size = torch.Generator().manual_seed(0), sparsity.block_size(pattern)
     scores = {
         name: torch.rand(weight.shape[0], weight.shape[1] // size, generator=draw)
         for name, weight in sparsity.weights(model).items()
@@ -102,8 +76,7 @@ def build(
 
     What is there is taken as it is: a folder is complete or absent. `source` is the float folder, if there is one.
     """
-    folders = {form: Path(target) / form for form in ("float", *forms)}
-    folders["float"] = source or folders["float"]
+    folders = {form: Path(target) / form for form in forms} | {"float": source or Path(target) / "float"}
     if not all((folder / export.GRAPH).is_file() for folder in folders.values()):
         if source is None:
             model = random_model(case, len(tokenizer), deepest)
@@ -115,15 +88,9 @@ def build(
             rows = ranges.random_rows(tokenizer, vocabulary=subwords, **CALIBRATION)
             known = ranges.calibrate(folders["float"], rows)
         for form in set(forms) - {"float"}:
-            dynamic = form == "dynamic"
-            quantize.quantize(
-                folders["float"],
-                folders[form],
-                kind=form if dynamic else "static",
-                ranges=None if dynamic else known,
-                format="qdq" if dynamic else form,
-                embeddings=case.sized,  # of what is shipped, every weight is int8
-            )
+            how = {"kind": form} if form == "dynamic" else {"kind": "static", "ranges": known, "format": form}
+            # of what is shipped, every weight is int8
+            quantize.quantize(folders["float"], folders[form], embeddings=case.sized, **how)
     return {form: folders[form] for form in forms}
 
 

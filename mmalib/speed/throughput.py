@@ -96,12 +96,14 @@ def compare(
                 with _stopped(candidate.process):
                     theirs.append(_turn(base, pair, seconds / turns, calls))
     others = watch.others()
+    times = [milliseconds for turn in ours for milliseconds in turn.milliseconds]
     ratios = [one.samples_per_second / other.samples_per_second for one, other in zip(ours, theirs, strict=True)]
     return {
         **_spread("samples_per_second", [turn.samples_per_second for turn in ours]),
         **_spread("baseline_samples_per_second", [turn.samples_per_second for turn in theirs]),
         **_spread("ratio", ratios),
-        **_latency([each for turn in ours for each in turn.milliseconds]),
+        "milliseconds_p50": float(np.percentile(times, 50)),
+        "milliseconds_p95": float(np.percentile(times, 95)),
         "others_cores": others,
         "busy": None if others is None else is_busy(others, candidate.threads),
         "samples": [turn.samples_per_second for turn in ours],
@@ -210,7 +212,8 @@ def _stopped(process: int | None) -> Iterator[None]:
 def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: dict, how: dict) -> Iterator[dict]:
     """The rows of one folder in one runtime, which is loaded once for all batches as long as it lives."""
     with ExitStack() as stack:
-        candidate = base if _is_base(folder, about["runtime"], base) else None
+        is_base = about["runtime"] == base.runtime and runtimes.locate(folder).samefile(base.path)
+        candidate = base if is_base else None
         for batch in batches:
             row = {**about, "batch": batch}
             try:
@@ -230,10 +233,6 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: di
                     stack.close()
                     candidate = None
             yield row
-
-
-def _is_base(folder: Path, runtime: str, base: runtimes.Session) -> bool:
-    return runtime == base.runtime and runtimes.locate(folder).samefile(base.path)
 
 
 def _warm_up(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float) -> None:
@@ -264,11 +263,6 @@ def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds:
 def _spread(name: str, values: list[float]) -> dict[str, float]:
     low, middle, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
-
-
-def _latency(milliseconds: list[float]) -> dict[str, float]:
-    middle, late = (float(value) for value in np.percentile(milliseconds, [50, 95]))
-    return {"milliseconds_p50": middle, "milliseconds_p95": late}
 
 
 def _busy_seconds(stat: str, cores: set[int]) -> float:

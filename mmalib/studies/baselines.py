@@ -6,7 +6,7 @@ from mmalib.data.subwords import training_rows
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.finetune import finetune
 from mmalib.plan import Run
-from mmalib.studies.finish import english, kept, recipe
+from mmalib.studies.finish import DENSE, english, kept, recipe
 from mmalib.studies.study import Study
 
 
@@ -17,6 +17,4 @@ def tune(study: Study, run: Run, unfinished: Path) -> dict:
     train, dev = english(study, tokenizer)
     rows = training_rows(train, model.config.label2id)
     model, history = finetune(model, rows, dev, recipe(settings), folder=unfinished, seed=settings["seed"])
-    parameters = sum(p.numel() for p in model.parameters())
-    zeros = {"requested": 0.0, "measured": 0.0}
-    return kept(study, run, model, tokenizer, history, sparsity=zeros, parameters=parameters)
+    return kept(study, run, model, tokenizer, history, sparsity=DENSE, parameters=model.num_parameters())

@@ -43,7 +43,7 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
     rows, recipe = taught(study, run, model, train), recipe_after(settings, settings["distil_epochs"])
     how = {"folder": unfinished, "seed": settings["seed"], "loss": distill.loss(**TEACHER)}
     model, history = finetune(model, rows, dev, recipe, **how)
-    return kept(study, run, model, tokenizer, history, parameters=sum(p.numel() for p in model.parameters()))
+    return kept(study, run, model, tokenizer, history, parameters=model.num_parameters())
 
 
 def combine(study: Study, run: Run, unfinished: Path) -> dict:
@@ -58,18 +58,10 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
         text = unlabelled(corpora, study.profile.unlabelled_sentences)
         words, tags = [*train.words, *text], [*train.tags, *[None] * len(text)]
         train = encode(words, tokenizer, settings["max_length"], tags)
-    size, facts = int8_training.learn(
-        settings,
-        model,
-        taught(study, run, model, train),
-        dev,
-        folder,
-        unfinished=unfinished,
-        about=study.about(run),
-        embeddings=name == "halved-q",
-        loss=distill.loss(**TEACHER),
-        callbacks=[gradual.Hold(masks)] if requested else [],
-    )
+    rows, callbacks = taught(study, run, model, train), [gradual.Hold(masks)] if requested else []
+    how = {"unfinished": unfinished, "about": study.about(run), "embeddings": name == "halved-q"}
+    how |= {"loss": distill.loss(**TEACHER), "callbacks": callbacks}
+    size, facts = int8_training.learn(settings, model, rows, dev, folder, **how)
     to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)
     predict = partial(export.predict_tags, graph, tokenizer, max_length=settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
@@ -78,6 +70,6 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
         "further": further_scores(predict, corpora.further),
         "size": {**size, **speed.sizes(folder)},
         "sparsity": {"requested": requested, "measured": size["sparsity"]},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters(),
         **facts,
     }

@@ -23,7 +23,7 @@ from mmalib.model import distill
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.finetune import finetune
 from mmalib.plan import TEACHER, Run
-from mmalib.studies.finish import english, kept, recipe
+from mmalib.studies.finish import DENSE, english, kept, recipe
 from mmalib.studies.study import Study
 
 
@@ -37,9 +37,7 @@ def teach(study: Study, run: Run, unfinished: Path) -> dict:
         rows, loss = _epoch(study, run, model, tokenizer), distill.loss(**TEACHER)
     how = {"folder": unfinished, "seed": settings["seed"], "loss": loss}
     model, history = finetune(model, rows, dev, recipe(settings), **how)
-    parameters = sum(p.numel() for p in model.parameters())
-    zeros = {"requested": 0.0, "measured": 0.0}
-    return kept(study, run, model, tokenizer, history, sparsity=zeros, parameters=parameters)
+    return kept(study, run, model, tokenizer, history, sparsity=DENSE, parameters=model.num_parameters())
 
 
 def unlabelled(corpora: Corpora, number: int | None) -> list[list[str]]:

@@ -12,6 +12,8 @@ from mmalib.model.finetune import Recipe
 from mmalib.plan import TRAINING, Run
 from mmalib.studies.study import Study
 
+DENSE = {"requested": 0.0, "measured": 0.0}  # what the record of a model without zeros says
+
 
 def english(
     study: Study, tokenizer: PreTrainedTokenizerFast, train: int | None = None, dev: int | None = None
@@ -29,13 +31,8 @@ def recipe(settings: dict) -> Recipe:
 
 def recipe_after(settings: dict, epochs: float, *, rate: float = 1.0, **further) -> Recipe:
     """How a tuned model is trained on, at `rate` times the rate that this has in a profile."""
-    return Recipe(
-        epochs=epochs,
-        batch_size=settings["batch_size"],
-        learning_rate=rate * settings["rate_after"],
-        frozen=settings["frozen_after"],
-        **further,
-    )
+    further |= {"batch_size": settings["batch_size"], "frozen": settings["frozen_after"]}
+    return Recipe(epochs=epochs, learning_rate=rate * settings["rate_after"], **further)
 
 
 def kept(

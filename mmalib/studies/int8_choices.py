@@ -3,6 +3,7 @@
 English dev alone decides, but where a search is told to look at all languages.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> di
     rows, by_method, tried = [window.ids for window in train.windows], {}, {}
     for method in settings["calibration_methods"]:
         by_method[method] = ranges.calibrate(source, rows, method=method)
-        measure, _ = floor.measure_with(_builder(source, by_method[method]), source, {"en": dev}, languages=("en",))
+        build = partial(quantize.quantize, source, kind="static", ranges=by_method[method])
+        measure, _ = floor.measure_with(build, source, {"en": dev}, languages=("en",))
         f1, drift = measure(frozenset())
         tried[method] = {"f1": f1["en"], "drift": drift}
     chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
@@ -40,7 +42,8 @@ def searched(
     # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
     splits = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
     dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in splits.items()}
-    measure, base = floor.measure_with(_builder(source, known), source, dev, languages=languages)
+    build = partial(quantize.quantize, source, kind="static", ranges=known)
+    measure, base = floor.measure_with(build, source, dev, languages=languages)
     names = scanned(where, settings["floor_layers"])
     result = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, languages=languages, most=FLOOR_MAPS)
     del result["met_everywhere"]  # it would speak of the languages looked at alone
@@ -58,10 +61,3 @@ def scanned(where: dict[str, list], number: int | None) -> list[str]:
     if number is not None and number < len(there):
         there = [there[round(place)] for place in np.linspace(0, len(there) - 1, number)]
     return [name for name, (layer, _) in where.items() if layer in there]
-
-
-def _builder(source: Path, known: quantize.Ranges):
-    def build(folder: Path, skip: frozenset[str]) -> None:
-        quantize.quantize(source, folder, kind="static", ranges=known, skip=skip)
-
-    return build

@@ -67,22 +67,18 @@ def compare(study: Study, run: Run, unfinished: Path) -> dict:
             language: export.predict_tags(session, tokenizer, test["words"], run.settings["max_length"])
             for language, test in tests.items()
         }
-    changed = {
-        graph: {
-            language: disagreement.between(
-                list(test["words"]), list(test["tags"]), tags["float"][language], tags[graph][language]
-            )
+    before, changed = tags.pop("float"), {}
+    for graph, after in tags.items():
+        changed[graph] = {
+            language: disagreement.between(list(test["words"]), list(test["tags"]), before[language], after[language])
             for language, test in tests.items()
         }
-        for graph in tags
-        if graph != "float"
-    }
     return {"changed": changed}
 
 
-def losses(scores: dict, base: dict, split: str = "dev") -> dict[str, float]:
-    """Points of F1 that every language loses against the base's scores."""
-    return {language: 100 * (base[language][split]["f1"] - scores[language][split]["f1"]) for language in base}
+def losses(scores: dict, base: dict) -> dict[str, float]:
+    """Points of dev F1 that every language loses against the base's scores."""
+    return {language: 100 * (base[language]["dev"]["f1"] - scores[language]["dev"]["f1"]) for language in base}
 
 
 def places(model: PreTrainedModel) -> dict[str, list]:

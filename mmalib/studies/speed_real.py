@@ -33,19 +33,16 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     folder, tokenizer = _reader(study, run, unfinished)
     tests = [splits["test"]["words"] for splits in study.corpora.values()]
-    mixed = [words for turn in zip_longest(*tests) for words in turn if words]
-    sentences = mixed[: settings["text_sentences"]]
+    sentences = [words for turn in zip_longest(*tests) for words in turn if words][: settings["text_sentences"]]
     rows, sessions = [], {}
     with ExitStack() as stack:
         for name in settings["runtimes"]:
             try:
-                session = runtimes.load(folder, machine.threads(), name)
-                sessions[name] = stack.enter_context(session)
+                sessions[name] = stack.enter_context(runtimes.load(folder, machine.threads(), name))
             except ValueError as error:
                 rows.append({"runtime": name, "way": "padded", "failed": runtimes.failure(error)})
-        rows += realtext.measure(
-            sessions, tokenizer, sentences, length=LENGTH, batch=TEXT_BATCH, turns=settings["turns"]
-        )
+        how = {"length": LENGTH, "batch": TEXT_BATCH, "turns": settings["turns"]}
+        rows += realtext.measure(sessions, tokenizer, sentences, **how)
     for row in rows:
         result = row.get("failed") or f"{row['sentences_per_second']:.1f} sentences/s"
         print(f"{settings['model']} in {row['runtime']}, {row['way']}: {result}", flush=True)
@@ -66,7 +63,8 @@ def trained(study: Study, run: Run, unfinished: Path) -> dict:
     dense = exported(study.folder(run.needs["base"]), study.home / "shapes")
     rows = speed.measured(settings, {settings["folder"]: graph}, settings["runtimes"], base)
     own = speed.measured(settings, {"its own dense version": dense}, ["onnxruntime"], base)
-    f1_in = _scored(study, run, graph) if _is_int8(graph) else {}
+    is_int8 = "quantization" in store.read_json(graph / disk.PROVENANCE)
+    f1_in = _scored(study, run, graph) if is_int8 else {}
     f1 = _f1(other, settings["folder"].removeprefix(settings["model"]).removeprefix("-"))
     return {"throughput": rows, "dense": own, "f1": f1, "f1_in": f1_in}
 
@@ -92,8 +90,7 @@ def _scored(study: Study, run: Run, folder: Path) -> dict[str, dict[str, float]]
         try:
             with runtimes.load(folder, machine.threads(), runtime) as session:
                 if runtime in SPARSE:
-                    how = {"way": "padded", "length": size, "batch": TEXT_BATCH}
-                    read = partial(realtext.tag, session, tokenizer, **how)
+                    read = partial(realtext.tag, session, tokenizer, way="padded", length=size, batch=TEXT_BATCH)
                 else:  # in the batches that the run itself was scored in: dynamic int8 has one scale for each
                     read = partial(export.predict_tags, session, tokenizer, max_length=size)
                 scores[runtime] = {
@@ -128,7 +125,3 @@ def _reader(study: Study, run: Run, unfinished: Path) -> tuple[Path, PreTrainedT
         known = ranges.calibrate(folder, ranges.sentence_rows(sentences, tokenizer, LENGTH))
         quantize.quantize(folder, target, kind="static", ranges=known)
     return target, tokenizer
-
-
-def _is_int8(folder: Path) -> bool:
-    return "quantization" in store.read_json(folder / disk.PROVENANCE)

@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
-from mmalib.data.subwords import Encoded, batches, encode_split, training_rows
+from mmalib.data.subwords import batches, encode_split, training_rows
 from mmalib.model import disk
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
@@ -30,7 +30,9 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
-    measured_on = _measured_on(settings, model, tokenizer, study.corpora)
+    weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
+    rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
+    measured_on = batches(rows, tokenizer, settings["importance_batch"])
     train, dev = english(study, tokenizer, settings["recovery_sentences"], settings["curve_sentences"])
     recovery, points = training_rows(train, model.config.label2id), store.points(unfinished)
     for step, share in enumerate(_shrinking_(model, settings["method"], measured_on, settings["head_share"])):
@@ -39,11 +41,14 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
                 continue
             scored = model
             if recovered:
-                scored = _recovered(settings, model, recovery, dev, folder=unfinished / "recovery")
+                copied, how = copy.deepcopy(model), {"folder": unfinished / "recovery", "seed": settings["seed"]}
+                scored, _ = finetune(copied, recovery, dev, recipe_after(settings, 1), **how)
+                shutil.rmtree(unfinished / "recovery")
                 if round(share, 9) in KEPT_SHARES:
                     disk.save(scored, tokenizer, study.folder(kept_leaf(run.name, share)), about=study.about(run))
             scores = score(scored, tokenizer, to_score, max_length=settings["max_length"])
-            store.add_point(unfinished, {**_point(model, step, share), "recovered": recovered, "scores": scores})
+            point = {"step": step, "share": share, "heads_left": disk.heads_left(model), **_size(model)}
+            store.add_point(unfinished, {**point, "recovered": recovered, "scores": scores})
         print(f"{run.name}: {share:.0%} of the heads removed", flush=True)
     curve = store.points(unfinished)
     reached = {kept_leaf(run.name, point["share"]) for point in curve if round(point["share"], 9) in KEPT_SHARES}
@@ -69,54 +74,24 @@ def training_texts(corpora: Corpora) -> list[list[str]]:
     return [words for splits in corpora.values() for words in splits["train"]["words"]]
 
 
-def _measured_on(
-    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpora: Corpora
-) -> list[dict]:
-    """The batches of English training sentences that importance is measured on."""
-    sentences = fewer(corpora["en"]["train"], settings["importance_sentences"])
-    rows = training_rows(encode_split(sentences, tokenizer, settings["max_length"]), model.config.label2id)
-    return batches(rows, tokenizer, settings["importance_batch"])
-
-
 def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], share: float) -> Iterator[float]:
     """Make the model smaller in place, step by step; yields the share of heads that is gone, first 0."""
     number = sum(map(len, disk.heads_left(model)))
-    steps = {"heads": _fewer_heads_, "uniform": _uniformly_smaller_}[method]
     yield 0.0
-    for _ in steps(model, measured_on, share):
-        yield 1 - sum(map(len, disk.heads_left(model))) / number
-
-
-def _fewer_heads_(model: PreTrainedModel, measured_on: list[dict], share: float) -> Iterator[None]:
-    for removed in heads.plan(model, measured_on, share):
-        left = disk.heads_left(model)
-        new = {layer: [head for head in gone if head in left[layer]] for layer, gone in removed.items()}
-        heads.remove_heads_(model, {layer: gone for layer, gone in new.items() if gone})
-        yield
-
-
-def _uniformly_smaller_(model: PreTrainedModel, measured_on: list[dict], share: float) -> Iterator[None]:
-    number, width = model.config.num_attention_heads, disk.neurons_left(model)[0]
-    for heads_kept, neurons_kept in uniform.plan(number, width, share):
-        uniform.shrink_(model, measured_on, heads_kept, neurons_kept)
-        yield
-
-
-def _recovered(settings: dict, model: PreTrainedModel, rows: list[dict], dev: Encoded, *, folder: Path):
-    """A copy of the model after one pass over a few English sentences; the model itself stays as it is."""
-    recipe = recipe_after(settings, 1)
-    tuned, _ = finetune(copy.deepcopy(model), rows, dev, recipe, folder=folder, seed=settings["seed"])
-    shutil.rmtree(folder)
-    return tuned
-
-
-def _point(model: PreTrainedModel, step: int, share: float) -> dict:
-    left = disk.heads_left(model)
-    return {"step": step, "share": share, "heads_left": left, **_size(model)}
+    if method == "heads":
+        for removed in heads.plan(model, measured_on, share):
+            left = disk.heads_left(model)
+            new = {layer: [head for head in gone if head in left[layer]] for layer, gone in removed.items()}
+            heads.remove_heads_(model, {layer: gone for layer, gone in new.items() if gone})
+            yield 1 - sum(map(len, disk.heads_left(model))) / number
+    else:
+        for kept in uniform.plan(model.config.num_attention_heads, disk.neurons_left(model)[0], share):
+            uniform.shrink_(model, measured_on, *kept)
+            yield 1 - sum(map(len, disk.heads_left(model))) / number
 
 
 def _size(model: PreTrainedModel) -> dict:
     """Parameters in all and in the embeddings, and what they take on disk as float32."""
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = model.num_parameters()
     embedding = sum(p.numel() for p in model.base_model.embeddings.parameters())
     return {"parameters": parameters, "embedding_parameters": embedding, "megabytes": 4 * parameters / 1e6}

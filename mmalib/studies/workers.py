@@ -69,16 +69,10 @@ def _make_side_by_side(study: Study, runs: list[Run], workers: int, cluster: str
         import ray
     except ImportError:
         raise ValueError("Workers side by side need Ray: pip install 'mmalib[ray]' (make does it).") from None
-    if cluster:
-        ray.init(address=cluster, log_to_driver=False, logging_level="warning")
-    else:
-        ray.init(
-            num_cpus=machine.cores(),
-            include_dashboard=False,
-            object_store_memory=200 * 2**20,  # nothing is sent but names; small /dev/shm would kill workers
-            log_to_driver=False,
-            logging_level="warning",
-        )
+    how = {"address": cluster}
+    if not cluster:  # nothing is sent but names; small /dev/shm would kill workers
+        how = {"num_cpus": machine.cores(), "include_dashboard": False, "object_store_memory": 200 * 2**20}
+    ray.init(**how, log_to_driver=False, logging_level="warning")
     mark = study.home / f"seen-{uuid4().hex}.tmp"  # who does not see it does not see the folder
     study.home.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -109,9 +103,8 @@ def _run_all(ray, study: Study, waiting: dict[str, Run], workers: int, mark: Pat
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise ValueError(
-                f"The worker that made {name} died {RETRIES + 1} times ({type(error).__name__})."
-            ) from None
+            why = f"The worker that made {name} died {RETRIES + 1} times ({type(error).__name__})."
+            raise ValueError(why) from None
         done.add(name)
         print(f"{total - len(waiting) - len(running)}/{total} {text}", flush=True)
 
