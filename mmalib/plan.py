@@ -105,8 +105,10 @@ GRADUAL = ("random", *CRITERIA)  # random is the control
 AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
 ONE_SHOT = tuple((share, "1") for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)) + ((0.5, "2:4"),)  # (sparsity, pattern)
 PRUNING = {"rate": 1.0, "cycles": 1, "initial": 0.0, **OBERT["10 epochs"]}
-# Movement's masks follow its scores, so that no step takes many weights: `every` so many steps. It starts after a share
-# `begin` of the pruning epochs; `score_rate` is that of Adam on the scores, None sums them up.
+# Movement's masks follow its scores, `every` so many steps, and no step may take many weights: a cubic curve would take
+# 1 in 1,000 in each at first, and the model is dead after an epoch. It starts after a share `begin` of the pruning
+# epochs; `score_rate` is that of Adam on the scores, None sums them up.
+SCHEDULE = dict.fromkeys(GRADUAL, "cubic") | {"movement": "linear"}
 FOLLOWING = {"updates": None, "every": 4, "begin": 0.0, "score_rate": 1e-2, "per_matrix": False}
 PUBLISHED = {
     "random": PRUNING,
@@ -138,14 +140,17 @@ TRIALS = {  # as many settings for every criterion
 TRIAL = {"trial_sentences": 2000, "trial_dev_sentences": 500, "pruning_epochs": 2.0, "sparse_epochs": 1.0, "share": 0.8}
 # What keeps movement alive: each setting adds one thing to the one before it.
 SUMMED = PRUNING | FOLLOWING | {"updates": 13, "every": None, "score_rate": None}
+LARGE_STEPS = {"batch_size": 16, "schedule": "cubic"}
 MOVEMENT = {
     "random": PRUNING,
-    "sums, 13 updates": SUMMED,
-    "masks follow": SUMMED | {"updates": None, "every": 4},
-    "Adam on the scores": PRUNING | FOLLOWING,
-    "dense at first": PRUNING | FOLLOWING | {"begin": 1 / 2},
-    "per matrix": PRUNING | FOLLOWING | {"begin": 1 / 2, "per_matrix": True},
-    "from pretrained": PRUNING | FOLLOWING | {"begin": 1 / 2, "per_matrix": True, "start": "pretrained"},
+    "sums, 13 updates": SUMMED | LARGE_STEPS,
+    "masks follow": SUMMED | LARGE_STEPS | {"updates": None, "every": 4},
+    "Adam on the scores": PRUNING | FOLLOWING | LARGE_STEPS,
+    "small batches": PRUNING | FOLLOWING | {"schedule": "cubic"},
+    "linear": PRUNING | FOLLOWING,
+    "dense at first": PRUNING | FOLLOWING | {"begin": 1 / 4},
+    "per matrix": PRUNING | FOLLOWING | {"begin": 1 / 4, "per_matrix": True},
+    "from pretrained": PRUNING | FOLLOWING | {"begin": 1 / 4, "per_matrix": True, "start": "pretrained"},
 }
 MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 
@@ -393,9 +398,10 @@ def vocabulary(base: Run) -> Run:
 
 
 def gradual(
-    profile: Profile, base: Run, criterion: str, share: float, schedule: str = "cubic", *, taught: bool = False
+    profile: Profile, base: Run, criterion: str, share: float, schedule: str | None = None, *, taught: bool = False
 ) -> Run:
     """A baseline pruned while it trains on; a taught one by the recipe of Kurtic et al., its dense self as teacher."""
+    schedule = schedule or SCHEDULE[criterion]
     name = gradual_name(criterion, share, schedule, *_where(base), taught=taught)
     settings = {
         **base.settings,
@@ -404,6 +410,7 @@ def gradual(
         "share": share,
         "schedule": schedule,
         "pattern": "1",
+        "batch_size": profile.pruning_batch or profile.batch_size,
         **_of(profile, "pruning_epochs", "sparse_epochs", *AFTER),
         # a trajectory is scored before and after most mask updates, which would take longer than the training
         "curve_sentences": profile.curve_sentences and max(1, profile.curve_sentences // 4),
@@ -444,9 +451,11 @@ def _tried(profile: Profile, base: Run, name: str, criterion: str, chosen: dict,
         **_criterion(profile, criterion, chosen),
         "kind": "trial",
         **_of(profile, *AFTER),
-        **size,
-        "schedule": "cubic",
+        "schedule": SCHEDULE[criterion],
         "pattern": "1",
+        "batch_size": profile.pruning_batch or profile.batch_size,
+        **size,
+        **{key: chosen[key] for key in ("batch_size", "schedule") if key in chosen},
     }
     return Run(name, settings, {"base": base.name})
 

@@ -39,6 +39,7 @@ class Profile:
     sparsities: tuple[float, ...] = (0.8, 0.9)  # shares of the encoder's weights that go
     pruning_epochs: float = 6  # while sparsity grows; as in the recipe of Kurtic et al., or a part of it
     sparse_epochs: float = 2  # after that
+    pruning_batch: int | None = None  # sentences a step while pruned; movement wants many small steps; None: batch_size
     published: bool = False  # prune by published settings, not by those that trials on a small backbone chose
     fisher_gradients: int  # gradients behind one estimate of the inverse Fisher
     fisher_batch: int  # sentences behind one gradient
@@ -196,6 +197,7 @@ PROFILES = {
         importance_sentences=1000,
         recovery_sentences=2000,
         pruning_epochs=6 / 4,
+        pruning_batch=4,
         sparse_epochs=2 / 4,
         fisher_gradients=64,
         fisher_batch=8,

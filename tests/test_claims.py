@@ -106,13 +106,14 @@ def test_claim_2_asks_for_a_fall_near_30_percent(steps, one_seed, two_seeds):
     assert told == MISSING and "02-uniform-e5-conll-seed1" in numbers
 
 
-def pruned(criterion, f1, share=0.8, schedule="cubic", seed=1, on_the_way=(0.8, 0.6), first=0.5, **more):
+def pruned(criterion, f1, share=0.8, schedule=None, seed=1, on_the_way=(0.8, 0.6), first=0.5, **more):
     """A gradually pruned model; on the way, the share of its F1 at the first and at the full sparsity."""
     whole = [{"step": 0, "stage": "recovered", "sparsity": 0.0, "scores": scores(DENSE)}]
     curve = whole + [
         {"step": step, "stage": "recovered", "sparsity": at, "scores": scores([kept * one for one in DENSE])}
         for step, (at, kept) in enumerate(zip((first, share), on_the_way, strict=True), start=1)
     ]
+    schedule = schedule or plan.SCHEDULE[criterion]
     run = plan.gradual_name(criterion, share, schedule, "e5", "conll", seed, taught="hardness" in more)
     settings = {"method": criterion, "share": share, "schedule": schedule, "seed": seed}
     return record(run, "gradual", f1, curve=curve, **settings, **more)
@@ -146,7 +147,7 @@ def test_claim_3_compares_second_order_with_whatever_has_learnt_at_all(of_criter
     found, numbers, _ = answer(made, 3)
     assert found == told
     for criterion, f1 in zip(("magnitude", "movement", "obs"), of_criteria, strict=True):
-        run = plan.gradual_name(criterion, 0.8, "cubic", "e5", "conll", 1)
+        run = plan.gradual_name(criterion, 0.8, plan.SCHEDULE[criterion], "e5", "conll", 1)
         assert (run in numbers) == (f1 == NOTHING)  # what has collapsed is named
 
 
@@ -161,7 +162,7 @@ def test_what_is_measured_in_part_is_not_measured():
     made = [dense(), *criteria(LOST, LOST, KEPT)]
     assert verdict([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 3) == HOLDS  # no part of claim 3
     told, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9)], 3)
-    assert told == MISSING and "03-movement-90-cubic-e5-conll-seed1" in numbers and "80% sparse: magnitude" in numbers
+    assert told == MISSING and "03-movement-90-linear-e5-conll-seed1" in numbers and "80% sparse: magnitude" in numbers
 
 
 def test_a_seed_that_lacks_a_run_is_left_out_and_the_run_named():

@@ -78,7 +78,7 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
         study.make(plan.graph_name("static-qoperator", name, "sample", 1))
     cut = study.make(plan.structured_name("vocabulary", "xlm", "sample", 1))
     for criterion in plan.CRITERIA:
-        study.make(plan.gradual_name(criterion, 0.9, "cubic", "mlbert", "sample", 1))
+        study.make(plan.gradual_name(criterion, 0.9, plan.SCHEDULE[criterion], "mlbert", "sample", 1))
     for setting in ("plain", "teacher", "unlabelled"):
         study.make(plan.student_name("minilm", setting, "sample", 1))
     records = study.records()

@@ -108,7 +108,7 @@ def test_what_keeps_movement_alive_is_tried_step_by_step(study, base, monkeypatc
     records = [study.make(plan.movement_trial(study.profile, base, step)) for step in plan.MOVEMENT]
     assert report.movement_table(records[::-1])["setting"].tolist() == list(plan.MOVEMENT)
     own = [record["settings"] for record in records]
-    assert [settings["method"] for settings in own] == ["random"] + ["movement"] * 6
+    assert [settings["method"] for settings in own] == ["random"] + ["movement"] * 8
     for before, settings in zip(own[1:], own[2:], strict=False):  # one thing at a time
         changed = {name for name in settings if settings[name] != before.get(name)} - {"step"}
         assert changed <= {"updates", "every"} or len(changed) == 1

@@ -63,14 +63,18 @@ def _claim_2(records: list[dict]) -> Answer:
 def _claim_3(records: list[dict]) -> Answer:
     """From the gradual runs of all three criteria, which share one recipe, at each sparsity."""
     shares = sorted(
-        {run["settings"]["share"] for run in gradual_runs(records) if run["settings"]["schedule"] == "cubic"}
+        {
+            run["settings"]["share"]
+            for run in gradual_runs(records)
+            if run["settings"]["schedule"] == plan.SCHEDULE[run["settings"]["method"]]
+        }
     )
     if not shares:
         return _lacking(["gradual runs of notebook 03"])
 
     def answer(share: float) -> Answer:
         def wanted(*where) -> dict[str, str]:
-            names = {name: plan.gradual_name(name, share, "cubic", *where) for name in CRITERIA}
+            names = {name: plan.gradual_name(name, share, plan.SCHEDULE[name], *where) for name in CRITERIA}
             return {"dense": plan.baseline_name(*where)} | names
 
         return _judged(records, ("gradual",), wanted, verdicts.criteria)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.plan import GRADUAL, MOVEMENT, of_kind
+from mmalib.plan import GRADUAL, MOVEMENT, SCHEDULE, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
 from mmalib.reports.compare import multilingual_score, of_part, retention
@@ -116,9 +116,9 @@ def kept(records: list[dict]) -> Figure:
         named, collapsed = {}, []
         for record in gradual_runs(records):
             base = of_part(record, "base", records)
-            if base is None or record["settings"]["schedule"] != "cubic":
-                continue
             share, criterion = record["settings"]["share"], record["settings"]["method"]
+            if base is None or record["settings"]["schedule"] != SCHEDULE[criterion]:
+                continue
             left = retention(record["scores"], base["scores"], "test")
             x, y = left["en"], np.mean([value for language, value in left.items() if language != "en"])
             if not x >= COLLAPSED:
