@@ -168,7 +168,7 @@ def test_what_is_measured_in_part_is_not_measured():
 def test_a_seed_that_lacks_a_run_is_left_out_and_the_run_named():
     made = [dense(1), dense(2), *criteria(LOST, LOST, KEPT), *criteria(KEPT, KEPT, LOST, seed=2)[:2]]
     told, numbers, runs = answer(made, 3)
-    assert told == HOLDS and "1 seed; lacks 03-obs-80-cubic-e5-conll-seed2" in numbers and "seed2" not in runs
+    assert told == HOLDS and "1 seed; missing: 03-obs-80-cubic-e5-conll-seed2" in numbers and "seed2" not in runs
     told, numbers, runs = answer(made[2:], 3)
     assert told == MISSING and plan.baseline_name("e5", "conll", 1) in numbers and runs == ""
 
@@ -295,7 +295,7 @@ def test_claim_6_shows_both_comparisons_and_names_the_graph_that_lacks():
     assert "against the model before that training en -2.0 (" in numbers
     for graph in ("qat", "longer"):
         told, numbers, _ = answer([one for one in made if one["settings"].get("graph") != graph], 6)
-        assert told == MISSING and numbers == f"lacks 05-{graph}-e5-conll-seed1"
+        assert told == MISSING and numbers == f"missing: 05-{graph}-e5-conll-seed1"
 
 
 def speeds(case, of_runtimes, room=0.05):
@@ -331,7 +331,7 @@ def test_claim_7_compares_runtime_by_runtime(static, dynamic, told):
     found, numbers, runs = answer(made, 7)
     assert found == told and runs == "07-base-int8-conll, 07-base-dynamic-conll" and "busy" not in numbers
     assert ("failed" in numbers) == (None in (*static.values(), *dynamic.values()))
-    assert answer(made[:1], 7)[:2] == (MISSING, "lacks 07-base-dynamic-conll")
+    assert answer(made[:1], 7)[:2] == (MISSING, "missing: 07-base-dynamic-conll")
 
 
 def test_claim_7_tells_quotients_with_quartiles_and_a_busy_machine():
@@ -374,7 +374,7 @@ def test_claim_8_tells_both_losses_and_what_lacks():
     there = {"06-80-q-e5-conll-seed1", "01-e5-conll-seed1", "03-obs-80-cubic-taught-e5-conll-seed1"}
     assert set(runs.split(", ")) == there | {"05-float-e5-conll-seed1", "05-qat-taught-qoperator-e5-conll-seed1"}
     told, numbers, _ = answer([one for one in made if "05-qat-t" not in one["run"]], 8)
-    assert told == MISSING and numbers == "lacks 05-qat-taught-qoperator-e5-conll-seed1"
+    assert told == MISSING and numbers == "missing: 05-qat-taught-qoperator-e5-conll-seed1"
 
 
 def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():
@@ -404,7 +404,7 @@ def test_claim_8_leaves_out_what_has_parts_without_a_run():
 def test_claim_9_is_of_the_best_in_deepsparse(block, single, told):
     made = [speeds("base 90% 4-block int8", block), speeds("base 90% unstructured int8", single)]
     found, numbers, _ = answer(made, 9)
-    assert found == told and ("lacks" in numbers) == (None in block.values())
+    assert found == told and ("missing: " in numbers) == (None in block.values())
 
 
 def test_claim_9_tells_the_best_open_runtime_too():
@@ -413,7 +413,7 @@ def test_claim_9_tells_the_best_open_runtime_too():
     assert "in DeepSparse 9.00 (8.95 to 9.05) times (base 90% 4-block int8, deepsparse, batch 1)" in numbers
     assert "2.00 (1.95 to 2.05) times (base 90% 4-block int8, onnxruntime, batch 1)" in numbers
     assert "7.00 (6.95 to 7.05) times (minilm int8, openvino, batch 8)" in numbers
-    assert "lacks base 90% unstructured int8 in DeepSparse" in numbers
+    assert "missing: base 90% unstructured int8 in DeepSparse" in numbers
     assert runs == "07-base-90-4-block-int8-conll, 07-minilm-int8-conll"
     assert verdict(made[1:], 9) == MISSING
 

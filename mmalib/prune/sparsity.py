@@ -147,7 +147,7 @@ def measured(model: PreTrainedModel) -> dict:
     """The share of weights that are exactly 0: in all of `weights`, and in every layer."""
     zeros = [[int((linear.weight == 0).sum()) for linear in parts(layer)] for layer in layers(model)]
     sizes = [[linear.weight.numel() for linear in parts(layer)] for layer in layers(model)]
-    by_layer = [sum(some) / sum(all_) for some, all_ in zip(zeros, sizes, strict=True)]
+    by_layer = [sum(gone) / sum(of_layer) for gone, of_layer in zip(zeros, sizes, strict=True)]
     return {"total": sum(map(sum, zeros)) / sum(map(sum, sizes)), "layers": by_layer}
 
 

@@ -18,7 +18,7 @@ from mmalib.reports.unstructured import gradual_runs
 from mmalib.reports.verdicts import CONTRADICTED, FAILS, MISSING, UNDECIDED, decided
 
 NOTHING_LEFT = "next to nothing is found in English either"
-ADDS_UP = 2.0  # points between a sum and a loss: half of the interval of one F1 on the whole Spanish test set
+ADDS_UP = 2.0  # points between a sum and a loss: half of the interval of one F1 on the complete Spanish test set
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
 FASTEST = ("base 90% 4-block int8", "base 90% unstructured int8")  # the paper's xlm_90_q; it does not say the pattern
 
@@ -70,7 +70,7 @@ def _claim_3(records: list[dict]) -> Answer:
         }
     )
     if not shares:
-        return _lacking(["gradual runs of notebook 03"])
+        return _without(["gradual runs of notebook 03"])
 
     def answer(share: float) -> Answer:
         def wanted(*where) -> dict[str, str]:
@@ -86,7 +86,7 @@ def _claim_4(records: list[dict]) -> Answer:
     """From the second-order runs with the cubic and with the linear curve, at the highest sparsity."""
     shares = [run["settings"]["share"] for run in gradual_runs(records) if run["settings"]["method"] == "obs"]
     if not shares:
-        return _lacking(["gradual runs of notebook 03 by second order"])
+        return _without(["gradual runs of notebook 03 by second order"])
 
     def wanted(*where) -> dict[str, str]:
         names = {name: plan.gradual_name("obs", max(shares), name, *where) for name in ("cubic", "linear")}
@@ -116,16 +116,16 @@ def _claim_6(records: list[dict]) -> Answer:
 def _claim_7(records: list[dict]) -> Answer:
     """Static is faster wherever both run; against it: slower everywhere, beyond the quartiles."""
     names = {case: plan.speed_name(case, _corpus(records)) for case in ("base int8", "base dynamic")}
-    if lacking := [run for run in names.values() if run not in {record["run"] for record in records}]:
-        return _lacking(lacking)
+    if missing := [run for run in names.values() if run not in {record["run"] for record in records}]:
+        return _without(missing)
     pairs, failed, text, busy = {}, [], [], False
     for (runtime, batch), rows in speed.rows(records).groupby(["runtime", "batch"]):
-        found = {row["case"]: row for row in rows.to_dict("records") if row["case"] in names}
-        if len(found) == 2 and all(pd.notna(row["ratio"]) for row in found.values()):
-            busy |= any(row.get("busy") == 1 for row in found.values())
-            pairs.setdefault(runtime, {})[batch] = intervals.times(found["base int8"], found["base dynamic"])
+        by_case = {row["case"]: row for row in rows.to_dict("records") if row["case"] in names}
+        if len(by_case) == 2 and all(pd.notna(row["ratio"]) for row in by_case.values()):
+            busy |= any(row.get("busy") == 1 for row in by_case.values())
+            pairs.setdefault(runtime, {})[batch] = intervals.times(by_case["base int8"], by_case["base dynamic"])
         else:
-            failed += [f"{case} in {runtime}" for case, row in found.items() if pd.isna(row["ratio"])]
+            failed += [f"{case} in {runtime}" for case, row in by_case.items() if pd.isna(row["ratio"])]
     for runtime, of_runtime in pairs.items():
         batches = ", ".join(
             f"{intervals.show(each, digits=2)} at batch {batch:.0f}" for batch, each in of_runtime.items()
@@ -144,21 +144,21 @@ def _claim_8(records: list[dict]) -> Answer:
     made = [record for record in of_kind(records, "combination") if combined.parts(record)]
     there = {record["run"]: record for record in records}
     if not made:
-        return _lacking(["runs of notebook 06"])
+        return _without(["runs of notebook 06"])
     needed = {run["run"]: _needed(run) for run in made}
-    lacking = sorted({name for names in needed.values() for name in names if name not in there})
-    whole = [record for record in made if set(needed[record["run"]]) <= set(there)]
-    if not whole:
-        return _lacking(lacking)
-    of_whole = {name for record in whole for name in (record["run"], *needed[record["run"]])}
+    missing = sorted({name for names in needed.values() for name in names if name not in there})
+    complete = [record for record in made if set(needed[record["run"]]) <= set(there)]
+    if not complete:
+        return _without(missing)
+    of_whole = {name for record in complete for name in (record["run"], *needed[record["run"]])}
     runs = [name for name in there if name in of_whole]
-    if empty := _finding_nothing([combined.whole_of(record, records) for record in whole], LANGUAGES):
+    if empty := _finding_nothing([combined.whole_of(record, records) for record in complete], LANGUAGES):
         return MISSING, empty, runs
     dead = [name for name in runs if there[name]["scores"] and intervals.f1(there[name], "en")[0] < NOTHING]
     text, conditions = [], {}
-    for combination in dict.fromkeys(record["settings"]["combination"] for record in whole):
-        seeds = [_parts(record, there) for record in whole if record["settings"]["combination"] == combination]
-        lost = intervals.change(seeds, "float", "whole")
+    for combination in dict.fromkeys(record["settings"]["combination"] for record in complete):
+        seeds = [_parts(record, there) for record in complete if record["settings"]["combination"] == combination]
+        lost = intervals.change(seeds, "float", "complete")
         off = {}
         for language in LANGUAGES:
             alone = [intervals.change(seeds, f"against {part}", part)[language] for part in ("start", "int8")]
@@ -170,7 +170,7 @@ def _claim_8(records: list[dict]) -> Answer:
         if not set(dead) & {record["run"] for seed in seeds for record in seed.values()}:
             conditions[combination] = [intervals.within(intervals.of(each), -ADDS_UP, ADDS_UP) for each in off.values()]
     text = ["points lost for the sum of the parts (and what lies between): " + "; ".join(text)]
-    text += [f"{NOTHING_LEFT}: {', '.join(dead)}"] * bool(dead) + [f"lacks {', '.join(lacking)}"] * bool(lacking)
+    text += [f"{NOTHING_LEFT}: {', '.join(dead)}"] * bool(dead) + [f"missing: {', '.join(missing)}"] * bool(missing)
     every = [met for of_name in conditions.values() for met in of_name] or [None]
     return (
         decided(every, bool(conditions) and all(False in of_name for of_name in conditions.values())),
@@ -183,7 +183,7 @@ def _claim_9(records: list[dict]) -> Answer:
     """The paper's model in DeepSparse is nearly 11.5 times as fast; against it: it is no faster at all."""
     measured = speed.rows(records)
     if measured.empty:
-        return _lacking([plan.speed_name(case, _corpus(records)) for case in FASTEST])
+        return _without([plan.speed_name(case, _corpus(records)) for case in FASTEST])
     ran = measured.dropna(subset="ratio")
     is_open, is_printed = ran["runtime"].str.split(":").str[0].isin(speed.OPEN), ran["case"].isin(FASTEST)
     printed = ran[is_printed & (ran["runtime"] == "deepsparse")]
@@ -192,15 +192,15 @@ def _claim_9(records: list[dict]) -> Answer:
         "the same in an open runtime": ran[is_printed & is_open],
         "any in an open runtime": ran[is_open],
     }
-    best = {name: some.loc[some["ratio"].idxmax()].to_dict() for name, some in wanted.items() if len(some)}
+    best = {name: rows.loc[rows["chosen by"].idxmax()].to_dict() for name, rows in wanted.items() if len(rows)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
         f"batch {row['batch']:.0f}{', busy machine' if row.get('busy') == 1 else ''})"
         for name, row in best.items()
     ]
     runs = [plan.speed_name(row["case"], _corpus(records)) for row in best.values()]
-    lacking = [f"{case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
-    text += [f"lacks {', '.join(lacking)}"] * bool(lacking)
+    missing = [f"{case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
+    text += [f"missing: {', '.join(missing)}"] * bool(missing)
     if "in DeepSparse" not in best:
         return MISSING, "; ".join(text), runs
     ours = intervals.times(best["in DeepSparse"])
@@ -236,12 +236,12 @@ def _judged(
         places.setdefault(settings["label"], set()).add((settings["corpus"], settings["seed"]))
     for model, of_model in places.items():
         names = [wanted(model, *place) for place in sorted(of_model)]
-        lacking = [run for parts in names for run in parts.values() if run not in there]
-        whole = [parts for parts in names if set(parts.values()) <= set(there)]
-        seeds = [{part: there[run] for part, run in parts.items()} for parts in whole]
-        runs = [run for parts in whole for run in parts.values()]
+        missing = [run for parts in names for run in parts.values() if run not in there]
+        complete = [parts for parts in names if set(parts.values()) <= set(there)]
+        seeds = [{part: there[run] for part, run in parts.items()} for parts in complete]
+        runs = [run for parts in complete for run in parts.values()]
         if not seeds:
-            answers[model] = _lacking(lacking)
+            answers[model] = _without(missing)
         elif empty := _finding_nothing([next(iter(seed.values())) for seed in seeds], needed):
             answers[model] = MISSING, empty, runs
         else:
@@ -250,8 +250,8 @@ def _judged(
             dead = [run for run in scored if _beginning(there[run], "en") < NOTHING]
             text += f"; {NOTHING_LEFT}: {', '.join(dead)}" if dead else ""
             text += f"; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-            answers[model] = verdict, text + (f"; lacks {', '.join(lacking)}" if lacking else ""), runs
-    return _agreed(answers) if answers else _lacking([f"runs of the kind {' or '.join(kinds)}"])
+            answers[model] = verdict, text + (f"; missing: {', '.join(missing)}" if missing else ""), runs
+    return _agreed(answers) if answers else _without([f"runs of the kind {' or '.join(kinds)}"])
 
 
 def _agreed(answers: dict[str, Answer]) -> Answer:
@@ -263,8 +263,8 @@ def _agreed(answers: dict[str, Answer]) -> Answer:
     return verdict, ". ".join(texts), [run for _, _, runs in answers.values() for run in runs]
 
 
-def _lacking(names: list[str]) -> Answer:
-    return MISSING, f"lacks {', '.join(names)}", []
+def _without(names: list[str]) -> Answer:
+    return MISSING, f"missing: {', '.join(names)}", []
 
 
 def _finding_nothing(references: list[dict], languages: tuple[str, ...]) -> str:
@@ -283,7 +283,7 @@ def _parts(record: dict, there: dict[str, dict]) -> Seed:
     """A combined model, the float graph that it is compared with, its parts, and what each of them is compared with."""
     start, int8 = combined.parts(record)
     return {
-        "whole": record,
+        "complete": record,
         "float": there[record["needs"]["float"]],
         "start": there[start["run"]],
         "against start": there[start["against"]],

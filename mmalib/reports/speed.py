@@ -48,14 +48,14 @@ def draw(records: list[dict]) -> dict:
 
 
 def rows(records: list[dict]) -> pd.DataFrame:
-    """One row for every case, runtime and batch; `failed` says why there is no speed."""
+    """One row for every case, runtime and batch, as `reported`; `failed` says why there is no speed."""
     lines = []
     for record in of_kind(records, "shape"):
         settings = record["settings"]
         about = {key: settings[key] for key in ("case", "shape", "depth", "zeros", "heads", "uniform", "int8")}
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
-            halves = {} if "failed" in row else {"chosen by": chosen_by(row), "reported": reported(row)}
+            halves = {} if "failed" in row else {"chosen by": chosen_by(row), **reported(row)}
             lines.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **halves, **about})
     made = pd.DataFrame(lines)
     # The same case measured beside two corpora: the last one counts.
@@ -110,7 +110,7 @@ def fastest(measured: pd.DataFrame) -> pd.DataFrame:
                     "runtime": row["runtime"],
                     "batch": _integer(row["batch"]),
                 }
-                | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["reported"], 2)}
+                | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["ratio"], 2)}
                 | {"F1": "no F1: random weights", "p50 ms a batch": latency, "note": note(pd.DataFrame([row]))}
             )
     printed = _best_printed()
@@ -213,18 +213,21 @@ def over(one: float | None, other: float | None) -> float | None:
 
 
 def chosen_by(row: dict) -> float:
-    """What the fastest way of several is chosen by: the ratio in every second turn; see `reported`."""
-    return _middle(row, slice(0, None, 2))
+    """What the fastest way of several is chosen by: the ratio in every second turn."""
+    return float(np.median(_ratios(row, slice(0, None, 2)) or row["ratio"]))
 
 
-def reported(row: dict) -> float:
-    """The ratio in the other turns: what has won by luck in those that chose it has no luck here."""
-    return _middle(row, slice(1, None, 2))
+def reported(row: dict) -> dict[str, float]:
+    """The ratio in the other turns, with its quartiles: what won by luck where it was chosen has no luck here."""
+    if not (ratios := _ratios(row, slice(1, None, 2))):
+        return {name: value for name, value in row.items() if name.startswith("ratio")}
+    low, middle, high = np.percentile(ratios, [25, 50, 75]).tolist()
+    return {"ratio": middle, "ratio_low": low, "ratio_high": high}
 
 
-def _middle(row: dict, turns: slice) -> float:
+def _ratios(row: dict, turns: slice) -> list[float]:
     pairs = list(zip(row.get("samples", ()), row.get("baseline_samples", ()), strict=True))[turns]
-    return float(np.median([ours / base for ours, base in pairs])) if pairs else row["ratio"]
+    return [ours / base for ours, base in pairs]
 
 
 def rounded(value: float | None, digits: int) -> float | None:

@@ -55,7 +55,7 @@ def trained(records: list[dict]) -> pd.DataFrame:
         best = max(speeds, key=speed.chosen_by)
         scored, f1 = scored_in(record, best)
         dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
-        ratio = speed.reported(best)
+        ratio = speed.reported(best)["ratio"]
         made.append(
             {"model": record["settings"]["folder"], "source": "this study", "text read": _text_read(record, records)}
             | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
