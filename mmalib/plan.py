@@ -103,7 +103,7 @@ OBERT_TAUGHT = {"initial": 0.7, "hardness": 1.0, "temperature": 2.0}  # what the
 CRITERIA = ("magnitude", "movement", "obs")
 GRADUAL = ("random", *CRITERIA)  # random is the control
 AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
-ONE_SHOT = tuple((share, "1") for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)) + ((0.5, "2:4"),)  # (sparsity, pattern)
+TWO_OF_FOUR = (0.5, "2:4")  # sparsity and pattern: what GPUs skip
 PRUNING = {"rate": 1.0, "cycles": 1, "initial": 0.0, **OBERT["10 epochs"]}
 # Movement's masks follow its scores, `every` so many steps, and no step may take many weights: a cubic curve would take
 # 1 in 1,000 in each at first, and the model is dead after an epoch. It starts after a share `begin` of the pruning
@@ -411,6 +411,7 @@ def gradual(
         "schedule": schedule,
         "pattern": "1",
         "batch_size": profile.pruning_batch or profile.batch_size,
+        **({} if criterion == "movement" else {"updates": profile.pruning_updates}),
         **_of(profile, "pruning_epochs", "sparse_epochs", *AFTER),
         # a trajectory is scored before and after most mask updates, which would take longer than the training
         "curve_sentences": profile.curve_sentences and max(1, profile.curve_sentences // 4),
@@ -421,12 +422,12 @@ def gradual(
 
 
 def one_shot(profile: Profile, base: Run, criterion: str) -> Run:
-    """A baseline pruned at once, without training after it, at every sparsity of `ONE_SHOT`."""
+    """A baseline pruned at once, without training after it, at every sparsity that the profile asks for."""
     settings = {
         **base.settings,
         **_criterion(profile, criterion, {"damp": PUBLISHED["obs"]["damp"]}),  # nothing else plays a part
         "kind": "one-shot",
-        "points": [list(point) for point in ONE_SHOT],
+        "points": [*([share, "1"] for share in profile.one_shot), list(TWO_OF_FOUR)],
         **_of(profile, "curve_sentences"),
     }
     return Run(_after(base, "03", f"oneshot-{criterion}"), settings, {"base": base.name})

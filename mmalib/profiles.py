@@ -39,6 +39,8 @@ class Profile:
     sparsities: tuple[float, ...] = (0.8, 0.9)  # shares of the encoder's weights that go
     pruning_epochs: float = 6  # while sparsity grows; as in the recipe of Kurtic et al., or a part of it
     sparse_epochs: float = 2  # after that
+    pruning_updates: int = 13  # of the masks while sparsity grows, as in that recipe; movement has its own
+    one_shot: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)  # sparsities without training, and 2:4 beside them
     pruning_batch: int | None = None  # sentences a step while pruned; movement wants many small steps; None: batch_size
     published: bool = False  # prune by published settings, not by those that trials on a small backbone chose
     fisher_gradients: int  # gradients behind one estimate of the inverse Fisher
@@ -92,6 +94,8 @@ PROFILES = {
         sparsities=(0.5,),
         pruning_epochs=1,
         sparse_epochs=1,
+        pruning_updates=2,
+        one_shot=(0.5,),
         fisher_gradients=8,
         fisher_batch=4,
         fisher_block=16,
@@ -145,6 +149,8 @@ PROFILES = {
         sparsities=(0.6,),
         pruning_epochs=6 / 8,
         sparse_epochs=2 / 8,
+        pruning_updates=4,
+        one_shot=(0.3, 0.5, 0.7),
         fisher_gradients=8,
         fisher_batch=8,
         fisher_block=32,

@@ -55,7 +55,7 @@ def test_pruning_at_once_meets_sparsity_and_pattern(records):
     at_once = plan.of_kind(records, "one-shot")
     assert {record["settings"]["method"] for record in at_once} == set(plan.AT_ONCE)
     for record in at_once:
-        assert [(p["share"], p["pattern"]) for p in record["curve"]] == list(plan.ONE_SHOT)
+        assert [[p["share"], p["pattern"]] for p in record["curve"]] == record["settings"]["points"]
         assert all(p["sparsity"] == pytest.approx(p["share"], 1e-3) for p in record["curve"])
 
 

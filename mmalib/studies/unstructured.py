@@ -19,7 +19,7 @@ from mmalib.model import distill
 from mmalib.model.backbones import load_model
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
-from mmalib.plan import ONE_SHOT, Run
+from mmalib.plan import Run
 from mmalib.prune import gradual, magnitude, movement, obs, sparsity
 from mmalib.records import store
 from mmalib.studies.distillation import taught
@@ -52,13 +52,13 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
-    """Prune a baseline at once, without training after it, at every sparsity of `ONE_SHOT`; a point of a curve each."""
+    """Prune a baseline at once, without training after it, at every point of its settings; a point of a curve each."""
     settings = run.settings
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     dense, tokenizer = study.model(run.needs["base"])
     rows = training_rows(english(study, tokenizer)[0], dense.config.label2id)
     worth = criterion(settings, dense, tokenizer, rows)
-    for share, pattern in ONE_SHOT[len(store.points(unfinished)) :]:
+    for share, pattern in settings["points"][len(store.points(unfinished)) :]:
         model = copy.deepcopy(dense)
         sparsity.one_shot_(model, worth, share, pattern)
         point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)["total"]}
