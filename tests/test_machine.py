@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 
@@ -69,6 +70,16 @@ def test_without_proc_nothing_is_guessed(monkeypatch):
     assert set(described["flags"].values()) == {None}
     assert line("CPU flags").startswith("unknown")
     assert line("Memory") == "unknown"
+
+
+def test_asking_for_the_commit_writes_nothing_that_a_kill_could_leave_behind(checkout):
+    index, source = checkout / ".git" / "index", checkout / "mmalib" / "a.py"
+    os.utime(source, (1e9, 1e9))  # git would note the new time in the index, under a lock
+    before = index.read_bytes()
+    assert machine.commit() == git(checkout, "rev-parse", "HEAD").stdout.strip()
+    assert index.read_bytes() == before
+    git(checkout, "status")
+    assert index.read_bytes() != before
 
 
 def test_versions_are_the_installed_ones_and_leave_out_what_is_not(monkeypatch):

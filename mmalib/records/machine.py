@@ -81,7 +81,9 @@ def commit() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", *SOURCES)
+    # without locks: a run that is killed here would leave one, and the user's next commit would be refused
+    asked = ("--no-optional-locks", "status", "--porcelain", "--", *SOURCES)
+    changes = _output("git", "-C", str(ROOT), *asked)
     return None if head is None or changes is None else head + ("-dirty" if changes else "")
 
 
