@@ -45,6 +45,13 @@ def test_a_scored_word_is_its_own_first_subword(tokenizer):
             assert window.ids[position] == (pieces or [tokenizer.unk_token_id])[0]
 
 
+def test_joined_is_encoded_together(tokenizer):
+    one, other = sentences(12, 40, seed=2), sentences(9, 40, seed=3)
+    tags = [["O"] * len(words) for words in one]
+    parts = subwords.encode(one, tokenizer, 16, tags), subwords.encode(other, tokenizer, 16)
+    assert subwords.joined(*parts) == subwords.encode([*one, *other], tokenizer, 16, [*tags, *[None] * 9])
+
+
 def test_a_word_near_a_cut_is_scored_where_it_has_context(tokenizer):
     words = ["de"] * 500  # one subword each
     found = subwords.windows([words], tokenizer, 66)  # room for 64, neighbours share 16

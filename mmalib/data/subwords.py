@@ -7,7 +7,7 @@ Whatever computes logits from subwords is a `Run`: a model in PyTorch (`run_of`)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,6 +56,12 @@ def encode(
 def encode_split(split: Mapping[str, Sequence], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encoded:
     """A split of a corpus, encoded with its tags."""
     return encode(split["words"], tokenizer, max_length, split["tags"])
+
+
+def joined(one: Encoded, other: Encoded) -> Encoded:
+    """The sentences of both, which one tokenizer has encoded, those of the first in front."""
+    later = [replace(window, sentence=len(one.words) + window.sentence) for window in other.windows]
+    return Encoded([*one.words, *other.words], [*one.tags, *other.tags], [*one.windows, *later], one.tokenizer)
 
 
 def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:

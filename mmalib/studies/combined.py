@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 from mmalib.data.corpus import fewer_to_score
-from mmalib.data.subwords import encode
 from mmalib.graph import export
 from mmalib.model import disk, distill
 from mmalib.model.evaluate import further_scores, scored
@@ -25,7 +24,7 @@ from mmalib.model.finetune import finetune
 from mmalib.plan import HALF, TEACHER, Run, kept_leaf
 from mmalib.prune import gradual, sparsity, vocabulary
 from mmalib.studies import int8_training, speed, structured
-from mmalib.studies.distillation import taught, unlabelled
+from mmalib.studies.distillation import taught, with_unlabelled
 from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
 
@@ -55,9 +54,7 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     requested = settings["start"].get("share", 0.0)
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
     if name == "distil-text-q":
-        text = unlabelled(corpora, study.profile.unlabelled_sentences)
-        words, tags = [*train.words, *text], [*train.tags, *[None] * len(text)]
-        train = encode(words, tokenizer, settings["max_length"], tags)
+        train = with_unlabelled(study, train)
     rows, callbacks = taught(study, run, model, train), [gradual.Hold(masks)] if requested else []
     how = {"unfinished": unfinished, "about": study.about(run), "embeddings": name == "halved-q"}
     how |= {"loss": distill.loss(**TEACHER), "callbacks": callbacks}

@@ -15,10 +15,10 @@ Hardness and temperature are fixed and the same for all (`plan.TEACHER`). Nothin
 import random
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from mmalib.data.corpus import Corpora, fewer
-from mmalib.data.subwords import Encoded, encode, training_rows
+from mmalib.data.subwords import Encoded, encode, joined, training_rows
 from mmalib.model import distill
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.finetune import finetune
@@ -32,9 +32,10 @@ def teach(study: Study, run: Run, unfinished: Path) -> dict:
     settings, setting = run.settings, run.settings["setting"]
     tokenizer, model = load_tokenizer(settings["backbone"]), load_model(settings["backbone"], seed=settings["seed"])
     train, dev = english(study, tokenizer)
-    rows, loss = training_rows(train, model.config.label2id), None
-    if setting != "plain":
-        rows, loss = _epoch(study, run, model, tokenizer), distill.loss(**TEACHER)
+    if setting == "plain":
+        rows, loss = training_rows(train, model.config.label2id), None
+    else:
+        rows, loss = _epoch(study, run, model, train), distill.loss(**TEACHER)
     how = {"folder": unfinished, "seed": settings["seed"], "loss": loss}
     model, history = finetune(model, rows, dev, recipe(settings), **how)
     return kept(study, run, model, tokenizer, history, sparsity=DENSE, parameters=model.num_parameters())
@@ -58,17 +59,20 @@ def taught(study: Study, run: Run, model: PreTrainedModel, text: Encoded) -> lis
     return training_rows(text, model.config.label2id, distill.answers(teacher, heard, study.home / "answers"))
 
 
-def _epoch(study: Study, run: Run, student: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[dict]:
-    """The rows of one epoch of a student that is taught."""
-    english, setting = study.corpora["en"]["train"], run.settings["setting"]
+def with_unlabelled(study: Study, labelled: Encoded) -> Encoded:
+    """The same text with what is `unlabelled` behind it."""
     further = unlabelled(study.corpora, study.profile.unlabelled_sentences)
-    words, tags = [*english["words"], *further], [*english["tags"], *[None] * len(further)]
+    return joined(labelled, encode(further, labelled.tokenizer, study.profile.max_length))
+
+
+def _epoch(study: Study, run: Run, student: PreTrainedModel, train: Encoded) -> list[dict]:
+    """The rows of one epoch of a student that is taught."""
+    setting = run.settings["setting"]
     # all students and settings ask about the same text, or there would be as many files as settings
-    text = encode(words, tokenizer, run.settings["max_length"], tags)
-    rows = taught(study, run, student, text)
+    rows = taught(study, run, student, with_unlabelled(study, train))
     if setting == "unlabelled":
         return rows
-    labelled = [row for row, window in zip(rows, text.windows, strict=True) if tags[window.sentence] is not None]
+    labelled = rows[: len(train.windows)]
     if setting == "longer":
         times, rest = divmod(len(rows), len(labelled))
         return [*labelled * times, *random.Random(run.settings["seed"]).sample(labelled, rest)]

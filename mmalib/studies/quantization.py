@@ -99,10 +99,12 @@ def _from_model(study: Study, run: Run, unfinished: Path, folder: Path) -> tuple
         about = export.export(model, tokenizer, folder, provenance=study.about(run))
         return size_of(about), {"places": places(model)}
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
-    rows, how = training_rows(train, model.config.label2id), {"unfinished": unfinished, "about": study.about(run)}
     if settings["graph"] in TAUGHT_GRAPHS.values():
-        rows, how["loss"] = taught(study, run, model, train), distill.loss(**TEACHER)
+        rows, loss = taught(study, run, model, train), distill.loss(**TEACHER)
+    else:
+        rows, loss = training_rows(train, model.config.label2id), None
     if settings["int8"] == "qat":
+        how = {"unfinished": unfinished, "about": study.about(run), "loss": loss}
         return learn(settings, model, rows, dev, folder, **how)
     model, history = tune(settings, model, rows, dev, unfinished)
     return size_of(export.export(model, tokenizer, folder, provenance=study.about(run))), {"history": history}

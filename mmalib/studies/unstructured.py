@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data.corpus import fewer_to_score
-from mmalib.data.subwords import Encoded, training_rows
+from mmalib.data.subwords import Encoded, encode_split, training_rows
 from mmalib.model import distill
 from mmalib.model.backbones import load_model
 from mmalib.model.evaluate import score
@@ -38,11 +38,12 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     train, dev = english(study, tokenizer)
-    rows, loss, measure = training_rows(train, model.config.label2id), None, None
+    loss, measure = None, None
     if "hardness" in settings:
         rows = taught(study, run, model, train)
         loss = distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
     else:
+        rows = training_rows(train, model.config.label2id)
         to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
         measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
     model, history, curve = _gradually(settings, model, rows, dev, loss=loss, folder=unfinished, measure=measure)
@@ -56,7 +57,8 @@ def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     dense, tokenizer = study.model(run.needs["base"])
-    rows = training_rows(english(study, tokenizer)[0], dense.config.label2id)
+    train = encode_split(study.corpora["en"]["train"], tokenizer, settings["max_length"])
+    rows = training_rows(train, dense.config.label2id)
     worth = criterion(settings, dense, tokenizer, rows)
     for share, pattern in settings["points"][len(store.points(unfinished)) :]:
         model = copy.deepcopy(dense)
