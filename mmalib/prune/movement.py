@@ -32,6 +32,7 @@ ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad
 def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criterion:
     """Weighs every unit by the movement it has shown since training began, at this learning rate of the scores."""
     state: dict[str, Tensor] = {}  # "score/<name>" is S with Adam's moments, "aside/<name>" the values that are pruned
+    parts = ("score",) if rate is None else ("score", "first", "second")
 
     @torch.no_grad()
     def observe(model: PreTrainedModel, masks: Masks, pace: float) -> None:
@@ -40,12 +41,14 @@ def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criteri
             gradient = own[name].grad
             if gradient is None:
                 raise ValueError(f"{name} has no gradient, so that it has no movement. Does the loss depend on it?")
-            score = state.setdefault(f"score/{name}", torch.zeros_like(dense))
+            if f"score/{name}" not in state:
+                state.update({f"{part}/{name}": torch.zeros_like(dense) for part in parts})
+                state[f"step/{name}"] = torch.zeros(())
+            score, *moments = (state[f"{part}/{name}"] for part in parts)
             if rate is None:
                 score.addcmul_(dense, gradient, value=-1)
             else:
-                moments = [state.setdefault(f"{key}/{name}", torch.zeros_like(dense)) for key in ("first", "second")]
-                step = state.setdefault(f"step/{name}", torch.zeros(()))
+                step = state[f"step/{name}"]
                 adamw([score], [dense * gradient], *([m] for m in moments), [], [step], lr=rate * pace, **ADAM)
             gradient.masked_fill_(~masks[name], 0.0)
 
