@@ -60,7 +60,8 @@ class Map(NamedTuple):
 
 def load(path: Path, threads: int, kernel: str, attention: str) -> Engine:
     """The model of an int8 graph on `threads` threads."""
-    if not machine.describe()["flags"]["avx2"]:
+    flags = machine.describe()["flags"]
+    if not flags["avx2"]:
         raise ValueError("this CPU has no AVX2, which PyTorch's int8 kernels need")
     graph = onnx.load(path).graph
     maps = read_maps(graph)
@@ -68,9 +69,10 @@ def load(path: Path, threads: int, kernel: str, attention: str) -> Engine:
         raise ValueError(f"{path} has no int8 map of an encoder; this runtime is for static int8 graphs")
     model = _skeleton(path.parent, graph)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[attention]
+    worth = WORTH_WITH_AMX if flags["amx_int8"] else WORTH
     with warnings.catch_warnings():  # torch says once that quantized tensors go in a future release; it is pinned
         warnings.simplefilter("ignore")
-        products = {name: _product(one, kernel) for name, one in maps.items()}
+        products = {name: _product(one, kernel, worth) for name, one in maps.items()}
         Grid(1.0, 0).round(torch.zeros(1))
     forward = _encoder(model, products, dtype)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -196,11 +198,10 @@ def _joined(products: Sequence[Product | InFloat]) -> list[Product | InFloat]:
     return [Product(Map(weight, scale, bias, maps[0].reads, None), sparse=False)]
 
 
-def _product(one: Map, kernel: str) -> Product:
+def _product(one: Map, kernel: str, worth: float) -> Product:
     blocks = one.writes is not None and one.weight.shape[1] % BLOCK[1] == 0
     if kernel == "sparse" and not blocks:
         raise ValueError("the sparse kernel takes graphs of the qoperator format, in rows of whole blocks of 4")
-    worth = WORTH_WITH_AMX if machine.describe()["flags"]["amx_int8"] else WORTH
     sparse = kernel == "sparse" or (kernel == "auto" and blocks and zero_blocks(one.weight) > worth)
     return Product(one, sparse)
 
