@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.plan import COMBINED_STUDENTS, of_kind
-from mmalib.reports import figures, speed_real, tables
+from mmalib.reports import figures, speed, speed_real, tables
 from mmalib.reports import quantization as quantized
 from mmalib.reports.compare import of_part
 
@@ -201,7 +201,7 @@ def _speed(record: dict, records: list[dict]) -> dict:
     if not (timed := _timed(record, records)):
         return {"speed-up": math.nan, "runtime": "not measured", "batch": ""}
     row, _ = timed
-    return {"speed-up": round(row["ratio"], 2), "runtime": row["runtime"], "batch": str(row["batch"])}
+    return {"speed-up": round(speed.reported(row)["ratio"], 2), "runtime": row["runtime"], "batch": str(row["batch"])}
 
 
 def _scored_in(record: dict, records: list[dict]) -> dict:
@@ -216,7 +216,7 @@ def _timed(record: dict, records: list[dict]) -> tuple[dict, dict] | None:
     """The fastest row and its record, of those that timed a run's graph."""
     timed = [other for other in of_kind(records, "trained") if other["settings"]["model"] == record["run"]]
     rows = [(row, other) for other in timed for row in other["throughput"] if "failed" not in row]
-    return max(rows, key=lambda pair: pair[0]["samples_per_second"]) if rows else None
+    return max(rows, key=lambda pair: speed.chosen_by(pair[0])) if rows else None
 
 
 def _over(one: float, other: float) -> float:
