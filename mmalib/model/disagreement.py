@@ -29,9 +29,8 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
     if tipped:
         first = tipped[0][0]
         held = [[old if word == first else new for word, old, new in sentence] for sentence in sentences]
-        comparison["points_without_first"] = difference(gold, before, held, resamples=1)[
-            "points"
-        ]  # without its interval
+        without = difference(gold, before, held, resamples=1)  # of which no interval is asked
+        comparison["points_without_first"] = without["points"]
     return comparison
 
 

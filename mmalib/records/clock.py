@@ -30,10 +30,10 @@ def sitting(path: Path) -> Iterator[dict[str, float]]:
 
     def note() -> None:
         while not ended.wait(EVERY):
-            running = {_phases[-1]: time.monotonic() - _since} if _phases else {}
-            store.write_atomic(
-                path, json.dumps(_sums | {name: _sums.get(name, 0.0) + running[name] for name in running})
-            )
+            sums = dict(_sums)
+            for name in _phases[-1:]:  # none where the last phase has just ended
+                sums[name] = sums.get(name, 0.0) + time.monotonic() - _since
+            store.write_atomic(path, json.dumps(sums))
 
     noting = threading.Thread(target=note, daemon=True)
     try:

@@ -172,11 +172,8 @@ def _claim_8(records: list[dict]) -> Answer:
     text = ["points lost for the sum of the parts (and what lies between): " + "; ".join(text)]
     text += [f"{NOTHING_LEFT}: {', '.join(dead)}"] * bool(dead) + [f"missing: {', '.join(missing)}"] * bool(missing)
     every = [met for of_name in conditions.values() for met in of_name] or [None]
-    return (
-        decided(every, bool(conditions) and all(False in of_name for of_name in conditions.values())),
-        "; ".join(text),
-        runs,
-    )
+    opposite = bool(conditions) and all(False in of_name for of_name in conditions.values())
+    return decided(every, opposite), "; ".join(text), runs
 
 
 def _claim_9(records: list[dict]) -> Answer:

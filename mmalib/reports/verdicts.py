@@ -111,9 +111,10 @@ def int8(seeds: list[Seed]) -> tuple[str, str]:
     What is trained on is compared with the same training in float, what is not with the model as it was.
     """
     lost, conditions = {}, []
+    dead = [kind for kind in INT8_KINDS if intervals.collapsed(seeds, kind)]
     for kind in INT8_KINDS:
         lost[kind] = intervals.change(seeds, kind, "longer" if kind == "qat" else "float")
-        if not intervals.collapsed(seeds, kind):
+        if kind not in dead:
             more = [of(lost[kind]["en"] - lost[kind][name]) for name in UNSEEN]
             conditions += [at_most(one, POINT) for one in more]
     kept = intervals.kept(seeds, "qat", "longer")
@@ -123,5 +124,4 @@ def int8(seeds: list[Seed]) -> tuple[str, str]:
     text += (
         f"against the model before that training {intervals.points(intervals.change(seeds, 'qat', 'float'))} points)"
     )
-    dead = [None] * sum(intervals.collapsed(seeds, kind) for kind in INT8_KINDS)
-    return decided([*conditions, *keeps, *dead], all(met is False for met in keeps)), text
+    return decided([*conditions, *keeps, *[None] * len(dead)], all(met is False for met in keeps)), text
