@@ -135,6 +135,22 @@ def test_points_along_the_way(pruned):
     assert len(set(scores)) == len(scores) and scores[-1] == score(model)["es"]["dev"]["f1"]
 
 
+def test_where_nothing_goes_nothing_is_asked_and_the_model_is_scored_once(fit, tmp_path):
+    asked = []
+
+    def scores(*given):
+        asked.append(given)
+        return magnitude.criterion().scores(*given)
+
+    updates = gradual.schedule("cubic", 0, 1, 0.0, 0.5, 3)
+    callback = gradual.Pruning(sparsity.Criterion("spy", scores), updates, score=score)
+    fit(tmp_path, [callback], epochs=2, choose_after=1)
+    assert len(asked) == 2
+    points = [(point["step"], point["stage"], round(point["sparsity"], 2)) for point in callback.points]
+    assert points[:3] == [(0, "recovered", 0.0), (2, "recovered", 0.0), (2, "pruned", 0.44)]
+    assert points[3:] == [(4, "recovered", 0.44), (4, "pruned", 0.5), (8, "recovered", 0.5)]
+
+
 def test_movement_brings_weights_back_and_magnitude_does_not(pruned):
     name, _, _, _, (_, after) = pruned
     steps = zip(after.masks, after.masks[1:], strict=False)

@@ -110,7 +110,7 @@ class Pruning(Hold):
             self._log(state, model, "recovered")
         sparsity = self.due[state.global_step]
         self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks, self.steps)
-        if measured:
+        if measured and sparsity:  # where nothing has gone, it is the same model
             self._log(state, model, "pruned")
 
     def on_pre_optimizer_step(self, args, state, control, *, model, lr_scheduler, **_) -> None:

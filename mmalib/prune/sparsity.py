@@ -165,6 +165,8 @@ def prune_(
     """One mask update: from `masks` to those that it returns, with the weights that they drop set to 0."""
     _check_sparsity(sparsity)
     before = 1 - dropped(masks) / sum(mask.numel() for mask in masks.values())
+    if sparsity == 0 and before == 1:  # nothing goes: what a weight is worth is dear to ask
+        return masks
     for step in range(1, steps + 1):
         # Each step takes the same share of what is left, the last one goes exactly to `sparsity`.
         now = sparsity if step == steps else 1 - before * ((1 - sparsity) / before) ** (step / steps)
