@@ -218,6 +218,8 @@ def test_the_first_mask_update_counts_though_nothing_was_trained_before_it():
     later = {"step": 1, "stage": "pruned", "sparsity": 0.45, "scores": scores(NOTHING)}  # training makes up for it
     assert fall(made) == pytest.approx(0.25)
     assert fall({**made, "curve": [whole, first, *others, later]}) == pytest.approx(0.45)
+    dull = {"step": 1, "stage": "recovered", "sparsity": 0.0, "scores": scores(NOTHING)}  # before anything went
+    assert fall({**made, "curve": [whole, dull, *others]}) == pytest.approx(0.25)
     again = {**first, "sparsity": 0.5}  # trained at 0.5, it has a better point there
     assert fall({**made, "curve": [whole, again, *others]}) == pytest.approx(0.25)
 

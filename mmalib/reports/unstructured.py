@@ -100,8 +100,13 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
 
 
 def held(curves: pd.DataFrame) -> pd.DataFrame:
-    """The points right before a mask update; of the first masks, where they have no such point, their beginning."""
-    recovered = curves[curves["stage"] == "recovered"]
+    """The points right before a mask update; of the first masks, where they have no such point, their beginning.
+
+    One point at each sparsity: at 0 that of the dense model, from which a fall is measured, and not what training on
+    has made of it before anything went.
+    """
+    recovered = curves[curves["stage"] == "recovered"].sort_values("step")
+    recovered = recovered.drop_duplicates(["run", "language", "split", "sparsity"])
     first = curves[(curves["stage"] == "pruned") & (curves["step"] == 0)]
     known = pd.MultiIndex.from_frame(recovered[["run", "sparsity"]])
     return pd.concat([recovered, first[~pd.MultiIndex.from_frame(first[["run", "sparsity"]]).isin(known)]])
