@@ -184,6 +184,7 @@ def _kernel(held: int) -> Iterator:
         kernel.kernel_spec.argv = [sys.executable, "-c", program, "-f", "{connection_file}"]
         environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment["IPYTHONDIR"] = folder  # nobody's start-up files or history
+        environment["KINETO_LOG_LEVEL"] = "99"  # torch's profiler writes past Python, between the lines of progress
         in_haste = True
         try:
             run_sync(kernel.start_kernel)(env=environment, pass_fds=(held, lifeline))
