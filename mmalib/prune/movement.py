@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
 
-from mmalib.prune.sparsity import Criterion, Masks, Scores, per_block, weights
+from mmalib.prune.sparsity import Criterion, Masks, Scores, per_block, weights, zero_
 
-ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+ADAM |= {"amsgrad": False, "maximize": False, "fused": True}
 
 
 def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criterion:
@@ -37,20 +38,20 @@ def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criteri
     @torch.no_grad()
     def observe(model: PreTrainedModel, masks: Masks, pace: float) -> None:
         own = weights(model)
-        for name, dense in _dense(own, masks, state).items():
+        for name, dense in _dense(own, state).items():
             gradient = own[name].grad
             if gradient is None:
                 raise ValueError(f"{name} has no gradient, so that it has no movement. Does the loss depend on it?")
             if f"score/{name}" not in state:
                 state.update({f"{part}/{name}": torch.zeros_like(dense) for part in parts})
-                state[f"step/{name}"] = torch.zeros(())
+                state[f"step/{name}"] = torch.zeros((), device=dense.device)
             score, *moments = (state[f"{part}/{name}"] for part in parts)
             if rate is None:
                 score.addcmul_(dense, gradient, value=-1)
             else:
                 step = state[f"step/{name}"]
                 adamw([score], [dense * gradient], *([m] for m in moments), [], [step], lr=rate * pace, **ADAM)
-            gradient.masked_fill_(~masks[name], 0.0)
+            zero_(gradient, masks[name])
 
     def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
         if not state:
@@ -59,16 +60,14 @@ def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criteri
 
     def prune_(model: PreTrainedModel, masks: Masks, before: Masks) -> None:
         own = weights(model)
-        for name, dense in _dense(own, before, state).items():
+        for name, dense in _dense(own, state).items():
             own[name].data.copy_(dense)  # brings back the revived; the others become 0 right after this
-            state[f"aside/{name}"] = dense.masked_fill(masks[name], 0.0)
+            zero_(dense, ~masks[name])
+            state[f"aside/{name}"] = dense
 
     return Criterion("movement", scores, prune_, observe, revives=True, per_matrix=per_matrix, state=state)
 
 
-def _dense(own: dict[str, nn.Parameter], masks: Masks, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the values that were put aside in the place of the zeros."""
-    return {
-        name: torch.where(masks[name], weight.detach(), state.get(f"aside/{name}", weight.detach()))
-        for name, weight in own.items()
-    }
+def _dense(own: dict[str, nn.Parameter], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the values that were put aside in the place of the zeros; each is 0 where the other is not."""
+    return {name: weight.detach() + state.get(f"aside/{name}", 0.0) for name, weight in own.items()}
