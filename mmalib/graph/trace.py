@@ -8,12 +8,13 @@ Every linear map of the encoder's layers is a MatMul node with the name X of its
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,23 +22,21 @@ from mmalib.model.backbones import layers, parts
 
 INPUTS = ("input_ids", "attention_mask")
 OPSET = 14
+STAND_IN = "mmalib::Linear"  # of a linear map, while the exporter is at work
 MASKED = -10000.0  # exp of it is exactly 0 in float32, and it does not become infinite in bf16
 
 
 def trace(model: PreTrainedModel, path: Path) -> tuple[int, int]:
     """Write the graph of a model with eager attention; zeros and number of the weights of the encoder's linear maps."""
-    weights = {name: linear.weight.detach().clone() for name, linear in linears(model).items()}
+    maps = linears(model)
+    for name, linear in maps.items():  # an instance's own forward hides its class's
+        linear.forward = partial(_named, linear, name)
     try:
-        # Meanwhile the weights of each map are its number, so that the MatMuls can be told apart in the graph. The
-        # exporter also merges what looks equal: with weights of zeros alone (a matrix that is pruned away), query and
-        # key would become one.
-        for number, linear in enumerate(linears(model).values(), start=1):
-            linear.weight.data.fill_(number)
         _write(model, path)
     finally:
-        for name, linear in linears(model).items():
-            linear.weight.data.copy_(weights[name])
-    return _fill(weights, path)
+        for linear in maps.values():
+            del linear.forward
+    return _fill({name: linear.weight.detach() for name, linear in maps.items()}, path)
 
 
 def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -56,6 +55,29 @@ def matmuls(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     }
 
 
+class _Map(torch.autograd.Function):
+    """A linear map as one node that has its name and bias but no weight.
+
+    The exporter folds, merges (query and key become one where both are pruned away) and copies weights, which takes
+    most of its time; it never sees those of the encoder.
+    """
+
+    @staticmethod
+    def forward(ctx, given: Tensor, bias: Tensor, name: str, linear: nn.Linear) -> Tensor:
+        """What the map computes."""
+        return nn.functional.linear(given, linear.weight, bias)
+
+    @staticmethod
+    def symbolic(graph, given, bias, name: str, linear: nn.Linear):
+        """The node."""
+        output, kind = graph.op(STAND_IN, given, bias, name_s=name), given.type()
+        return output.setType(kind.with_sizes([*kind.sizes()[:-1], linear.out_features]) if kind.sizes() else kind)
+
+
+def _named(linear: nn.Linear, name: str, given: Tensor) -> Tensor:
+    return _Map.apply(given, linear.bias, name, linear)
+
+
 def _write(model: PreTrainedModel, path: Path) -> None:
     typed = hasattr(model.base_model.embeddings, "token_type_embeddings")
 
@@ -72,28 +94,30 @@ def _write(model: PreTrainedModel, path: Path) -> None:
             warnings.simplefilter("ignore")
             axes = {name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")}
             names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": axes}
-            torch.onnx.export(model, (example, example), path, **names, opset_version=OPSET, dynamo=False)
+            how = {"opset_version": OPSET, "dynamo": False, "autograd_inlining": False}  # or it looks into `_Map`
+            torch.onnx.export(model, (example, example), path, **names, **how)
     finally:
         hook.remove()
 
 
 def _fill(weights: dict[str, Tensor], path: Path) -> tuple[int, int]:
-    """Name the encoder's MatMuls after their modules and give them their weights; their zeros and their number."""
+    """Put MatMul and Add in place of the stand-ins, with the weights; their zeros and their number."""
     proto = onnx.load(path)
-    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    missing = dict(enumerate(weights, start=1))
+    domain, _, kind = STAND_IN.partition("::")
+    nodes = []
     for node in proto.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in stored:
-            marks = np.unique(numpy_helper.to_array(stored[node.input[1]]))
-            if len(marks) == 1 and marks[0] in missing:
-                node.name = missing.pop(int(marks[0]))
-                node.input[1] = f"{node.name}.weight"
-                weight = np.ascontiguousarray(weights[node.name].T.numpy())
-                proto.graph.initializer.append(numpy_helper.from_array(weight, node.input[1]))
-    used = {name for node in proto.graph.node for name in node.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
+        if (node.domain, node.op_type) != (domain, kind):
+            nodes.append(node)
+            continue
+        name = node.attribute[0].s.decode()
+        weight = np.ascontiguousarray(weights[name].T.numpy())
+        proto.graph.initializer.append(numpy_helper.from_array(weight, f"{name}.weight"))
+        product = f"{name}.product"
+        nodes.append(helper.make_node("MatMul", [node.input[0], f"{name}.weight"], [product], name))
+        nodes.append(helper.make_node("Add", [node.input[1], product], list(node.output), f"{name}.add"))
+    del proto.graph.node[:], proto.opset_import[:]
+    proto.graph.node.extend(nodes)
+    proto.opset_import.append(helper.make_opsetid("", OPSET))
     onnx.save(proto, path)
     named = set(f"{name}.weight" for name in weights)
     filled = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer if tensor.name in named]
