@@ -8,6 +8,7 @@ ONLY    ?=
 FRESH   ?=
 WORKERS ?=
 RAY     ?=
+JOBS    ?= 2
 ARGS    ?=
 PYTHON  ?=
 
@@ -48,8 +49,8 @@ study: .venv/.installed $(if $(WORKERS)$(RAY),.venv/.ray) $(DS)/.tried ## run th
 figures: .venv/.installed ## redraw figures/ and the README's tables from figures/records (PROFILE=: runs/PROFILE/)
 	@$(PY) -m mmalib figures $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) $(ARGS)
 
-test: .venv/.installed .venv/.ray ## run the tests
-	@$(PY) -m pytest $(ARGS)
+test: .venv/.installed .venv/.ray ## run the tests, JOBS=2 side by side
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: .venv/.installed ## check code and notebooks: ruff, formatting, no outputs left in notebooks
 	@$(PY) -m ruff check .

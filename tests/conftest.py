@@ -14,6 +14,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 os.environ.pop("MMALIB_DATA", None)
+SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
+if SIDE_BY_SIDE:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 # In the background of a script, pytest inherits that interrupts are ignored, and so would all children of tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import torch  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
 
 import pytest  # noqa: E402
 from tokenizers import Tokenizer, models, normalizers, processors, trainers  # noqa: E402

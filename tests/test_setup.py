@@ -209,11 +209,12 @@ def touch_later(path):
 
 PIP = "-m pip install --disable-pip-version-check"
 INSTALLED = [f"{PIP} -e .[dev]", f"{PIP} -e .[dev,ray]"]  # the tests want Ray as well
+PYTEST = "-m pytest -n 2 --dist worksteal"
 
 
 def test_the_environment_is_made_once(make):
-    assert make("test") == ["-m venv --clear .venv", *INSTALLED, "-m pytest"]
-    assert make("test", "ARGS=-k x") == ["-m pytest -k x"]
+    assert make("test") == ["-m venv --clear .venv", *INSTALLED, PYTEST]
+    assert make("test", "ARGS=-k x") == [f"{PYTEST} -k x"]
 
 
 def test_changed_pins_are_installed_into_the_environment_there_is(make):
@@ -227,7 +228,7 @@ def test_an_interrupted_installation_starts_over(make):
     make("test", fails=True)
     (make.folder / "fail-pip").unlink()
     assert make("test")[:-1] == ["-m venv --clear .venv", *INSTALLED]
-    assert make("test") == ["-m pytest"]
+    assert make("test") == [PYTEST]
 
 
 def test_a_running_installation_is_left_alone(make):
@@ -247,7 +248,7 @@ def test_a_moved_folder_gets_a_new_environment(make):
     make("test")
     (make.folder / ".venv" / ".installed").write_text("/where/it/was\n")
     assert make("test")[:-1] == ["-m venv --clear .venv", *INSTALLED]
-    assert make("test") == ["-m pytest"]
+    assert make("test") == [PYTEST]
 
 
 def test_without_a_python_there_is_one_clear_sentence(make):
