@@ -61,6 +61,7 @@ RECIPE = {
     "average_from": None,
 }
 FAST_HEAD = {"learning_rate": 2e-4, "head_rate": 10.0}
+LONG = {"learning_rate": 7e-5, "head_rate": 10.0, "frozen": None, "masked_words": 0.1, "epochs": 5}
 RECIPES = {
     "start": {},
     "rate": {"learning_rate": 2e-4},
@@ -76,13 +77,8 @@ RECIPES = {
     "masked": {"masked_words": 0.1},
     "batch": {"batch_size": 8},
     "longer": {"epochs": 5},
-    "slow-head-free-masked-longer": {
-        "learning_rate": 7e-5,
-        "head_rate": 10.0,
-        "frozen": None,
-        "masked_words": 0.1,
-        "epochs": 5,
-    },
+    "slow-head-free-masked-longer": LONG,
+    "slow-head-free-masked-longer-average": LONG | {"average_from": 2.0},
 }
 RECIPE_TRIAL = {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 

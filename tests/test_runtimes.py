@@ -24,6 +24,7 @@ FLOAT = ("onnxruntime", "openvino", "openvino:shapes=fixed", "openvino:hint=thro
 EACH = [*FLOAT, pytest.param("deepsparse", marks=needs_deepsparse)]
 ONE_EACH = ["onnxruntime", "openvino", pytest.param("deepsparse", marks=needs_deepsparse)]
 LABELS = 9
+THREADS = min(2, machine.cores())
 
 
 class Logits(torch.nn.Module):
@@ -120,7 +121,7 @@ def int8(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("runtime", EACH)
 def test_logits_are_those_of_pytorch_at_any_batch_and_length(runtime, model, folder):
-    with runtimes.load(folder, 2, runtime) as session:
+    with runtimes.load(folder, THREADS, runtime) as session:
         for rows, length in ((1, 5), (3, 16), (2, 33), (1, 5)):
             ids, mask = batch(rows, length)
             logits = session(ids, mask)
@@ -133,7 +134,7 @@ def test_logits_are_those_of_pytorch_at_any_batch_and_length(runtime, model, fol
 )
 def test_a_stream_of_batches_comes_back_in_its_order(runtime, model, folder):
     pairs = [batch(2, 8 if number % 2 else 12, number) for number in range(9)]
-    with runtimes.load(folder, 2, runtime) as session:
+    with runtimes.load(folder, THREADS, runtime) as session:
         for logits, pair in zip(session.stream(pairs), pairs, strict=True):
             assert np.abs(logits - expected(model, *pair)).max() < 1e-3
 
@@ -142,7 +143,7 @@ def test_a_stream_of_batches_comes_back_in_its_order(runtime, model, folder):
 @pytest.mark.parametrize("runtime", EACH[1:])
 def test_int8_tags_are_those_of_onnx_runtime(runtime, form, int8):
     ids, mask = batch(16, 40)
-    with runtimes.load(int8 / form, 1) as reference, runtimes.load(int8 / form, 2, runtime) as session:
+    with runtimes.load(int8 / form, 1) as reference, runtimes.load(int8 / form, THREADS, runtime) as session:
         same = reference(ids, mask).argmax(-1) == session(ids, mask).argmax(-1)
     assert same.mean() >= 0.99
 
@@ -150,7 +151,7 @@ def test_int8_tags_are_those_of_onnx_runtime(runtime, form, int8):
 def test_the_dynamic_int8_graph_runs_in_the_open_runtimes(model, int8):
     ids, mask = batch(16, 40)
     for runtime in ("onnxruntime", "openvino"):
-        with runtimes.load(int8 / "dynamic", 2, runtime) as session:
+        with runtimes.load(int8 / "dynamic", THREADS, runtime) as session:
             same = session(ids, mask).argmax(-1) == expected(model, ids, mask).argmax(-1)
         assert same.mean() >= 0.95
 
@@ -481,5 +482,5 @@ def test_onnx_runtime_is_given_its_threads(folder, monkeypatch):
         return real(path, options, **more)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
-    runtimes.load(folder, 2).close()
-    assert seen == [(2, 1)]
+    runtimes.load(folder, THREADS).close()
+    assert seen == [(THREADS, 1)]
