@@ -179,7 +179,8 @@ RANDOM_LENGTH = 64  # subwords of a row of random ones
 QAT_RATE = 0.25  # of the profile's rate after tuning: the baseline is tuned already
 
 # Notebook 06, see `studies.combined`
-HALF = 0.5  # share of heads and neurons that is gone in `halved-q`
+HALF = 0.5  # share of heads and neurons that is gone in those of `HALVED`
+HALVED = ("halved-q", "distil-halved-q")  # the teacher, the student
 COMBINED_STUDENTS = {"distil-q": "teacher", "distil-text-q": "unlabelled"}  # → the setting of notebook 04
 
 # Notebook 07, see `studies.speed`
@@ -273,7 +274,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [graph(profile, base, name) for name in graphs(profile)]
         every += [changed_words(profile, base)]
     for teacher in teachers:
-        every += [halved(profile, teacher)] if "halved-q" in combinations(profile) else []
+        every += [halved(profile, teacher, name) for name in combinations(profile) if name in HALVED]
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
     every += [text(profile, first, reader, corpus) for reader in readers(profile)]
@@ -539,36 +540,38 @@ def combinations(profile: Profile) -> list[str]:
     """The combined models of notebook 06."""
     text = profile.students[0] in profile.unlabelled_students
     students = [name for name in COMBINED_STUDENTS if text or name != "distil-text-q"]
-    halves = ["halved-q"] if HALF in kept_shares(profile) else []
-    return [*(f"{100 * share:.0f}-q" for share in profile.sparsities), *students, *halves]
+    names = [*(f"{100 * share:.0f}-q" for share in profile.sparsities), *students, *HALVED]
+    return [name for name in names if name not in profile.left_out]
 
 
 def combination_format(name: str) -> str:
     """The format of a combined model's graph; the sparse ones are for DeepSparse, which wants its own."""
-    return "qdq" if name in (*COMBINED_STUDENTS, "halved-q") else "qoperator"
+    return "qdq" if name in (*COMBINED_STUDENTS, *HALVED) else "qoperator"
 
 
-def halved(profile: Profile, teacher: Run) -> Run:
-    """The float model of `halved-q`: half of heads and neurons and the unused subwords gone, tuned with the teacher."""
-    name, start = _after(teacher, "06", "halved"), structured(profile, teacher, "uniform")
+def halved(profile: Profile, teacher: Run, name: str) -> Run:
+    """The float model of one of `HALVED`: half of heads and neurons and the unused subwords gone, tuned and taught."""
+    start = teacher if name == "halved-q" else student(profile, teacher, profile.students[0], "teacher")
+    run = _after(teacher, "06", name.removesuffix("-q"))
     settings = {
         **start.settings,
         "kind": "halved",
         "notebook": "06",
         "method": "halved",
         "removed": HALF,
-        **_of(profile, "distil_epochs"),
+        "importance_batch": IMPORTANCE_BATCH,
+        **_of(profile, "head_share", "importance_sentences", "distil_epochs", *AFTER),
         **TEACHER,
     }
-    return Run(name, settings, {"base": teacher.name, "start": start.name}, (name,))
+    return Run(run, settings, {"base": teacher.name, "start": start.name}, (run,))
 
 
 def combination(profile: Profile, teacher: Run, name: str) -> Run:
     """A small or sparse model, a teacher, and int8 on top of both; `int8` is what int8 costs alone."""
     if name in COMBINED_STUDENTS:
         start = student(profile, teacher, profile.students[0], COMBINED_STUDENTS[name])
-    elif name == "halved-q":
-        start = halved(profile, teacher)
+    elif name in HALVED:
+        start = halved(profile, teacher, name)
     else:
         start = gradual(profile, teacher, "obs", int(name.split("-")[0]) / 100, taught=True)
     form = combination_format(name)
@@ -586,7 +589,7 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
         "start": start.settings,
     }
     needs = {"base": teacher.name, "start": start.name, "float": graph_name("float", *_where(teacher))}
-    if name != "halved-q":
+    if name not in HALVED:
         needs["int8"] = graph_name(TAUGHT_GRAPHS[form], *_where(teacher))
     run = _after(teacher, "06", name)
     return Run(run, settings, needs, (run,))

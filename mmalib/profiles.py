@@ -53,6 +53,8 @@ class Profile:
     unlabelled_students: tuple[str, ...]  # those that the teacher also teaches on unlabelled text
     unlabelled_sentences: int | None = None  # of Spanish and of Dutch training text each, None for all of them
     distil_epochs: int
+    # combined models, notebook 06
+    left_out: tuple[str, ...] = ()  # names of mmalib.plan.combinations
     # throughput, notebook 07
     speed_cases: tuple[str, ...] | None = None  # names of mmalib.speed.cases, None for all of them
     speed_layers: int | None = None  # cap on the depth of the paper's shapes, None leaves them as they are
@@ -104,6 +106,7 @@ PROFILES = {
         unlabelled_students=("e5-narrow",),
         unlabelled_sentences=16,
         distil_epochs=1,
+        left_out=("distil-halved-q",),
         speed_cases=(
             "base",
             "base int8",
@@ -160,6 +163,7 @@ PROFILES = {
         unlabelled_students=("e5-narrow",),
         unlabelled_sentences=150,
         distil_epochs=1,
+        left_out=("distil-halved-q",),
         speed_cases=(
             "base",
             "base int8",

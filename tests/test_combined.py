@@ -28,6 +28,7 @@ def study(tiny_backbone, tmp_path_factory):
         teacher=tiny,
         students=(tiny,),
         unlabelled_students=(tiny,),
+        left_out=(),
     )
     return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
 
@@ -49,7 +50,7 @@ def made(study, records):
 
 
 def test_a_study_has_the_papers_combinations_and_one_for_the_open_runtimes():
-    small = ["80-q", "90-q", "distil-q", "distil-text-q", "halved-q"]
+    small = ["80-q", "90-q", "distil-q", "distil-text-q", "halved-q", "distil-halved-q"]
     assert plan.combinations(profiles.PROFILES["small"]) == small
     assert set(report.PRINTED) < set(plan.combinations(profiles.PROFILES["paper"]))
 
@@ -69,8 +70,9 @@ def test_zeros_of_the_pruned_model_are_zeros_of_the_int8_graph(study, made):
     assert record["sparsity"]["measured"] == zeros / total <= record["size"]["sparsity_int8"]
 
 
-def test_the_halved_one_is_smaller_in_every_way_and_its_graph_is_int8_throughout(study, made):
-    record, folder = made("halved-q")
+@pytest.mark.parametrize("name", plan.HALVED)
+def test_the_halved_ones_are_smaller_in_every_way_and_their_graphs_are_int8_throughout(study, made, name):
+    record, folder = made(name)
     small, tokenizer = disk.load(study.folder(record["needs"]["start"]))
     whole, its_tokenizer = disk.load(study.folder(record["needs"]["base"]))
     assert [len(left) for left in disk.heads_left(small)] == [2, 2]
@@ -87,7 +89,7 @@ def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(study,
     for name in plan.combinations(study.profile):
         parts = report.parts(made(name)[0])
         assert {part[key] for part in parts for key in ("run", "against")} <= runs
-        graph = {"50-q": "qat-taught-qoperator", "halved-q": None}.get(name, "qat-taught")
+        graph = {"50-q": "qat-taught-qoperator", "halved-q": None, "distil-halved-q": None}.get(name, "qat-taught")
         assert not graph or parts[-1]["run"] == plan.graph_name(graph, teacher, "sample", 1)
         assert bool(parts) == bool(graph)
     monkeypatch.setattr(int8_training, "finetune", None)
@@ -112,6 +114,7 @@ def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
 def test_a_kept_model_is_made_again_as_it_was(study, records, tmp_path):
     run = plan.structured_name("uniform", study.profile.teacher, "sample", 1)
     folder = study.folder(plan.kept_leaf(run, plan.HALF))
+    study.make(run)
     before = (folder / disk.WEIGHTS).read_bytes()
     folder.rename(tmp_path / "away")
     study.make(run)
@@ -137,14 +140,14 @@ def test_the_sum_of_the_parts_is_counted_by_hand(study, records):
     line = table[table["model"].str.endswith("50_q") & (table["language"] == "es")].iloc[0]
     assert line["less than the sum by"] == pytest.approx(3.0)
     assert line["alone"] == "sparse, taught +10.0, int8 (QAT) +1.0"
-    assert "halved-q" not in set(found["combination"])
+    assert not set(plan.HALVED) & set(found["combination"])
 
 
 def test_table_8_stands_beside_the_papers_and_goals_need_speeds(study, records):
     table = report.table_8(records)
     assert list(table["source"]).count("paper") == 3
-    assert table["seeds"].dropna().tolist() == [1, 1, 1, 1]
-    assert [name.endswith("*") for name in table["model"]] == [False, True, *[False] * 5]
+    assert table["seeds"].dropna().tolist() == [1, 1, 1, 1, 1]
+    assert [name.endswith("*") for name in table["model"]] == [False, True, *[False] * 6]
     drawn = report.draw(records)
     assert set(drawn) == {"table_8", "table_combined", "table_sums", "sums", "table_best"}
     contents = drawn["table_combined"]
@@ -155,7 +158,7 @@ def test_table_8_stands_beside_the_papers_and_goals_need_speeds(study, records):
     assert report.draw([]) == {} and study.missing("06") == []
     lacking = [record["run"] for record in records if "halved-q" in record["run"]]
     fewer = [record for record in records if record["run"] not in lacking]
-    assert len(lacking) == 1 and plan.missing(fewer, study.runs("06")) == lacking
+    assert len(lacking) == len(plan.HALVED) and sorted(plan.missing(fewer, study.runs("06"))) == sorted(lacking)
 
 
 def test_goals_are_chosen_on_dev_and_shown_with_test():

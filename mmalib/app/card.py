@@ -14,6 +14,7 @@ import pandas as pd
 from mmalib.graph.export import CARD, GRAPH, PROVENANCE
 from mmalib.model import backbones
 from mmalib.model.packed import fingerprint
+from mmalib.plan import HALVED
 from mmalib.predict import WINDOW
 from mmalib.records import store
 from mmalib.reports import backbones as shipped
@@ -241,7 +242,7 @@ def _backbone(record: dict) -> str:
 
 def _cut(record: dict) -> bool:
     """Whether the vocabulary was cut: by the run itself, or on the way to a combination."""
-    return record["settings"]["method"] == "vocabulary" or record["settings"].get("combination") == "halved-q"
+    return record["settings"]["method"] == "vocabulary" or record["settings"].get("combination") in HALVED
 
 
 def _at_most(number: int | None) -> str:

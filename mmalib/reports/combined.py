@@ -6,7 +6,7 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib.plan import COMBINED_STUDENTS, of_kind
+from mmalib.plan import COMBINED_STUDENTS, HALVED, of_kind
 from mmalib.reports import figures, speed, speed_real, tables
 from mmalib.reports import quantization as quantized
 from mmalib.reports.compare import of_part
@@ -162,7 +162,7 @@ def whole_of(record: dict, records: list[dict]) -> dict | None:
 def parts(record: dict) -> list[dict[str, str]]:
     """The parts of a combination: each one's run, and the run that it is compared with.
 
-    Nothing for `halved-q`: its int8 embedding has no run of its own that could be added up.
+    Nothing for those of `HALVED`: their int8 embedding has no run of its own that could be added up.
     """
     needs, name = record["needs"], record["settings"]["combination"]
     if "int8" not in needs:
@@ -185,7 +185,7 @@ def _target_text(record: dict) -> str:
         return "read, without labels"
     if len(record["settings"].get("floor_languages", ())) > 1:
         return "labelled dev sets chose its maps"
-    return "for its subwords" if record["settings"].get("combination") == "halved-q" else "none"
+    return "for its subwords" if record["settings"].get("combination") in HALVED else "none"
 
 
 def _measured(record: dict, dense: dict | None) -> dict:
@@ -232,7 +232,7 @@ def _unseen(record: dict, split: str) -> float:
 
 
 def _groups(frame: pd.DataFrame):
-    order = [*PRINTED, "distil-text-q", "halved-q"]
+    order = [*PRINTED, "distil-text-q", *HALVED]
     place = [order.index(name) if name in order else len(order) for name in frame["combination"]]
     ordered = frame.assign(place=place).sort_values(["corpus", "place", "seed"])
     return ordered.groupby(["corpus", "combination"], sort=False)

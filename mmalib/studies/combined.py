@@ -8,9 +8,11 @@
     halved-q     beyond the paper, for the open runtimes, which gain nothing from single zeros: half of the heads and
                  neurons of every layer gone, the subwords gone that no training text needs, tuned with the teacher
                  (`halve`), then the same; of what is left, every weight is int8, the embedding as well
+    distil-halved-q  the student of `distil-q`, halved like that
 
 Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Beside
-`distil-text-q`, text of the target languages is looked at by `halved-q` alone, and only for which subwords occur in it.
+`distil-text-q`, text of the target languages is looked at by the halved ones alone, and only for which subwords occur
+in it.
 """
 
 from functools import partial
@@ -21,8 +23,8 @@ from mmalib.graph import export
 from mmalib.model import disk, distill
 from mmalib.model.evaluate import further_scores, scored
 from mmalib.model.finetune import finetune
-from mmalib.plan import HALF, TEACHER, Run, kept_leaf
-from mmalib.prune import gradual, sparsity, vocabulary
+from mmalib.plan import HALVED, TEACHER, Run
+from mmalib.prune import gradual, sparsity, uniform, vocabulary
 from mmalib.studies import int8_training, speed, structured
 from mmalib.studies.distillation import taught, with_unlabelled
 from mmalib.studies.finish import english, kept, recipe_after
@@ -30,12 +32,14 @@ from mmalib.studies.study import Study
 
 
 def halve(study: Study, run: Run, unfinished: Path) -> dict:
-    """The float model of `halved-q`: a kept model of the uniform trajectory, cut to its subwords, tuned and taught."""
+    """The float model of a halved one: made smaller step by step, cut to its subwords, tuned and taught."""
     settings = run.settings
-    leaf = kept_leaf(run.needs["start"], HALF)
-    if leaf not in study.make(run.needs["start"])["leaves"]:
-        raise ValueError(f"No step of {run.needs['start']} leaves half of the heads. Choose a head_share that does.")
-    model, tokenizer = disk.load(study.folder(leaf))
+    model, tokenizer = study.model(run.needs["start"])
+    heads, neurons = model.config.num_attention_heads, disk.neurons_left(model)[0]
+    weighed_on = structured.measured_on(study, settings, model, tokenizer)
+    for step in uniform.plan(heads, neurons, settings["head_share"]):
+        if step[0] >= settings["removed"] * heads:
+            uniform.shrink_(model, weighed_on, *step)
     texts = structured.training_texts(study.corpora)
     tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
     train, dev = english(study, tokenizer)
@@ -56,7 +60,7 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     if name == "distil-text-q":
         train = with_unlabelled(study, train)
     rows, callbacks = taught(study, run, model, train), [gradual.Hold(masks)] if requested else []
-    how = {"unfinished": unfinished, "about": study.about(run), "embeddings": name == "halved-q"}
+    how = {"unfinished": unfinished, "about": study.about(run), "embeddings": name in HALVED}
     how |= {"loss": distill.loss(**TEACHER), "callbacks": callbacks}
     size, facts = int8_training.learn(settings, model, rows, dev, folder, **how)
     to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)

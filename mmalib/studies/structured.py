@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data.corpus import Corpora, fewer, fewer_to_score
-from mmalib.data.subwords import batches, encode_split, training_rows
+from mmalib.data.corpus import Corpora, fewer_to_score
+from mmalib.data.subwords import batches, training_rows
 from mmalib.model import disk
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
@@ -30,12 +30,10 @@ def shrink(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
-    weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
-    rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
-    measured_on = batches(rows, tokenizer, settings["importance_batch"])
+    weighed_on = measured_on(study, settings, model, tokenizer)
     train, dev = english(study, tokenizer, settings["recovery_sentences"], settings["curve_sentences"])
     recovery, points = training_rows(train, model.config.label2id), store.points(unfinished)
-    for step, share in enumerate(_shrinking_(model, settings["method"], measured_on, settings["head_share"])):
+    for step, share in enumerate(_shrinking_(model, settings["method"], weighed_on, settings["head_share"])):
         for recovered in (False, True):
             if len(points) > 2 * step + recovered:  # put away before a kill
                 continue
@@ -67,6 +65,13 @@ def cut_vocabulary(study: Study, run: Run, unfinished: Path) -> dict:
     disk.save(model, tokenizer, study.folder(run.name), about=study.about(run))
     after = {**_size(model), "megabytes": disk.size_mb(study.folder(run.name))}
     return {"scores": scores, "before": before, "after": after}
+
+
+def measured_on(study: Study, settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[dict]:
+    """The batches of English that importance is measured on."""
+    train, _ = english(study, tokenizer, settings["importance_sentences"], 1)
+    rows = training_rows(train, model.config.label2id)
+    return batches(rows, tokenizer, settings["importance_batch"])
 
 
 def training_texts(corpora: Corpora) -> list[list[str]]:
