@@ -736,8 +736,9 @@ def _float(form: str) -> str:
 def dropped(profile: Profile, base: Run, depth: int, choice: str) -> Run:
     """A baseline with fewer layers, tuned with its whole self as teacher."""
     names = ("curve_sentences", "importance_sentences", "distil_epochs")
-    settings = _from(base, "layers", layers=depth, choice=choice) | _of(profile, *names, *AFTER) | TEACHER
-    return _leaving(_after(base, "08", f"{depth}-layers-{choice}"), settings, {"base": base.name})
+    settings = _from(base, "layers", layers=depth, choice=choice, share=0.0) | _of(profile, *names, *AFTER) | TEACHER
+    name = _after(base, "08", f"{depth}-layers-{choice}")
+    return Run(name, settings, {"base": base.name}, (name,))
 
 
 def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -> Run:
@@ -775,14 +776,16 @@ def _pruned(base: Run, like: Run, start: Run, what: str, depth: int, pattern: st
     if start is not base:
         about["initial"] = min(SHALLOW, like.settings["initial"])
     settings = like.settings | about | changed
-    return _leaving(_after(base, "08", what), settings, {"base": base.name, "start": start.name})
+    name = _after(base, "08", what)
+    return Run(name, settings, {"base": base.name, "start": start.name}, (name,))
 
 
 def held(profile: Profile, base: Run, criterion: str) -> Run:
     """Half of every four weights gone at once, then an epoch of training with masks held and the dense teacher."""
-    settings = _from(base, "held", **_criterion(profile, criterion), points=[list(TWO_OF_FOUR)], held_epochs=1)
-    settings |= _of(profile, *AFTER) | TEACHER
-    return _leaving(_after(base, "08", f"2-of-4-{criterion}"), settings, {"base": base.name})
+    share, pattern = TWO_OF_FOUR
+    settings = _from(base, "held", **_criterion(profile, criterion), share=share, pattern=pattern, held_epochs=1)
+    name = _after(base, "08", f"2-of-4-{criterion}")
+    return Run(name, settings | _of(profile, *AFTER) | TEACHER, {"base": base.name}, (name,))
 
 
 def upstream(profile: Profile, base: Run, name: str) -> Run:
@@ -794,15 +797,16 @@ def upstream(profile: Profile, base: Run, name: str) -> Run:
     settings |= UPSTREAM_RECIPE | {"languages": languages, "text": "folder" if profile.text_folder else "corpora"}
     settings |= _of(profile, "upstream_subwords", "upstream_epochs", "upstream_batch")
     settings |= _of(profile, "fisher_gradients", "fisher_block") if criterion == "obs" else {}
-    return _leaving(upstream_name("upstream", name, *_where(base)), settings, {})
+    run = upstream_name("upstream", name, *_where(base))
+    return Run(run, settings, leaves=(run,))
 
 
 def transfer(profile: Profile, base: Run, name: str) -> Run:
     """A backbone that was pruned upstream, tuned on English with masks held and the dense teacher."""
     start = upstream(profile, base, name)
-    settings = _from(base, "transfer", **TRANSFER, epochs=profile.distil_epochs, upstream=name, start=start.settings)
+    about = {"epochs": profile.distil_epochs, "upstream": name, "share": UPSTREAM[name][1], "start": start.settings}
     run = upstream_name("transfer", name, *_where(base))
-    return _leaving(run, settings, {"base": base.name, "start": start.name})
+    return Run(run, _from(base, "transfer", **TRANSFER, **about), {"base": base.name, "start": start.name}, (run,))
 
 
 def ablation(profile: Profile, base: Run, line: str) -> Run:
@@ -831,12 +835,7 @@ def compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
 
 
 def _from(base: Run, kind: str, **further) -> dict:
-    """The settings of a run of notebook 08 that starts from a baseline."""
     return base.settings | {"method": kind} | further | {"kind": kind, "notebook": "08"}
-
-
-def _leaving(name: str, settings: dict, needs: dict[str, str]) -> Run:
-    return Run(name, settings, needs, (name,))
 
 
 # ---- Names ----

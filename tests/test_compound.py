@@ -147,7 +147,7 @@ def test_everything_is_made_and_drawn_and_nothing_is_missing(study, records):
     }
     drawn = report.draw(records)
     tables = {name: made for name, made in drawn.items() if isinstance(made, pd.DataFrame)}
-    assert len(tables) == 6 and set(drawn) - set(tables) == {"compound", "ablations"}
+    assert len(tables) == 7 and set(drawn) - set(tables) == {"compound", "ablations"}
     compound = tables["table_compound"]
     assert list(compound["form"]) == ["dense", "unstructured", "4-block int8"] and compound["batch"].eq(1).all()
     assert compound["ONNX Runtime"].notna().all() and compound["PyTorch int8"].notna().sum() == 1
@@ -277,7 +277,7 @@ def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tm
 
 def test_masks_change_at_even_distances_and_leave_time_in_the_end():
     settings = {"upstream_epochs": 3, "updates_an_epoch": 4, "initial": 0.7, "share": 0.9}
-    moments = upstream.when(settings, 1200)
+    moments = upstream.when(settings | {"upstream_subwords": 4000, "upstream_batch": 10})
     assert list(moments) == list(range(0, 1200, 100))
     assert (moments[0], moments[1100]) == (0.7, 0.9) and list(moments.values()) == sorted(moments.values())
 

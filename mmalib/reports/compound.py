@@ -29,7 +29,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
     made = {"table_layers": layers(records), "table_compound": compound(records), "table_patience": patience(records)}
     made |= {"table_upstream": upstream(records), "table_2_of_4": two_of_four(records)}
-    made |= {"table_ablations": ablations(records)}
+    made |= {"table_ablations": ablations(records), "table_upstream_backbones": backbones(records)}
     drawn: dict = {name: table for name, table in made.items() if len(table)}
     if "table_compound" in drawn:
         drawn["compound"] = recall(drawn["table_compound"])
@@ -120,23 +120,36 @@ def upstream(records: list[dict]) -> pd.DataFrame:
     rows, labels = [], set()
     for record in of_kind(records, "transfer"):
         criterion, share, languages = UPSTREAM[record["settings"]["upstream"]]
-        read = (of_part(record, "start", records) or {}).get("read", {"source": "", "total": 0})
+        read = (of_part(record, "start", records) or {}).get("read", {"source": "not there"})
         row = {"pruned": f"upstream, {NAMES[criterion]}", "sparsity": f"{share:.0%}", "text": " ".join(languages)}
-        row |= {"from": read["source"], "million subwords": f"{read['total'] / 1e6:.2f}"}
-        rows.append((record, row))
+        rows.append((record, row | {"from": read["source"]}))
         labels.add(record["settings"]["label"])
     for record in of_kind(records, "gradual"):
         settings = record["settings"]
         if "hardness" in settings and settings["label"] in labels:
             row = {"pruned": "downstream, second order", "sparsity": f"{settings['share']:.0%}", "text": "en, labels"}
-            rows.append((record, row | {"from": "notebook 03", "million subwords": ""}))
+            rows.append((record, row | {"from": "notebook 03"}))
     if not rows:
         return pd.DataFrame()
     keys = [*rows[0][1], "source"]
     made = pd.DataFrame(row | OURS | {"seeds": 1} | _scores(record, records) for record, row in rows)
     grouped = made.groupby(keys, sort=False)
     mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped["seeds"].sum())
-    return _beside(mean.reset_index().to_dict("records"), 2, lambda row: {"pruned": row["method"]})
+    made = _beside(mean.reset_index().to_dict("records"), 2, lambda row: {"pruned": row["method"]})
+    return made.astype({"seeds": "Int64"})
+
+
+def backbones(records: list[dict]) -> pd.DataFrame:
+    """The backbones that pruning upstream has left, each a folder for anyone to tune."""
+    return pd.DataFrame(
+        {"backbone": record["run"], "made from": settings["label"], "zeros": f"{record['sparsity']['measured']:.0%}"}
+        | {"by": NAMES[settings["method"]], "text": " ".join(record["read"]["subwords"])}
+        | {"from": record["read"]["source"], "million subwords read": f"{record['read']['total'] / 1e6:.2f}"}
+        | {"million encoder weights left": float(f"{record['size']['weights_left'] / 1e6:.3g}")}
+        | {"MB": round(record["size"]["megabytes"], 1), "MB by gzip": round(record["size"]["gzip_megabytes"], 1)}
+        for record in of_kind(records, "upstream")
+        if (settings := record["settings"])
+    )
 
 
 def two_of_four(records: list[dict]) -> pd.DataFrame:
@@ -172,7 +185,12 @@ def recall(table: pd.DataFrame) -> Figure:
                 points = pd.DataFrame({"x": values, "y": table[name]}).dropna().sort_values("x")
                 axes.plot(points["x"], points["y"], "o", color=colour, alpha=0.4, markeredgewidth=0)
                 line = points[front((sign * points["x"]).tolist(), points["y"].tolist())]
-                axes.plot(line["x"], line["y"], color=colour, label=name.removesuffix(" kept %"))
+                axes.plot(
+                    line["x"],
+                    line["y"],
+                    color=colour,
+                    label=name.replace("unseen", "unseen languages").removesuffix(" kept %"),
+                )
         panels[0].set_xlabel("speed-up over dense XLM-R base in ONNX Runtime,\nof the fastest runtime")
         panels[1].set_xlabel("MB by gzip")
         panels[0].set_ylabel("% of the dense F1 kept, test")
@@ -194,7 +212,10 @@ def ablation_curves(table: pd.DataFrame) -> Figure:
                     label = f"{figures.LANGUAGE_NAMES[language]}, {share}"
                     axes.plot(points["value"], points[language], "o", linestyle=style, color=colour, label=label)
             axes.set_xscale("log")
-            axes.set_title(name, loc="left")
+            values = sorted(set(rows["value"]))
+            axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=6)
+            axes.set_xticks([], minor=True)
+            axes.set_title({"matrix-free": "gradients, no blocks"}.get(name, name), loc="left")
         axes.set_ylim(0, 1)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         drawn.supylabel("test F1, pruned at once", fontsize=8)

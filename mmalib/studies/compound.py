@@ -14,8 +14,6 @@ every other runtime.
 
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
 from mmalib.data.corpus import fewer, fewer_to_score
 from mmalib.data.subwords import batches, encode_split, training_rows
 from mmalib.graph import quantize as int8
@@ -27,7 +25,7 @@ from mmalib.prune import gradual, layers, sparsity
 from mmalib.records import store
 from mmalib.studies import combined, speed, speed_real, unstructured
 from mmalib.studies.distillation import taught
-from mmalib.studies.finish import DENSE, english, kept, recipe_after
+from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
 
 
@@ -36,8 +34,6 @@ def drop(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     model, tokenizer = study.model(run.needs["base"])
     depth, losses = len(layers.layers(model)), []
-    layers.choose(depth, settings["layers"], "evenly")  # a wrong number ends here
-    train, dev = english(study, tokenizer)
     if settings["choice"] == "loss":
         weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
         rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
@@ -46,11 +42,9 @@ def drop(study: Study, run: Run, unfinished: Path) -> dict:
     model = layers.without(model, stay)
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     at_once = score(model, tokenizer, to_score, max_length=settings["max_length"])
-    rows, recipe = taught(study, run, model, train), recipe_after(settings, settings["distil_epochs"])
-    how = {"folder": unfinished, "seed": settings["seed"], "loss": _loss(settings)}
-    model, history = finetune(model, rows, dev, recipe, **how)
-    parts = {"stay": stay, "losses_without": losses, "at_once": at_once, "parameters": model.num_parameters()}
-    return kept(study, run, model, tokenizer, history, sparsity=DENSE, **parts)
+    recipe = recipe_after(settings, settings["distil_epochs"])
+    parts = {"stay": stay, "losses_without": losses, "at_once": at_once}
+    return tuned(study, run, (model, tokenizer), recipe, unfinished) | parts
 
 
 def quantize(study: Study, run: Run, unfinished: Path) -> dict:
@@ -81,32 +75,19 @@ def hold(study: Study, run: Run, unfinished: Path) -> dict:
     model, tokenizer = study.model(run.needs["base"])
     train = encode_split(study.corpora["en"]["train"], tokenizer, settings["max_length"])
     worth = unstructured.criterion(settings, model, tokenizer, training_rows(train, model.config.label2id))
-    ((share, pattern),) = settings["points"]
-    sparsity.one_shot_(model, worth, share, pattern)
+    sparsity.one_shot_(model, worth, settings["share"], settings["pattern"])
     at_once = score(model, tokenizer, study.corpora, max_length=settings["max_length"])
     recipe = recipe_after(settings, settings["held_epochs"])
-    return with_masks(study, run, model, tokenizer, recipe, unfinished, share=share, at_once=at_once)
+    return tuned(study, run, (model, tokenizer), recipe, unfinished) | {"at_once": at_once}
 
 
-def with_masks(
-    study: Study,
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: Recipe,
-    unfinished: Path,
-    *,
-    share: float,
-    **parts,
-) -> dict:
-    """Train a sparse model on English, taught by the dense one, its zeros held; keep and score it."""
+def tuned(study: Study, run: Run, pair: tuple, recipe: Recipe, unfinished: Path) -> dict:
+    """Train a model (and its tokenizer) on English, taught by the dense baseline, zeros held; keep and score it."""
+    (model, tokenizer), settings = pair, run.settings
     train, dev = english(study, tokenizer)
     rows, held = taught(study, run, model, train), gradual.Hold(sparsity.masks_of(model))
-    how = {"folder": unfinished, "seed": run.settings["seed"], "loss": _loss(run.settings), "callbacks": [held]}
+    loss = distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
+    how = {"folder": unfinished, "seed": settings["seed"], "loss": loss, "callbacks": [held]}
     model, history = finetune(model, rows, dev, recipe, **how)
-    zeros = {"requested": share, "measured": sparsity.measured(model)["total"]}
-    return kept(study, run, model, tokenizer, history, sparsity=zeros, **parts)
-
-
-def _loss(settings: dict):
-    return distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
+    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
+    return kept(study, run, model, tokenizer, history, sparsity=zeros, parameters=model.num_parameters())
