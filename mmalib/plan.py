@@ -194,7 +194,7 @@ TEXT_BATCH = 8
 # Notebook 08, see `studies.compound` and `studies.upstream`
 PATTERNS = {"unstructured": "1", "4-block": "4"}
 SHALLOW = 0.3  # the first jump of sparsity where layers are gone, in the recipe of Kurtic et al.
-PATIENCE = (("10 epochs", 0.9), ("10 epochs", 0.97), ("30 epochs", 0.9))  # recipe and sparsity
+PATIENCE = {"10 epochs 90%": 0.9, "10 epochs 97%": 0.97, "30 epochs 90%": 0.9}  # recipe and sparsity
 HELD = ("magnitude", "obs")  # what chooses the weights that go at once before an epoch with masks held
 THREE, ENGLISH = ("en", "es", "nl"), ("en",)  # the languages of the text that is pruned on
 UPSTREAM = {  # criterion, sparsity, text
@@ -333,7 +333,7 @@ def _compound(profile: Profile, teachers: Sequence[Run]) -> list[Run]:
     for name in made:
         depth, share, form = models[name]
         every += [compound(profile, base, depth, share, _float(form)), made[name]]
-    every += [patient(profile, base, *one) for one in PATIENCE if _patience(*one) in wanted]
+    every += [patient(profile, base, name) for name in PATIENCE if name in wanted and profile.depths[1:]]
     every += [held(profile, base, criterion) for criterion in HELD if f"2:4 {criterion}" in wanted]
     for name in (name for name in UPSTREAM if f"upstream {name}" in wanted):
         for teacher in teachers[: 2 if name in JUDGED else 1]:
@@ -719,13 +719,8 @@ def compound_models(profile: Profile) -> dict[str, tuple[int, float, str]]:
 
 def compound_parts(profile: Profile) -> list[str]:
     """What notebook 08 consists of, by name."""
-    further = [*(_patience(*one) for one in PATIENCE), *(f"2:4 {criterion}" for criterion in HELD)]
-    further += [*(f"upstream {name}" for name in UPSTREAM), *(f"ablation {line}" for line in ABLATIONS)]
-    return [*compound_models(profile), *further]
-
-
-def _patience(recipe: str, share: float) -> str:
-    return f"{recipe} {share:.0%}"
+    further = [*(f"upstream {name}" for name in UPSTREAM), *(f"ablation {line}" for line in ABLATIONS)]
+    return [*compound_models(profile), *PATIENCE, *(f"2:4 {criterion}" for criterion in HELD), *further]
 
 
 def _float(form: str) -> str:
@@ -760,13 +755,13 @@ def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -
     return _pruned(base, like, start, f"{depth}-layers-{100 * share:.0f}-{form}", depth, PATTERNS[form])
 
 
-def patient(profile: Profile, base: Run, recipe: str, share: float) -> Run:
+def patient(profile: Profile, base: Run, name: str) -> Run:
     """The second depth pruned by a recipe of Kurtic et al. as it is printed, or by a share of its epochs."""
-    depth = profile.depths[1]
+    depth, share, recipe = profile.depths[1], PATIENCE[name], name.rpartition(" ")[0]
     start = dropped(profile, base, depth, profile.layer_choices[0])
     printed = {**OBERT[recipe], "recipe": recipe, "batch_size": profile.batch_size}
     printed |= {name: printed[name] * profile.recipe_epochs for name in ("pruning_epochs", "sparse_epochs")}
-    what = _patience(recipe, share).replace(" ", "-").replace("%", "")
+    what = name.replace(" ", "-").removesuffix("%")
     return _pruned(base, gradual(profile, base, "obs", share, taught=True), start, what, depth, "1", **printed)
 
 

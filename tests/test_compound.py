@@ -152,7 +152,7 @@ def test_everything_is_made_and_drawn_and_nothing_is_missing(study, records):
     assert list(compound["form"]) == ["dense", "unstructured", "4-block int8"] and compound["batch"].eq(1).all()
     assert compound["ONNX Runtime"].notna().all() and compound["PyTorch int8"].notna().sum() == 1
     assert compound["million weights left"].iloc[0] >= 3.9 * compound["million weights left"].iloc[1] > 0
-    ours = tables["table_upstream"].query("source == 'this study'")
+    ours = tables["table_upstream"].query("source == 'this study, sample'")
     assert list(ours["pruned"]) == ["upstream, second order", "upstream, magnitude"]
     assert ours["from"].eq("the training sentences of sample").all()
     assert report.draw([record for record in records if record["settings"]["notebook"] != "08"]) == {}
@@ -172,6 +172,8 @@ def test_what_has_lost_layers_goes_everywhere(study, records, run_of):
     with pytest.raises(ValueError, match="A model of 2 layers cannot keep 9"):
         deeper = study.vary(depths=(2, 9), compound=())
         deeper.make(deeper.runs("08", "layers")[0])
+    with pytest.raises(ValueError, match="A model of 2 layers cannot keep 9"):
+        upstream.check(deeper)
 
 
 def test_zeros_are_in_blocks_of_four_and_stay_through_int8(study, records, run_of):
@@ -271,8 +273,10 @@ def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tm
     assert about["source"] == "a folder of text" and plan.runs(of_folder.profile, "sample", "08") != study.runs("08")
     (tmp_path / "es.txt").write_text("\n")
     with pytest.raises(ValueError, match="no text in es"):
-        upstream.check(str(tmp_path))
-    assert upstream.check(None) == {}
+        upstream.check(of_folder)
+    upstream.check(study)
+    with pytest.raises(ValueError, match="depths begins with 1, and .* has 2 layers"):
+        upstream.check(study.vary(depths=(1,), compound=()))
 
 
 def test_masks_change_at_even_distances_and_leave_time_in_the_end():

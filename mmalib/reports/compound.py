@@ -22,7 +22,6 @@ THEIR_DENSE = 88.54
 FORMS = ("dense", *PATTERNS, "int8", "4-block int8")
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse": "DeepSparse", "torch": "PyTorch int8"}
 KEPT = {"English kept %": "#4477AA", "unseen kept %": "#AA3377"}  # and their colours
-OURS = {"source": "this study"}
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -105,34 +104,34 @@ def printed(depth: int, share: float, form: str) -> dict:
 def patience(records: list[dict]) -> pd.DataFrame:
     """Their table 1: the recipes of 10 and of 30 epochs, of the model with fewer layers."""
     rows = [
-        {"model": f"{settings['layers']} layers, second order", "sparsity": f"{settings['share']:.0%}"}
-        | {"recipe": settings["recipe"], **OURS}
+        {"pruned": f"{settings['layers']} layers, second order", "sparsity": f"{settings['share']:.0%}"}
+        | {"recipe": settings["recipe"]}
         | {"epochs pruned and after": f"{settings['pruning_epochs']:g} + {settings['sparse_epochs']:g}"}
         | _scores(record, records)
         for record in of_kind(records, "compound")
         if "recipe" in (settings := record["settings"])
     ]
-    return _beside(rows, 1, lambda row: {"model": row["method"], "recipe": f"{row['epochs']:.0f} epochs"})
+    return _beside(rows, 1, lambda row: {"pruned": row["method"], "recipe": f"{row['epochs']:.0f} epochs"})
 
 
 def upstream(records: list[dict]) -> pd.DataFrame:
     """Their table 2: pruned before the task on plain text, and on the task; mean over seeds."""
-    rows, labels = [], set()
+    rows, there = [], set()
     for record in of_kind(records, "transfer"):
         criterion, share, languages = UPSTREAM[record["settings"]["upstream"]]
         read = (of_part(record, "start", records) or {}).get("read", {"source": "not there"})
         row = {"pruned": f"upstream, {NAMES[criterion]}", "sparsity": f"{share:.0%}", "text": " ".join(languages)}
         rows.append((record, row | {"from": read["source"]}))
-        labels.add(record["settings"]["label"])
+        there.add((record["settings"]["label"], record["settings"]["seed"]))
     for record in of_kind(records, "gradual"):
         settings = record["settings"]
-        if "hardness" in settings and settings["label"] in labels:
+        if "hardness" in settings and (settings["label"], settings["seed"]) in there:
             row = {"pruned": "downstream, second order", "sparsity": f"{settings['share']:.0%}", "text": "en, labels"}
             rows.append((record, row | {"from": "notebook 03"}))
     if not rows:
         return pd.DataFrame()
-    keys = [*rows[0][1], "source"]
-    made = pd.DataFrame(row | OURS | {"seeds": 1} | _scores(record, records) for record, row in rows)
+    keys = [*rows[0][1], "model", "source"]
+    made = pd.DataFrame(row | {"seeds": 1} | _scores(record, records) for record, row in rows)
     grouped = made.groupby(keys, sort=False)
     mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped["seeds"].sum())
     made = _beside(mean.reset_index().to_dict("records"), 2, lambda row: {"pruned": row["method"]})
@@ -156,7 +155,7 @@ def two_of_four(records: list[dict]) -> pd.DataFrame:
     """Their table 4: half of every four weights gone, at once and after an epoch with masks held."""
     rows = []
     for record in of_kind(records, "held"):
-        row = {"criterion": NAMES[record["settings"]["method"]], "sparsity": "50%", **OURS}
+        row = {"criterion": NAMES[record["settings"]["method"]], "sparsity": "50%"}
         rows.append(row | {"epochs after": "0"} | _scores(record, records, record["at_once"]))
         rows.append(row | {"epochs after": f"{record['settings']['held_epochs']:g}"} | _scores(record, records))
     rows.sort(key=lambda row: row["epochs after"])
@@ -224,9 +223,11 @@ def ablation_curves(table: pd.DataFrame) -> Figure:
 
 def _scores(record: dict, records: list[dict], scores: dict | None = None) -> dict:
     """Test F1 by language, what is kept of the dense baseline's, and F1 in further languages."""
-    base, scores = of_part(record, "base", records) or record, scores or record["scores"]
-    left = retention(scores, base["scores"], "test")
-    row = {name: round(_f1(scores[name]), 3) for name in figures.COLOURS}
+    settings, base, scores = record["settings"], of_part(record, "base", records), scores or record["scores"]
+    base = base or (record if settings["kind"] == "baseline" else None)
+    left = retention(scores, base["scores"], "test") if base else dict.fromkeys(scores, np.nan)
+    row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"}
+    row |= {name: round(_f1(scores[name]), 3) for name in figures.COLOURS}
     row |= dict(zip(KEPT, (round(left["en"], 1), round(np.mean([left["es"], left["nl"]]), 1)), strict=True))
     return row | {
         name: round(_f1(of), 3) for name, of in record.get("further", {}).items() if scores is record["scores"]

@@ -55,7 +55,7 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
     return parts
 
 
-def time(study: Study, run: Run, unfinished: Path) -> dict:
+def measure(study: Study, run: Run, unfinished: Path) -> dict:
     """Size and speeds of every form of a model, in turns with dense float32 XLM-R base; F1 of int8 in each runtime."""
     settings, model = run.settings, study.plan[run.needs["model"]]
     base, rows, sizes, f1_in = speed.base_folder(study), [], {}, {}

@@ -42,7 +42,7 @@ MAKERS = {  # kind of run → module and function: (study, run, folder for what 
     "layers": "compound.drop",
     "compound": "unstructured.prune",
     "compound int8": "compound.quantize",
-    "compound speed": "compound.time",
+    "compound speed": "compound.measure",
     "held": "compound.hold",
     "upstream": "upstream.prune",
     "transfer": "upstream.transfer",
@@ -65,7 +65,7 @@ class Study:
         """The study of a profile in the folder `runs`; `data` as in `corpus.load`, `text` a folder of plain text."""
         profile = load_profile(profile) if isinstance(profile, str) else profile
         if text := text or os.environ.get("MMALIB_TEXT"):
-            profile = dataclasses.replace(profile, text_folder=text)
+            profile = dataclasses.replace(profile, text_folder=str(Path(text).expanduser().resolve()))
         return cls(profile, Path(runs), data or None)
 
     def vary(self, **changes: object) -> "Study":

@@ -20,15 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.model import disk
-from mmalib.model.backbones import layers, load_model, load_tokenizer
+from mmalib.model.backbones import layers, load_model, load_tokenizer, locate
 from mmalib.model.finetune import rate_at
 from mmalib.plan import THREE, Run
 from mmalib.pretrain import batches, shrink, text
 from mmalib.pretrain.train import train
 from mmalib.prune import gradual, magnitude, obs, sparsity
+from mmalib.prune.layers import choose
 from mmalib.records import clock, store
 from mmalib.studies.compound import tuned
 from mmalib.studies.finish import recipe
@@ -97,7 +98,7 @@ def transfer(study: Study, run: Run, unfinished: Path) -> dict:
 def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[batches.Material, dict]:
     """The text of a run, no more of each language than an epoch draws of it, and what is told of it."""
     folder, languages, tokens = study.profile.text_folder, settings["languages"], {}
-    lines = check(folder, languages)
+    lines = _lines(folder, languages)
     cap = -(-settings["upstream_subwords"] // len(languages))
     secret = [words for of in study.corpora.values() for split in ("dev", "test") for words in of[split]["words"]]
     secret += [words for test in study.corpora.further.values() for words in test["words"]]
@@ -116,8 +117,19 @@ def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tu
     return batches.Material(tokens, dict.fromkeys(tokens, 1.0)), about
 
 
-def check(folder: str | None, languages: Sequence[str] = THREE) -> dict[str, list[str]]:
-    """The lines of these languages in a folder, if there is one; a folder that lacks text is refused."""
+def check(study: Study) -> None:
+    """Refuse what would fail hours later: layers that the teacher does not have, a language without text."""
+    depths, teacher = study.profile.depths, study.profile.teacher
+    depth = AutoConfig.from_pretrained(locate(teacher)).num_hidden_layers
+    for number in depths:
+        choose(depth, number, "evenly")
+    if depths[0] != depth:
+        raise ValueError(f"depths begins with {depths[0]}, and {teacher} has {depth} layers. Let it begin with these.")
+    _lines(study.profile.text_folder, THREE)
+
+
+def _lines(folder: str | None, languages: Sequence[str]) -> dict[str, list[str]]:
+    """The lines of a folder by language, if there is one."""
     lines = text.read_text(Path(folder)) if folder else {}
     if absent := [name for name in languages if folder and not lines.get(name)]:
         raise ValueError(f"{folder} has no text in {absent[0]}: its file is absent or empty. Give a line a sentence.")
