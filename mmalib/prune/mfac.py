@@ -14,7 +14,7 @@ Their recursion over gradients gives the same numbers; this way, what subtracts 
 memory, 4 m d bytes of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ Gradients = dict[str, Tensor]  # G: of every tensor of weights [m, weights]
 
 def diagonal(gradients: Gradients, damp: float) -> dict[str, Tensor]:
     """The diagonal of F^-1, [weights] of every tensor."""
-    factor = _factor(list(gradients.values()), damp)
+    factor = _factor(gradients.values(), damp)
     inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).float()
     return {name: (1 - (inverse @ g).square().sum(0)) / damp for name, g in gradients.items()}
 
@@ -37,12 +37,12 @@ def update(gradients: Gradients, damp: float, flat: dict[str, Tensor], stays: di
     """The change of all weights, [weights] of every tensor, that takes those that do not stay (bool) to exactly 0."""
     pairs = [(g, flat[name], stays[name]) for name, g in gradients.items()]
     leaving = sum((g @ w.masked_fill(kept, 0.0)).double() for g, w, kept in pairs)  # G_Q w_Q, [m]
-    factor = _factor([g * kept for g, _, kept in pairs], damp)
+    factor = _factor((g * kept for g, _, kept in pairs), damp)  # one tensor at a time in memory
     solved = torch.cholesky_solve(leaving[:, None], factor)[:, 0].float()
     return {name: torch.where(stays[name], g.T @ solved, -flat[name]) for name, g in gradients.items()}
 
 
-def _factor(gradients: Sequence[Tensor], damp: float) -> Tensor:
+def _factor(gradients: Iterable[Tensor], damp: float) -> Tensor:
     gram = sum((g @ g.T).double() for g in gradients)  # [m, m]
     return torch.linalg.cholesky(gram + len(gram) * damp * torch.eye(len(gram)).to(gram))
 

@@ -56,28 +56,25 @@ def compound(records: list[dict]) -> pd.DataFrame:
     of two in DeepSparse, as theirs is. F1 of int8 is that of the graph in ONNX Runtime.
     """
     timed, rows = sorted(of_kind(records, "compound speed"), key=_order), []
+    dense = best(timed[0]).get("deepsparse") if timed and timed[0]["settings"]["form"] == "dense" else None
     for record in timed:
         settings, model = record["settings"], of_part(record, "model", records)
         fastest, size = best(record), next(iter(record["sizes"].values()))
         depth, share, form = (settings[name] for name in ("layers", "share", "form"))
-        own = (
-            [ways.get("deepsparse") for ways in (fastest, best(timed[0]))] if timed[0]["settings"]["share"] == 0 else []
-        )
-        ratio = own[0]["ratio"] / own[1]["ratio"] if all(own) and own else None
-        theirs = printed(depth, share, form)
+        ours, theirs = fastest.get("deepsparse"), printed(depth, share, form)
         row = {"layers": depth, "zeros": f"{share:.0%}", "form": form} | (_scores(model, records) if model else {})
-        row |= {
-            "paper F1 kept %": theirs.get("kept"),
-            "million weights left": float(f"{size['weights_left'] / 1e6:.3g}"),
-        }
+        row |= {"paper F1 kept %": theirs.get("kept"), "million weights left": _millions(size["weights_left"])}
         row |= {"MB": round(size["megabytes"], 1), "MB by gzip": round(size["gzip_megabytes"], 1)}
         row |= {"paper MB": theirs.get("gzip_mb")}
         row |= {title: speed.rounded(fastest.get(name, {}).get("ratio"), 2) for name, title in RUNTIMES.items()}
-        row |= {"over own dense": speed.rounded(ratio, 2), "paper speed-up": theirs.get("speedup")}
+        row |= {"over own dense": round(ours["ratio"] / dense["ratio"], 2) if ours and dense else None}
+        row |= {"paper speed-up": theirs.get("speedup"), "batch": max(settings["batches"])}
+        means = {name: np.mean(list(f1.values())) for name, f1 in record["f1_in"].items()}
+        row |= {"mean F1 in": ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())}
         failed = sorted({row["runtime"].split(":")[0] for row in record["throughput"] if "failed" in row})
         note = [f"failed: {', '.join(failed)}"] * bool(failed)
         note += ["busy machine"] * any(row.get("busy") for row in record["throughput"])
-        rows.append(row | {"batch": max(settings["batches"]), "note": "; ".join(note)})
+        rows.append(row | {"note": "; ".join(note)})
     return pd.DataFrame(rows)
 
 
@@ -144,7 +141,7 @@ def backbones(records: list[dict]) -> pd.DataFrame:
         {"backbone": record["run"], "made from": settings["label"], "zeros": f"{record['sparsity']['measured']:.0%}"}
         | {"by": NAMES[settings["method"]], "text": " ".join(record["read"]["subwords"])}
         | {"from": record["read"]["source"], "million subwords read": f"{record['read']['total'] / 1e6:.2f}"}
-        | {"million encoder weights left": float(f"{record['size']['weights_left'] / 1e6:.3g}")}
+        | {"million encoder weights left": _millions(record["size"]["weights_left"])}
         | {"MB": round(record["size"]["megabytes"], 1), "MB by gzip": round(record["size"]["gzip_megabytes"], 1)}
         for record in of_kind(records, "upstream")
         if (settings := record["settings"])
@@ -232,6 +229,10 @@ def _scores(record: dict, records: list[dict], scores: dict | None = None) -> di
     return row | {
         name: round(_f1(of), 3) for name, of in record.get("further", {}).items() if scores is record["scores"]
     }
+
+
+def _millions(number: int) -> float:
+    return float(f"{number / 1e6:.3g}")
 
 
 def _f1(splits: dict) -> float:
