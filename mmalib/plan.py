@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmalib.model.packed import fingerprint
 from mmalib.profiles import Profile
-from mmalib.speed.cases import ALL, SPARSE, TORCH, Case, cases
+from mmalib.speed.cases import ALL, SKIPPING, SPARSE, TORCH, Case, cases
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,30 @@ LENGTH = 128  # subwords, as in the paper
 READERS = ("base", "trained", "trained int8")  # of text: the paper's shape, random; the tuned baseline; and in int8
 TEXT_BATCH = 8
 
+# Notebook 08, see `studies.compound` and `studies.upstream`
+PATTERNS = {"unstructured": "1", "4-block": "4"}
+SHALLOW = 0.3  # the first jump of sparsity where layers are gone, in the recipe of Kurtic et al.
+PATIENCE = {"10 epochs 90%": 0.9, "10 epochs 97%": 0.97, "30 epochs 90%": 0.9}  # recipe and sparsity
+HELD = ("magnitude", "obs")  # what chooses the weights that go at once before an epoch with masks held
+THREE, ENGLISH = ("en", "es", "nl"), ("en",)  # the languages of the text that is pruned on
+UPSTREAM = {  # criterion, sparsity, text
+    "three-90": ("obs", 0.9, THREE),
+    "english-90": ("obs", 0.9, ENGLISH),
+    "three-97": ("obs", 0.97, THREE),
+    "three-magnitude-90": ("magnitude", 0.9, THREE),
+}
+JUDGED = ("three-90", "english-90")  # a verdict hangs on these: two seeds
+UPSTREAM_RECIPE = {"rate": 5e-4, "updates_an_epoch": 4, "rewinds_an_epoch": 2, "initial": 0.7, "damp": 1e-7}
+TRANSFER = {"hardness": 1.0, "temperature": 5.5}
+ABLATIONS = {  # what is varied of second order → the setting's name, and its values where no profile says them
+    "gradients": ("fisher_gradients", None),
+    "block": ("fisher_block", (1, 8, 32, 128)),
+    "damping": ("damp", (1e-9, 1e-7, 1e-5, 1e-3)),
+    "steps": ("steps", (1, 2, 4, 8)),  # recomputation on the way
+    "matrix-free": ("fisher_gradients", None),  # no blocks at all, see `prune.mfac`
+}
+MOST_MATRIX_FREE = 64  # gradients: they all lie in memory
+
 
 # ---- What a study consists of ----
 
@@ -198,8 +222,9 @@ def runs(
     """The runs of a study, or of one of its notebooks ("03"), in an order in which those that others need come first.
 
     Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
-    (04); graph, changed words (05); halved, combination (06); shape, text, trained (07). With `changes` of the profile,
-    a run that comes out otherwise has them in its name and, as `varied`, in its settings.
+    (04); graph, changed words (05); halved, combination (06); shape, text, trained (07); layers, compound, compound
+    int8, compound speed, held, upstream, transfer, ablation (08). With `changes` of the profile, a run that comes out
+    otherwise has them in its name and, as `varied`, in its settings.
     """
     every = _runs(profile, corpus)
     if changes:
@@ -278,7 +303,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
     every += [text(profile, first, reader, corpus) for reader in readers(profile)]
-    return [*every, *_trained(profile, first, every)]
+    return [*every, *_trained(profile, first, every), *_compound(profile, teachers)]
 
 
 def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
@@ -292,6 +317,27 @@ def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
     turns = [run for turn in zip_longest(*(by_notebook[name] for name in sorted(by_notebook))) for run in turn if run]
     chosen = [*by_notebook["06"][: profile.speed_models], *turns[: profile.speed_models]]
     return list({run.name: run for run in chosen}.values())
+
+
+def _compound(profile: Profile, teachers: Sequence[Run]) -> list[Run]:
+    """Notebook 08, from the first seed's teacher; what a verdict on pruning upstream needs, from two."""
+    base, known, models = teachers[0], compound_parts(profile), compound_models(profile)
+    wanted = known if profile.compound is None else profile.compound
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"compound of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(known)}.")
+    every = [dropped(profile, base, depth, how) for depth in profile.depths[1:] for how in profile.layer_choices]
+    made = {name: compound(profile, base, *models[name]) for name in wanted if name in models}
+    for name in made:
+        depth, share, form = models[name]
+        every += [compound(profile, base, depth, share, _float(form)), made[name]]
+    every += [patient(profile, base, name) for name in PATIENCE if name in wanted and profile.depths[1:]]
+    every += [held(profile, base, criterion) for criterion in HELD if f"2:4 {criterion}" in wanted]
+    for name in (name for name in UPSTREAM if f"upstream {name}" in wanted):
+        for teacher in teachers[: 2 if name in JUDGED else 1]:
+            every += [upstream(profile, teacher, name), transfer(profile, teacher, name)]
+    every += [ablation(profile, base, line) for line in ABLATIONS if f"ablation {line}" in wanted]
+    every += [compound_speed(profile, base, run, name) for name, run in made.items()]
+    return [run for run in {run.name: run for run in every}.values() if run.settings["notebook"] == "08"]
 
 
 def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> list[Run]:
@@ -659,7 +705,139 @@ def trained(profile: Profile, base: Run, run: Run, leaf: str) -> Run:
     return Run(speed_name(f"trained {leaf}", run.settings["corpus"]), settings, needs)
 
 
+def compound_models(profile: Profile) -> dict[str, tuple[int, float, str]]:
+    """Every compound model of a profile by its name: layers, sparsity, form."""
+    models = {}
+    for depth in profile.depths:
+        models |= {f"{depth} layers {form}": (depth, 0.0, form) for form in ("dense", "int8")}
+        for share in profile.sparsities:
+            for form in (*PATTERNS, "4-block int8"):
+                models[f"{depth} layers {share:.0%} {form}"] = (depth, share, form)
+    return models
+
+
+def compound_parts(profile: Profile) -> list[str]:
+    """What notebook 08 consists of, by name."""
+    further = [*(f"upstream {name}" for name in UPSTREAM), *(f"ablation {line}" for line in ABLATIONS)]
+    return [*compound_models(profile), *PATIENCE, *(f"2:4 {criterion}" for criterion in HELD), *further]
+
+
+def _float(form: str) -> str:
+    """What an int8 form is made from; another form is its own."""
+    return form.replace("int8", "").strip() or "dense"
+
+
+def dropped(profile: Profile, base: Run, depth: int, choice: str) -> Run:
+    """A baseline with fewer layers, tuned with its whole self as teacher."""
+    names = ("curve_sentences", "importance_sentences", "distil_epochs")
+    settings = _from(base, "layers", layers=depth, choice=choice, share=0.0) | _of(profile, *names, *AFTER) | TEACHER
+    name = _after(base, "08", f"{depth}-layers-{choice}")
+    return Run(name, settings, {"base": base.name}, (name,))
+
+
+def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -> Run:
+    """One of `compound_models`: the whole ones are runs of other notebooks where these have them."""
+    start = base if depth == profile.depths[0] else dropped(profile, base, depth, profile.layer_choices[0])
+    if "int8" in form:
+        start = compound(profile, base, depth, share, _float(form))
+        settings = _from(base, "compound int8", layers=depth, share=share, embeddings=True)
+        settings |= _of(profile, "qat_sentences", "qat_epochs", *AFTER) | TEACHER
+        settings |= {"qat_rate": QAT_RATE, "int8_sentences": None, "format": "qoperator", "runtime": "onnxruntime"}
+        settings |= {"combination": form, "start": start.settings}
+        name = _after(base, "08", f"{depth}-layers-{100 * share:.0f}-{form.replace(' ', '-')}")
+        return Run(name, settings, {"base": base.name, "start": start.name}, (name, f"{name}-qdq"))
+    if not share:
+        return start
+    like = gradual(profile, base, "obs", share, taught=True)
+    if start is base and form == "unstructured":
+        return like
+    return _pruned(base, like, start, f"{depth}-layers-{100 * share:.0f}-{form}", depth, PATTERNS[form])
+
+
+def patient(profile: Profile, base: Run, name: str) -> Run:
+    """The second depth pruned by a recipe of Kurtic et al. as it is printed, or by a share of its epochs."""
+    depth, share, recipe = profile.depths[1], PATIENCE[name], name.rpartition(" ")[0]
+    start = dropped(profile, base, depth, profile.layer_choices[0])
+    printed = {**OBERT[recipe], "recipe": recipe, "batch_size": profile.batch_size}
+    printed |= {name: printed[name] * profile.recipe_epochs for name in ("pruning_epochs", "sparse_epochs")}
+    what = name.replace(" ", "-").removesuffix("%")
+    return _pruned(base, gradual(profile, base, "obs", share, taught=True), start, what, depth, "1", **printed)
+
+
+def _pruned(base: Run, like: Run, start: Run, what: str, depth: int, pattern: str, **changed) -> Run:
+    """A run as another one that prunes, from another model or in another pattern."""
+    about = {"kind": "compound", "notebook": "08", "layers": depth, "pattern": pattern, "start": start.settings}
+    if start is not base:
+        about["initial"] = min(SHALLOW, like.settings["initial"])
+    settings = like.settings | about | changed
+    name = _after(base, "08", what)
+    return Run(name, settings, {"base": base.name, "start": start.name}, (name,))
+
+
+def held(profile: Profile, base: Run, criterion: str) -> Run:
+    """Half of every four weights gone at once, then an epoch of training with masks held and the dense teacher."""
+    share, pattern = TWO_OF_FOUR
+    settings = _from(base, "held", **_criterion(profile, criterion), share=share, pattern=pattern, held_epochs=1)
+    name = _after(base, "08", f"2-of-4-{criterion}")
+    return Run(name, settings | _of(profile, *AFTER) | TEACHER, {"base": base.name}, (name,))
+
+
+def upstream(profile: Profile, base: Run, name: str) -> Run:
+    """The teacher's backbone pruned on plain text before it is tuned; a backbone of its own."""
+    criterion, share, languages = UPSTREAM[name]
+    same = ("label", "backbone", "weights", "corpus", "seed", "max_length")
+    settings = {key: base.settings[key] for key in same}
+    settings |= {"kind": "upstream", "notebook": "08", "method": criterion, "upstream": name, "share": share}
+    settings |= UPSTREAM_RECIPE | {"languages": languages, "text": "folder" if profile.text_folder else "corpora"}
+    settings |= _of(profile, "upstream_subwords", "upstream_epochs", "upstream_batch")
+    settings |= _of(profile, "fisher_gradients", "fisher_block") if criterion == "obs" else {}
+    run = upstream_name("upstream", name, *_where(base))
+    return Run(run, settings, leaves=(run,))
+
+
+def transfer(profile: Profile, base: Run, name: str) -> Run:
+    """A backbone that was pruned upstream, tuned on English with masks held and the dense teacher."""
+    start = upstream(profile, base, name)
+    about = {"epochs": profile.distil_epochs, "upstream": name, "share": UPSTREAM[name][1], "start": start.settings}
+    run = upstream_name("transfer", name, *_where(base))
+    return Run(run, _from(base, "transfer", **TRANSFER, **about), {"base": base.name, "start": start.name}, (run,))
+
+
+def ablation(profile: Profile, base: Run, line: str) -> Run:
+    """Second order at once, with other values of one of its settings."""
+    varied, values = ABLATIONS[line]
+    most = MOST_MATRIX_FREE if line == "matrix-free" else max(profile.ablation_gradients)
+    values = values or [number for number in profile.ablation_gradients if number <= most]
+    settings = one_shot(profile, base, "obs").settings | {"kind": "ablation", "notebook": "08", "line": line}
+    settings |= {"varies": varied, "points": [[share, "1", n] for n in values for share in profile.ablation_shares]}
+    if line == "matrix-free":
+        settings["method"] = line
+    return Run(_after(base, "08", f"ablation-{line}"), settings, {"base": base.name})
+
+
+def compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
+    """What a compound model weighs, and its speed beside the dense baseline, in every runtime that runs its forms."""
+    depth, share, form = compound_models(profile)[name]
+    opened = [one for one in ALL if one not in SPARSE]
+    by_form = [[*SPARSE, SKIPPING], [*opened, TORCH[0]]] if "int8" in form else [ALL]
+    settings = _timing(profile, base.settings["corpus"], "compound speed", base.settings["label"])
+    settings |= {"notebook": "08", "model": name, "layers": depth, "share": share, "form": form, "calls": 1}
+    settings |= {"seed": base.settings["seed"], "batches": list(profile.compound_batches), "digest": model.digest}
+    settings |= {"runtimes": [_asked(profile, names) for names in by_form]}
+    what = f"speed-{name.replace(' ', '-').replace('%', '')}"
+    return Run(_after(base, "08", what), settings, {"base": base.name, "model": model.name})
+
+
+def _from(base: Run, kind: str, **further) -> dict:
+    return base.settings | {"method": kind} | further | {"kind": kind, "notebook": "08"}
+
+
 # ---- Names ----
+
+
+def upstream_name(kind: str, name: str, backbone: str, corpus: str, seed: int) -> str:
+    """The run of a backbone that is pruned upstream, or of its transfer to English."""
+    return f"08-{kind}-{name}-{Path(backbone).name}-{corpus}-seed{seed}"
 
 
 def baseline_name(backbone: str, corpus: str, seed: int) -> str:

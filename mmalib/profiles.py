@@ -75,6 +75,18 @@ class Profile:
     qat_epochs: float = 1
     floor_sentences: int | None  # cap on a dev set while maps to leave in float are looked for
     floor_layers: int | None = None  # layers whose maps are looked at, None for all of them
+    # compound compression, notebook 08
+    depths: tuple[int, ...] = (12, 6, 3)  # layers of its models; the first number is the whole model's
+    layer_choices: tuple[str, ...] = ("evenly", "top", "bottom", "loss")  # which layers stay; the first goes on
+    compound: tuple[str, ...] | None = None  # names of mmalib.plan.compound_parts, None for all of them
+    compound_batches: tuple[int, ...] = (1, 32)
+    recipe_epochs: float = 1.0  # share of the published recipes' epochs
+    ablation_gradients: tuple[int, ...] = (16, 64, 256, 1024)
+    ablation_shares: tuple[float, ...] = (0.5, 0.7)  # sparsities at once
+    text_folder: str | None = None  # plain text to prune upstream on; None: the corpora's training sentences
+    upstream_subwords: int = 5_000_000  # that an epoch draws
+    upstream_epochs: float = 3
+    upstream_batch: int = 2048  # subwords
 
 
 PROFILES = {
@@ -129,6 +141,24 @@ PROFILES = {
         qat_sentences=16,
         floor_sentences=8,
         floor_layers=1,
+        depths=(6, 3),
+        layer_choices=("evenly", "loss"),
+        compound=(
+            "6 layers dense",
+            "3 layers 50% 4-block int8",
+            "10 epochs 90%",
+            "2:4 obs",
+            "upstream three-90",
+            "ablation gradients",
+            "ablation matrix-free",
+        ),
+        compound_batches=(1,),
+        recipe_epochs=1 / 8,
+        ablation_gradients=(4,),
+        ablation_shares=(0.5,),
+        upstream_subwords=1024,
+        upstream_epochs=0.5,
+        upstream_batch=128,
     ),
     "quick": Profile(
         name="quick",
@@ -194,6 +224,12 @@ PROFILES = {
         qat_sentences=200,
         floor_sentences=50,
         floor_layers=2,
+        depths=(6,),
+        layer_choices=(),
+        compound=("6 layers 60% 4-block int8", "ablation gradients"),
+        compound_batches=(1,),
+        ablation_gradients=(2, 8),
+        ablation_shares=(0.7,),
     ),
     "small": Profile(
         name="small",
@@ -226,6 +262,7 @@ PROFILES = {
         calibration_sentences=256,
         qat_sentences=7000,
         floor_sentences=200,
+        upstream_epochs=1,
     ),
     "paper": Profile(
         name="paper",

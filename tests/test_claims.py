@@ -420,6 +420,84 @@ def test_claim_9_tells_the_best_open_runtime_too():
     assert verdict(made[1:], 9) == MISSING
 
 
+def compound(whole, small, f1, *, share=0.8, batch=32):
+    """A dense model and notebook 08's smallest one: their speeds in DeepSparse over XLM-R base, and F1 of the small."""
+    made = [dense(), record("08-3-layers", "compound int8", f1)]
+    for layers, form, zeros, ratio in ((12, "dense", 0.0, whole), (3, "4-block int8", share, small)):
+        rows = [
+            {"runtime": "deepsparse", "batch": 1, "ratio": 99.0},
+            {"runtime": "openvino", "batch": batch, "ratio": 99.0},
+        ]
+        rows.append(
+            {"runtime": "deepsparse", "batch": batch} | ({"ratio": ratio} if ratio else {"failed": "it is not here"})
+        )
+        needs = {"base": made[0]["run"], "model": made[0 if form == "dense" else 1]["run"]}
+        about = {
+            "layers": layers,
+            "share": zeros,
+            "form": form,
+            "batches": [1, batch],
+            "model": f"{layers} layers {form}",
+        }
+        made.append(record(f"08-speed-{layers}", "compound speed", throughput=rows, needs=needs, **about))
+    return made
+
+
+NEARLY_ALL, A_FIFTH_LESS = (0.78, 0.585, 0.49), (0.64, 0.48, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (compound(2.0, 60.0, NEARLY_ALL), HOLDS),
+        (compound(2.0, 52.0, NEARLY_ALL), HOLDS),  # a tenth less than 28.75 is another CPU
+        (compound(2.0, 40.0, NEARLY_ALL), FAILS),
+        (compound(2.0, 60.0, (0.78, 0.585, 0.4)), FAILS),  # Dutch loses a fifth
+        (compound(2.0, 60.0, (0.78, 0.585, 0.4625)), UNDECIDED),  # Dutch loses just 7.5%
+        (compound(2.0, 60.0, A_FIFTH_LESS), CONTRADICTED),
+        (compound(2.0, None, NEARLY_ALL), MISSING),
+        (compound(2.0, 60.0, NEARLY_ALL, batch=8), MISSING),
+        (compound(2.0, 60.0, NEARLY_ALL, share=0.9), MISSING),
+        (compound(2.0, 60.0, NEARLY_ALL)[1:], MISSING),
+    ],
+)
+def test_claim_10_needs_speed_and_every_language(made, told):
+    found, numbers, runs = answer(made, 10)
+    assert found == told
+    if told != MISSING:
+        assert "times the dense model in DeepSparse at batch 32; keeps en" in numbers and numbers.endswith("; 1 seed")
+        assert runs == "01-e5-conll-seed1, 08-3-layers, 08-speed-12, 08-speed-3"
+
+
+def pruned_upstream(three, english, downstream, seed=1):
+    runs = {name: plan.upstream_name("transfer", name, "e5", "conll", seed) for name in ("three-90", "english-90")}
+    made = [record(run, "transfer", f1, seed=seed) for run, f1 in zip(runs.values(), (three, english), strict=True)]
+    for one, f1 in zip(made, (three, english), strict=True):
+        one["further"] = {"fr": scores((f1[1],) * 3)["en"]}
+    last = pruned("obs", downstream, share=0.9, seed=seed, hardness=1.0)
+    whole = dense(seed) | {"further": {"fr": scores((0.7,) * 3)["en"]}}
+    return [whole, *made, last | {"further": {"fr": scores((downstream[1],) * 3)["en"]}}]
+
+
+@pytest.mark.parametrize(
+    ("of_three", "told"),
+    [
+        ((KEPT, LOST, LOST), HOLDS),
+        ((KEPT, LOST, (0.75, 0.499, 0.399)), UNDECIDED),
+        ((KEPT, LOST, (0.75, 0.51, 0.3)), FAILS),
+        ((LOST, KEPT, LOST), CONTRADICTED),
+        ((LOST, NOTHING, KEPT), CONTRADICTED),
+    ],
+)
+def test_claim_11_compares_three_languages_with_english_upstream_and_downstream(of_three, told):
+    made = [one for seed in (1, 2) for one in pruned_upstream(*of_three, seed)]
+    found, numbers, _ = answer(made, 11)
+    assert found == told and "2 seeds" in numbers
+    assert numbers.count("fr ") == 2 and "over upstream on English text" in numbers
+    assert verdict(made[:-1], 11) == told  # of the first seed alone
+    assert answer(made[:2], 11)[0] == MISSING
+
+
 def test_one_corpus_is_judged_and_named():
     other = trajectory("heads", (2, 2, 2))
     other["run"], other["settings"]["corpus"] = "02-heads-e5-sample-seed1", "sample"
@@ -443,7 +521,7 @@ def test_nothing_is_drawn_of_nothing():
 def test_the_committed_records_are_judged():
     records = store.read(Path(__file__).parents[1] / "figures" / "records")
     table = claims.draw(records)["claims"]
-    assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
+    assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 11
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, UNDECIDED, MISSING} and (table["numbers"] != "").all()
     assert table.loc[6, "verdict"] != MISSING and "07-base-int8-conll" in table.loc[6, "records"]
     heads = {one["run"] for one in plan.of_kind(records, "structured") if one["settings"]["method"] == "heads"}

@@ -181,7 +181,7 @@ def test_gradients_are_those_of_autograd(model, rows, tokenizer):
     frozen = sparsity.weights(model)[names[0]].requires_grad_(False)
     masks = whole(model)
     masks[names[1]][:, ::2] = False
-    found = list(obs.gradients(model, rows[:5], tokenizer, masks, num_grads=2, batch_size=5, seed=3))
+    found = list(obs.gradients(model, obs.of_rows(rows[:5], tokenizer, num_grads=2, batch_size=5, seed=3), masks, 2))
     assert model.training and not frozen.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
     model.eval()
@@ -199,9 +199,8 @@ def test_gradients_differ_between_rounds_and_repeat_with_the_seed(model, rows, t
     def run(seed):
         masks = dict(list(whole(model).items())[-1:])
         drawing = {"num_grads": 4, "batch_size": 20, "seed": seed}  # two rounds over 40 rows
-        return torch.stack(
-            [next(iter(g.values())) for g in obs.gradients(model, rows[:40], tokenizer, masks, **drawing)]
-        )
+        loss = obs.of_rows(rows[:40], tokenizer, **drawing)
+        return torch.stack([next(iter(g.values())) for g in obs.gradients(model, loss, masks, 4)])
 
     first = run(0)
     assert torch.equal(first, run(0)) and not torch.equal(first, run(1))
@@ -263,7 +262,7 @@ def test_large_damping_ranks_as_magnitude_does(model, rows, tokenizer):
 def test_one_shot_costs_less_than_magnitude(model, rows, tokenizer):
     """In the quadratic model that both are held against, over the gradients of the dense model."""
     dense = {name: weight.detach().clone().flatten().double() for name, weight in sparsity.weights(model).items()}
-    found = list(obs.gradients(model, rows, tokenizer, whole(model), **FEW))
+    found = list(obs.gradients(model, obs.of_rows(rows, tokenizer, **FEW), whole(model), FEW["num_grads"]))
     grads = {name: torch.stack([each[name].flatten() for each in found]).double() for name in dense}
 
     def cost(pruned):

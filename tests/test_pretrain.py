@@ -25,6 +25,7 @@ from mmalib.model import packed
 from mmalib.pretrain import batches, card, cut, oracle, probe, read, recipe, shrink, text, train
 from mmalib.pretrain.text import BOS, EOS, Pairs
 from mmalib.profiles import load_profile
+from mmalib.prune import layers
 from mmalib.reports import figures
 
 LANGUAGES = ("en", "es", "nl")
@@ -383,7 +384,7 @@ def test_coverage_by_hand(reader, lines):
 
 def test_a_student_without_layers_is_the_teacher_cut_short():
     teacher = tiny(ROWS).eval()
-    student = shrink.without_layers(teacher, (1, 3))
+    student = layers.without(teacher, (1, 3))
     assert student.config.num_hidden_layers == 2 and teacher.config.num_hidden_layers == 4
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
@@ -417,7 +418,7 @@ def test_the_loss_is_the_share_of_variance_that_is_missed():
     by_hand = sum((states[..., i] - states[..., i].mean()).pow(2).mean() for i in range(8)) / 8
     assert shrink._missed(states + 0.5, states) == pytest.approx(0.25 / by_hand.item(), rel=1e-5)
     assert shrink._missed(states.mean(dim=(0, 1), keepdim=True).expand_as(states), states) == pytest.approx(1, rel=1e-5)
-    student = shrink.without_layers(teacher, (1, 3))
+    student = layers.without(teacher, (1, 3))
     shrink.hidden_loss(teacher, (1, 3))(student, ids).backward()
     assert all(p.grad is not None for p in student.encoder.parameters())
     assert all(p.grad is None for p in teacher.parameters())

@@ -10,6 +10,7 @@ from mmalib.reports import baselines, tables
 DIGESTS = {  # of the files as they were typed from the paper
     "mma_quality.csv": "a4b32704b601bc98",
     "mma_throughput.csv": "c4be801aca99c79e",
+    "obert_quality.csv": "95c5ae4bbca7017c",
     "obert_speed.csv": "79719241a73c69f5",
 }
 

@@ -54,8 +54,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return _loaded(AutoTokenizer, TOKENIZERS.get(name) or locate(name), name)
 
 
-def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
-    """A backbone with a head for the study's labels (drawn from `seed` where it brings none), in float32."""
+def load_model(name: str, *, seed: int = 0, sparse: bool = False) -> PreTrainedModel:
+    """A backbone with a head for the study's labels (drawn from `seed` where it brings none), in float32.
+
+    Of one that is `sparse`, the zeros were pruned and stay.
+    """
     torch.manual_seed(seed)
     logging.set_verbosity_error()  # the report on missing weights is read here, not by the user
     logging.disable_progress_bar()
@@ -64,7 +67,7 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
         raise ValueError(f"The weights of '{name}' are missing {len(lost)} tensors, {lost[0]} first. Fetch them again.")
     with torch.no_grad():
-        for linear in (linear for layer in layers(model) for linear in parts(layer)):
+        for linear in (linear for layer in layers(model) for linear in parts(layer) if not sparse):
             linear.weight[linear.weight == 0] = ALMOST_ZERO
     return model
 

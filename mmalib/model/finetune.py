@@ -199,7 +199,7 @@ class _EntityTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             rate = partial(
-                _rate,
+                rate_at,
                 total=num_training_steps,
                 warm_up=self.args.get_warmup_steps(num_training_steps),
                 rewinds=[round(epoch * num_training_steps / self.recipe.epochs) for epoch in self.recipe.rewinds],
@@ -242,7 +242,7 @@ class _EntityTrainer(Trainer):
         return self.state.epoch > self.recipe.choose_after and super()._determine_best_metric(metrics, trial)
 
 
-def _rate(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
+def rate_at(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
     """The factor of the learning rate: up to 1 in the warm-up, then down to `floor`, from 1 again at each rewind."""
     if step < warm_up:
         return step / warm_up

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from mmalib.model import packed
 from mmalib.model.packed import CONFIG, SHARED
 from mmalib.pretrain import batches, cut, read, shrink, text
 from mmalib.pretrain.train import train
-from mmalib.prune import vocabulary
+from mmalib.prune import layers, vocabulary
 from mmalib.records import store
 from mmalib.records.machine import WEIGHTS
 
@@ -111,12 +110,12 @@ def with_vocabulary(file: read.File, kept: list[int]) -> read.File:
 
 def e5_half(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
     """`e5-half`: every second layer of e5."""
-    return _taught(shrink.without_layers(teacher, KEPT), teacher, prepared, work / "e5-half", steps)
+    return _taught(layers.without(teacher, KEPT), teacher, prepared, work / "e5-half", steps)
 
 
 def e5_narrow(teacher: BertModel, prepared: Prepared, work: Path, *, steps: int) -> BertModel:
     """`e5-narrow`: the same layers, with the busiest quarter of their feed-forward neurons."""
-    student = shrink.without_layers(teacher, KEPT)
+    student = layers.without(teacher, KEPT)
     shrink.narrow_(student, [_batch(prepared, step, seed=7) for step in range(16)], NEURONS)
     return _taught(student, teacher, prepared, work / "e5-narrow", steps)
 
@@ -135,11 +134,7 @@ def _taught(student: BertModel, teacher: BertModel, prepared: Prepared, folder: 
         if before["about"] != about or steps != before["log"][-1]["step"]:
             raise ValueError(f"{folder} holds a student that was made otherwise. Use another work folder.")
     else:
-        student.set_attn_implementation("eager")  # on a CPU its backward pass is twice as fast as that of sdpa
-        for module in student.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0  # a student of hidden states should hit them, not their mean over dropout
-        student.embeddings.requires_grad_(False)
+        shrink.ready_(student)
         loss = shrink.hidden_loss(teacher, KEPT)
         log = train(student, lambda step: _batch(prepared, step), folder, steps=steps, loss=loss, about=about)
         student.save_pretrained(folder / "model")

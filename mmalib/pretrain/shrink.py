@@ -11,19 +11,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from transformers import BertModel
+from transformers import BertModel, PreTrainedModel
 
 from mmalib.model.disk import keep_inputs_, keep_outputs_
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-
-
-def without_layers(teacher: BertModel, kept: Sequence[int]) -> BertModel:
-    """The teacher with these layers alone (numbers from 0)."""
-    student = copy.deepcopy(teacher)
-    student.encoder.layer = nn.ModuleList(student.encoder.layer[number] for number in kept)
-    student.config.num_hidden_layers = len(kept)
-    return student
 
 
 @torch.no_grad()
@@ -47,10 +39,20 @@ def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -
     student.config.intermediate_size = neurons
 
 
-def hidden_loss(teacher: BertModel, mapping: Sequence[int]) -> Loss:
+def ready_(student: PreTrainedModel) -> None:
+    """Set a student up to learn hidden states."""
+    student.set_attn_implementation("eager")  # on a CPU its backward pass is twice as fast as that of sdpa
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # it should hit the states, not their mean over dropout
+    student.embeddings.requires_grad_(False)
+
+
+def hidden_loss(teacher: PreTrainedModel, mapping: Sequence[int], *, noise: float = 0.0) -> Loss:
     """Distance from the teacher's hidden states: layer i of the student stands for layer `mapping[i]` (from 0).
 
     For each layer the mean squared difference over the teacher's variance: 0 for a copy, 1 for the mean of all states.
+    `noise` is added to the teacher's states, in their standard deviations.
     """
     teacher = copy.deepcopy(teacher).to(torch.bfloat16).eval().requires_grad_(False)
 
@@ -58,13 +60,15 @@ def hidden_loss(teacher: BertModel, mapping: Sequence[int]) -> Loss:
         with torch.no_grad():
             states = teacher(ids, output_hidden_states=True).hidden_states[1:]
         ours = student(ids, output_hidden_states=True).hidden_states[1:]
-        missed = [_missed(own.float(), states[number].float()) for own, number in zip(ours, mapping, strict=True)]
-        return torch.stack(missed).mean()
+        pairs = [(own.float(), states[number].float()) for own, number in zip(ours, mapping, strict=True)]
+        return torch.stack([_missed(own, theirs, noise) for own, theirs in pairs]).mean()
 
     return loss
 
 
-def _missed(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+def _missed(ours: torch.Tensor, theirs: torch.Tensor, noise: float = 0.0) -> torch.Tensor:
     """The share of the teacher's variance that is missed, from states of [rows, subwords, width]."""
     variance = theirs.var(dim=(0, 1), correction=0).mean()
+    if noise:
+        theirs = theirs + noise * variance.sqrt() * torch.randn_like(theirs)
     return (ours - theirs).pow(2).mean() / variance

@@ -39,7 +39,7 @@ class Pairs:
 class Tokens:
     """Many token sequences in one flat array: sequence i is `flat[offsets[i]:offsets[i + 1]]`."""
 
-    flat: np.ndarray  # uint16, [tokens]
+    flat: np.ndarray  # uint16, or uint32 where there are more pieces, [tokens]
     offsets: np.ndarray  # int64, [sequences + 1]
 
     def __len__(self) -> int:
@@ -110,10 +110,11 @@ def _bare(text: str) -> list[str]:
 def tokenize(tokenizer: Tokenizer, lines: list[str], *, longest: int | None = None) -> Tokens:
     """Token arrays without special tokens; lines over `longest` tokens are cut into several sequences."""
     flat: list[np.ndarray] = []
+    kind = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     for start in range(0, len(lines), 10_000):
         for encoded in tokenizer.encode_batch_fast(lines[start : start + 10_000], add_special_tokens=False):
-            ids = np.asarray(encoded.ids, dtype=np.uint16)
+            ids = np.asarray(encoded.ids, dtype=kind)
             step = longest or max(len(ids), 1)
             flat += [ids[i : i + step] for i in range(0, len(ids), step)] or [ids]
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in flat])])
-    return Tokens(np.concatenate(flat) if flat else np.zeros(0, np.uint16), offsets)
+    return Tokens(np.concatenate(flat) if flat else np.zeros(0, kind), offsets)

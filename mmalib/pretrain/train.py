@@ -30,9 +30,13 @@ def train(
     seed: int = 0,
     save_every_s: float = 300.0,
     about: dict | None = None,
+    rate: Callable[[int], float] | None = None,
+    after_step: Callable[[int], None] = lambda _: None,
 ) -> list[dict]:
     """Train in place for a number of steps; returns the log of losses.
 
+    The learning rate is multiplied by `rate(step)`, or falls in a straight line. `after_step` is called with the number
+    of steps done, where a run begins or goes on as well, and may change weights: a checkpoint holds what it leaves.
     A run found in `folder` goes on; other settings or another `about` (what the batches are drawn from) are refused,
     but the number of steps may be changed.
     """
@@ -45,6 +49,7 @@ def train(
     fresh = {"settings": settings, "step": 0, "seconds": 0.0, "window": [], "log": []}  # window: losses not in the log
     state = _resume_(folder, optimizer, named, settings) or fresh
     model.train()
+    after_step(state["step"])
     saved_at, began, spent = time.monotonic(), time.monotonic(), state["seconds"]
     bar = tqdm(total=steps, initial=state["step"], desc=folder.name, mininterval=5)
     while state["step"] < steps:
@@ -61,9 +66,10 @@ def train(
                 "the last checkpoint is untouched."
             )
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _schedule(step, steps, warm_up)
+            group["lr"] = learning_rate * (rate(step) if rate else _schedule(step, steps, warm_up))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        after_step(step + 1)
         state["window"].append(value.item())
         state["step"], state["seconds"] = step + 1, spent + time.monotonic() - began
         bar.update()

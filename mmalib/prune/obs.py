@@ -8,7 +8,7 @@ A weight that is pruned already gets gradients of 0. Its row of F is then lambda
 the inverse of F over the others: they are weighed, and moved, with the pruned ones held at 0.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,35 +20,47 @@ from mmalib.prune import sparsity
 from mmalib.prune.fisher import WAITING, BlockInverseFisher, saliency, update
 from mmalib.prune.sparsity import Criterion, Masks, Scores, group_size, weights
 
+Loss = Callable[[PreTrainedModel, int], Tensor]  # of a model, on mini-batch number 0, 1, 2 …
 
-def gradients(
-    model: PreTrainedModel,
+
+def of_rows(
     rows: Sequence[Mapping],
     tokenizer: PreTrainedTokenizerFast,
-    masks: Masks,
     *,
     num_grads: int = 1024,
     batch_size: int = 16,
     seed: int = 0,
-) -> Iterator[dict[str, Tensor]]:
-    """`num_grads` gradients of the loss over `batch_size` rows each, for the weights in `masks`, without dropout.
+) -> Loss:
+    """The model's own loss over `batch_size` rows.
 
     Rows come in an order drawn from `seed`, anew in every round through them, so that no round repeats the batches of
-    another. A weight that its mask drops has a gradient of 0. What is in `.grad` stays there.
+    another.
     """
     draw = torch.Generator().manual_seed(seed)
-    rounds = -(-num_grads * batch_size // len(rows))
+    rounds = max(1, -(-num_grads * batch_size // len(rows)))
     order = torch.cat([torch.randperm(len(rows), generator=draw) for _ in range(rounds)]).tolist()
+
+    def loss(model: PreTrainedModel, number: int) -> Tensor:
+        chosen = [rows[index] for index in order[number * batch_size : (number + 1) * batch_size]]
+        (batch,) = batches(chosen, tokenizer, batch_size)
+        return model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
+
+    return loss
+
+
+def gradients(model: PreTrainedModel, loss: Loss, masks: Masks, num_grads: int) -> Iterator[dict[str, Tensor]]:
+    """The gradients of a loss on so many mini-batches, for the weights in `masks`, without dropout.
+
+    A weight that its mask drops has a gradient of 0. What is in `.grad` stays there.
+    """
     chosen = {name: weights(model)[name] for name in masks}
     with evaluating(model, chosen.values()):
-        for start in range(0, num_grads * batch_size, batch_size):
-            batch_rows = [rows[index] for index in order[start : start + batch_size]]
-            (batch,) = batches(batch_rows, tokenizer, batch_size)
+        for number in range(num_grads):
             with torch.enable_grad():
-                loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
-                if not loss.isfinite():
-                    raise ValueError(f"The loss is {loss.item()}: training has diverged. Try a lower learning rate.")
-                of_batch = torch.autograd.grad(loss, list(chosen.values()))
+                value = loss(model, number)
+                if not value.isfinite():
+                    raise ValueError(f"The loss is {value.item()}: training has diverged. Try a lower learning rate.")
+                of_batch = torch.autograd.grad(value, list(chosen.values()))
             yield {name: gradient * masks[name] for name, gradient in zip(chosen, of_batch, strict=True)}
 
 
@@ -96,19 +108,26 @@ def criterion(
     max_gib: float = 6.0,
     seed: int = 0,
 ) -> Criterion:
-    """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them).
+    """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them)."""
+    rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
+    if not rows:
+        raise ValueError("No row has a label, so the loss has no gradient. Give rows of labelled sentences.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
+    loss = of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size, seed=seed)
+    return by_loss(loss, block_size=block_size, damp=damp, num_grads=num_grads, max_gib=max_gib)
+
+
+def by_loss(
+    loss: Loss, *, block_size: int = 50, damp: float = 1e-7, num_grads: int = 1024, max_gib: float = 6.0
+) -> Criterion:
+    """Second-order pruning for any loss.
 
     Weights whose inverses do not fit into `max_gib` are done in portions with the same gradients, once for the scores
     and once for the update, except the last portion, which waits for its update: slower, and the same result. Besides
     there are the model, one pass backwards, and two numbers a weight.
     """
-    rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
-    if not rows:
-        raise ValueError("No row has a label, so the loss has no gradient. Give rows of labelled sentences.")
     BlockInverseFisher(1, block_size, damp, num_grads)  # complains where these make no sense
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
-    drawing = {"num_grads": num_grads, "batch_size": batch_size, "seed": seed}
     inverses: dict[str, BlockInverseFisher] = {}  # of one portion at most
     plan: list[list[str]] = []  # the portions of the last scores
     size = block_size
@@ -117,7 +136,7 @@ def criterion(
         inverses.clear()  # before the next are made
         for name in names:
             inverses[name] = BlockInverseFisher(masks[name].numel(), size, damp, num_grads, model.device)
-        for of_batch in gradients(model, rows, tokenizer, {name: masks[name] for name in names}, **drawing):
+        for of_batch in gradients(model, loss, {name: masks[name] for name in names}, num_grads):
             for name, gradient in of_batch.items():
                 inverses[name].add(gradient.flatten())
 

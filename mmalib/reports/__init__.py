@@ -15,6 +15,7 @@ from mmalib.reports import (
     baselines,
     claims,
     combined,
+    compound,
     costs,
     distillation,
     figures,
@@ -31,6 +32,7 @@ TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
 NOTEBOOKS = (
     *(baselines, structured, unstructured, distillation, quantization, combined, speed, speed_real),
+    compound,
     *(languages, claims, costs),
 )
 

@@ -33,6 +33,8 @@ def table(records: list[dict]) -> pd.DataFrame:
 
 def _kind(settings: dict) -> str:
     """What tells one long run from another within a notebook."""
+    if settings["notebook"] == "08":
+        return settings["kind"]
     kind = settings[next(name for name in ("setting", "graph", "combination", "method") if name in settings)]
     if settings["notebook"] == "03" and "share" in settings:
         kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")

@@ -41,8 +41,8 @@ def of(number: Number) -> Interval:
 
 
 def f1(record: dict, language: str) -> Number:
-    """Test F1 of a run."""
-    return of_scores(record["scores"][language]["test"])
+    """Test F1 of a run, also in a further language."""
+    return of_scores((record["scores"].get(language) or record["further"][language])["test"])
 
 
 def of_scores(scores: dict) -> Number:
@@ -57,11 +57,11 @@ def over_seeds(seeds: Sequence[Seed], what: Callable[[Seed], Number]) -> Number:
     return (_seeds(len(seeds)) * each).sum(axis=1)
 
 
-def change(seeds: Sequence[Seed], part: str, against: str) -> dict[str, Number]:
+def change(seeds: Sequence[Seed], part: str, against: str, languages: Sequence[str] = LANGUAGES) -> dict[str, Number]:
     """Points of F1 that a part has more than another, by language."""
     return {
         name: over_seeds(seeds, lambda seed, name=name: 100 * (f1(seed[part], name) - f1(seed[against], name)))
-        for name in LANGUAGES
+        for name in languages
     }
 
 

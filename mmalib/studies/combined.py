@@ -60,7 +60,8 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     if name == "distil-text-q":
         train = with_unlabelled(study, train)
     rows, callbacks = taught(study, run, model, train), [gradual.Hold(masks)] if requested else []
-    how = {"unfinished": unfinished, "about": study.about(run), "embeddings": name in HALVED}
+    how = {"unfinished": unfinished, "about": study.about(run)}
+    how["embeddings"] = name in HALVED or "embeddings" in settings
     how |= {"loss": distill.loss(**TEACHER), "callbacks": callbacks}
     size, facts = int8_training.learn(settings, model, rows, dev, folder, **how)
     to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)

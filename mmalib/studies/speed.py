@@ -43,12 +43,17 @@ def shape(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def sizes(folder: Path) -> dict:
-    """Megabytes of the graph with its weights, as it is and by gzip (level 6, the tool's own)."""
+    """Megabytes of the graph with its weights, as it is and by gzip."""
+    return {"megabytes": export.size_mb(folder), "gzip_megabytes": gzip_mb(runtimes.locate(folder))}
+
+
+def gzip_mb(path: Path) -> float:
+    """Megabytes of a file by gzip (level 6, the tool's own)."""
     packer, size = zlib.compressobj(6, wbits=31), 0  # 31: with the header and the checksum of gzip
-    with open(runtimes.locate(folder), "rb") as file:
+    with open(path, "rb") as file:
         while block := file.read(1 << 20):
             size += len(packer.compress(block))
-    return {"megabytes": export.size_mb(folder), "gzip_megabytes": (size + len(packer.flush())) / 1e6}
+    return (size + len(packer.flush())) / 1e6
 
 
 def base_folder(study: Study) -> Path:

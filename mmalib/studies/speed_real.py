@@ -4,6 +4,7 @@
 another run has left, beside the F1 that its record tells.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import zip_longest
@@ -64,7 +65,7 @@ def trained(study: Study, run: Run, unfinished: Path) -> dict:
     rows = speed.measured(settings, {settings["folder"]: graph}, settings["runtimes"], base)
     own = speed.measured(settings, {"its own dense version": dense}, ["onnxruntime"], base)
     is_int8 = "quantization" in store.read_json(graph / disk.PROVENANCE)
-    f1_in = _scored(study, run, graph) if is_int8 else {}
+    f1_in = scored(study, settings["runtimes"], settings["scored_sentences"], graph) if is_int8 else {}
     f1 = _f1(other, settings["folder"].removeprefix(settings["model"]).removeprefix("-"))
     return {"throughput": rows, "dense": own, "f1": f1, "f1_in": f1_in}
 
@@ -80,13 +81,11 @@ def exported(folder: Path, target: Path) -> Path:
     return graph
 
 
-def _scored(study: Study, run: Run, folder: Path) -> dict[str, dict[str, float]]:
-    """Test F1 by language of a graph in each of its runtimes that is here."""
-    settings, size = run.settings, study.profile.max_length
-    tokenizer, scores = load_tokenizer(str(folder.resolve())), {}
-    cap = settings["scored_sentences"]
+def scored(study: Study, names: Sequence[str], cap: int | None, folder: Path) -> dict[str, dict[str, float]]:
+    """Test F1 by language of a graph in each of these runtimes that is here."""
+    tokenizer, size, scores = load_tokenizer(str(folder.resolve())), study.profile.max_length, {}
     tests = {language: fewer(splits["test"], cap) for language, splits in study.corpora.items()}
-    for runtime in dict.fromkeys(map(runtimes.numbers, settings["runtimes"])):
+    for runtime in dict.fromkeys(map(runtimes.numbers, names)):
         try:
             with runtimes.load(folder, machine.threads(), runtime) as session:
                 if runtime in SPARSE:

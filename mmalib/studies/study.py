@@ -9,7 +9,9 @@ unfinished lies in a folder that carries the settings' digest, the record is wri
 locked while it is made, whoever makes it, and by nobody else.
 """
 
+import dataclasses
 import importlib
+import os
 import shutil
 from collections.abc import Iterable
 from functools import cached_property
@@ -37,6 +39,14 @@ MAKERS = {  # kind of run → module and function: (study, run, folder for what 
     "shape": "speed.shape",
     "text": "speed_real.text",
     "trained": "speed_real.trained",
+    "layers": "compound.drop",
+    "compound": "unstructured.prune",
+    "compound int8": "compound.quantize",
+    "compound speed": "compound.measure",
+    "held": "compound.hold",
+    "upstream": "upstream.prune",
+    "transfer": "upstream.transfer",
+    "ablation": "unstructured.one_shot",
 }
 
 
@@ -49,9 +59,14 @@ class Study:
         self.top, self.home, self.data = Path(runs), Path(runs) / profile.name, data
 
     @classmethod
-    def open(cls, profile: str | Profile = "quick", runs: str | Path = "runs", data: str | None = None) -> "Study":
-        """The study of a profile in the folder `runs`; `data` as in `corpus.load`."""
-        return cls(load_profile(profile) if isinstance(profile, str) else profile, Path(runs), data or None)
+    def open(
+        cls, profile: str | Profile = "quick", runs: str | Path = "runs", data: str | None = None, text: str = ""
+    ) -> "Study":
+        """The study of a profile in the folder `runs`; `data` as in `corpus.load`, `text` a folder of plain text."""
+        profile = load_profile(profile) if isinstance(profile, str) else profile
+        if text := text or os.environ.get("MMALIB_TEXT"):
+            profile = dataclasses.replace(profile, text_folder=str(Path(text).expanduser().resolve()))
+        return cls(profile, Path(runs), data or None)
 
     def vary(self, **changes: object) -> "Study":
         """The same study with other settings of its profile; the runs that come out otherwise lie beside its own."""

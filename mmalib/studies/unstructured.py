@@ -20,7 +20,7 @@ from mmalib.model.backbones import load_model
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
 from mmalib.plan import Run
-from mmalib.prune import gradual, magnitude, movement, obs, sparsity
+from mmalib.prune import gradual, magnitude, mfac, movement, obs, sparsity
 from mmalib.records import store
 from mmalib.studies.distillation import taught
 from mmalib.studies.finish import english, kept, recipe_after
@@ -32,11 +32,11 @@ APART = 0.1  # sparsity between two mask updates that are measured on the way
 def prune(study: Study, run: Run, unfinished: Path) -> dict:
     """Prune a baseline gradually, score it on the way and in the end.
 
-    A taught model also learns from the dense one's label distribution while it is pruned and after. Notebook 06 goes on
-    from its end alone, so it is not scored on the way.
+    A taught model also learns from the dense one's label distribution while it is pruned and after. Notebooks 06 and 08
+    go on from its end alone, so it is not scored on the way.
     """
     settings = run.settings
-    model, tokenizer = study.model(run.needs["base"])
+    model, tokenizer = study.model(run.needs.get("start", run.needs["base"]))
     train, dev = english(study, tokenizer)
     loss, measure = None, None
     if "hardness" in settings:
@@ -53,17 +53,21 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
-    """Prune a baseline at once, without training after it, at every point of its settings; a point of a curve each."""
+    """Prune a baseline at once, without training after it, at every point of its settings; a point of a curve each.
+
+    A point of an ablation has a value of its own for the setting that `varies`.
+    """
     settings = run.settings
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     dense, tokenizer = study.model(run.needs["base"])
     train = encode_split(study.corpora["en"]["train"], tokenizer, settings["max_length"])
     rows = training_rows(train, dense.config.label2id)
-    worth = criterion(settings, dense, tokenizer, rows)
-    for share, pattern in settings["points"][len(store.points(unfinished)) :]:
-        model = copy.deepcopy(dense)
-        sparsity.one_shot_(model, worth, share, pattern)
+    for share, pattern, *value in settings["points"][len(store.points(unfinished)) :]:
+        model, own = copy.deepcopy(dense), settings | ({settings["varies"]: value[0]} if value else {})
+        worth, steps = criterion(own, dense, tokenizer, rows), own.get("steps", 1)
+        sparsity.one_shot_(model, worth, share, pattern, steps=steps)
         point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)["total"]}
+        point |= {"value": value[0]} if value else {}
         scores = score(model, tokenizer, to_score, max_length=settings["max_length"])
         store.add_point(unfinished, {**point, "scores": scores})
     return {"curve": store.points(unfinished)}
@@ -102,7 +106,7 @@ def _gradually(
     number = max(2, min(number, int(steps * (1 - begin / pruned_by))))  # one update a step at most
     updates = gradual.schedule(settings["schedule"], begin, pruned_by, settings["initial"], settings["share"], number)
     worth = criterion(settings, model, dev.tokenizer, rows)
-    callback = gradual.Pruning(worth, updates, score=measure, apart=APART)
+    callback = gradual.Pruning(worth, updates, pattern=settings["pattern"], score=measure, apart=APART)
     rate, stretches = settings["rate"] * settings["rate_after"], settings["stretches"]
     rewinds = [pruned_by * stretch / stretches for stretch in range(1, stretches + 1)]
     rates = {"rewinds": rewinds, "end_rate": settings["end_rate"] * rate}
@@ -127,6 +131,9 @@ def criterion(
         return magnitude.criterion()
     if settings["method"] == "movement":
         return movement.criterion(settings["score_rate"], per_matrix=settings["per_matrix"])
+    if settings["method"] == "matrix-free":
+        how = {"num_grads": settings["fisher_gradients"], "batch_size": settings["fisher_batch"]}
+        return mfac.criterion(rows, tokenizer, damp=settings["damp"], **how)
     size = settings["fisher_block"]
     obs.check(model, settings.get("pattern", "1"), block_size=size)  # before anything is trained
     return obs.criterion(

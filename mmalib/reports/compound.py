@@ -1,0 +1,259 @@
+"""Notebook 08, from records: what the Optimal BERT Surgeon's tables and figures become in more than one language.
+
+Their tables 3 and 17 (compound), 1 (patience), 2 (upstream), 4 (2:4), their figure 2 and their ablations. Every row has
+F1 on the test sets and what is left of the dense baseline's: of English, and of Spanish and Dutch in the mean. Theirs
+stand beside as printed: F1 on SQuAD in percent, of which they take shares of BERT base's 88.54.
+"""
+
+from collections.abc import Callable
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmalib.plan import ABLATIONS, PATTERNS, UPSTREAM, of_kind
+from mmalib.reports import figures, speed, tables
+from mmalib.reports.compare import of_part, retention
+from mmalib.reports.speed_real import front
+from mmalib.reports.unstructured import NAMES
+
+THEIR_DENSE = 88.54
+FORMS = ("dense", *PATTERNS, "int8", "4-block int8")
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse": "DeepSparse", "torch": "PyTorch int8"}
+KEPT = {"English kept %": "#4477AA", "unseen kept %": "#AA3377"}  # and their colours
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    made = {"table_layers": layers(records), "table_compound": compound(records), "table_patience": patience(records)}
+    made |= {"table_upstream": upstream(records), "table_2_of_4": two_of_four(records)}
+    made |= {"table_ablations": ablations(records), "table_upstream_backbones": backbones(records)}
+    drawn: dict = {name: table for name, table in made.items() if len(table)}
+    if "table_compound" in drawn:
+        drawn["compound"] = recall(drawn["table_compound"])
+    if "table_ablations" in drawn:
+        drawn["ablations"] = ablation_curves(drawn["table_ablations"])
+    return drawn
+
+
+def layers(records: list[dict]) -> pd.DataFrame:
+    """Layers dropped in every way: F1 as they are left, and tuned with the whole model as teacher."""
+    rows = []
+    for record in of_kind(records, "layers"):
+        settings, at_once = record["settings"], record["at_once"]
+        row = {"layers": settings["layers"], "which stay": settings["choice"]}
+        row |= {"numbers, from 0": " ".join(map(str, record["stay"]))}
+        row |= {f"{name} at once": round(_f1(at_once[name]), 3) for name in figures.COLOURS}
+        rows.append(row | _scores(record, records))
+    return pd.DataFrame(rows).sort_values("layers", ascending=False, kind="stable") if rows else pd.DataFrame()
+
+
+def compound(records: list[dict]) -> pd.DataFrame:
+    """Their tables 3 and 17 in one, of trained models: F1, weights left, size, speed-ups; theirs beside.
+
+    Speed-ups are over dense float32 XLM-R base in ONNX Runtime, at the largest batch; `over own dense` is the quotient
+    of two in DeepSparse, as theirs is. F1 of int8 is that of the graph in ONNX Runtime.
+    """
+    timed, rows = sorted(of_kind(records, "compound speed"), key=_order), []
+    dense = best(timed[0]).get("deepsparse") if timed and timed[0]["settings"]["form"] == "dense" else None
+    for record in timed:
+        settings, model = record["settings"], of_part(record, "model", records)
+        fastest, size = best(record), next(iter(record["sizes"].values()))
+        depth, share, form = (settings[name] for name in ("layers", "share", "form"))
+        ours, theirs = fastest.get("deepsparse"), printed(depth, share, form)
+        row = {"layers": depth, "zeros": f"{share:.0%}", "form": form} | (_scores(model, records) if model else {})
+        row |= {"paper F1 kept %": theirs.get("kept"), "million weights left": _millions(size["weights_left"])}
+        row |= {"MB": round(size["megabytes"], 1), "MB by gzip": round(size["gzip_megabytes"], 1)}
+        row |= {"paper MB": theirs.get("gzip_mb")}
+        row |= {title: speed.rounded(fastest.get(name, {}).get("ratio"), 2) for name, title in RUNTIMES.items()}
+        row |= {"over own dense": round(ours["ratio"] / dense["ratio"], 2) if ours and dense else None}
+        row |= {"paper speed-up": theirs.get("speedup"), "batch": max(settings["batches"])}
+        means = {name: np.mean(list(f1.values())) for name, f1 in record["f1_in"].items()}
+        row |= {"mean F1 in": ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())}
+        failed = sorted({row["runtime"].split(":")[0] for row in record["throughput"] if "failed" in row})
+        note = [f"failed: {', '.join(failed)}"] * bool(failed)
+        note += ["busy machine"] * any(row.get("busy") for row in record["throughput"])
+        rows.append(row | {"note": "; ".join(note)})
+    return pd.DataFrame(rows)
+
+
+def best(record: dict) -> dict[str, dict]:
+    """The speed-up in each runtime at the largest batch, of its fastest setting."""
+    largest = max(record["settings"]["batches"])
+    rows = [row for row in record["throughput"] if row["batch"] == largest and "failed" not in row]
+    rows.sort(key=speed.chosen_by)  # the last one of a runtime counts
+    return {row["runtime"].split(":")[0]: row | speed.reported(row) for row in rows}
+
+
+def printed(depth: int, share: float, form: str) -> dict:
+    """What they print of one of these models: share of F1 kept, speed-up, megabytes."""
+    method = {"dense": "unstructured", "int8": "4-block + QAT", "4-block int8": "4-block + QAT"}.get(form, form)
+    quality, table = tables.paper("obert 3"), tables.paper("obert")
+    about = [f"SQuAD {depth} layers", 100 * share, method]
+    rows = quality[(quality[["task", "sparsity", "method"]] == about).all(axis=1)]
+    theirs = {} if rows.empty else {"kept": round(100 * rows["value"].iloc[0] / THEIR_DENSE, 2)}
+    about = [depth, 100 * share, "none" if form == "dense" else method.replace(" ", "")]
+    rows = table[(table[["layers", "sparsity", "method"]] == about).all(axis=1)]
+    return theirs | {name: row[name] for row in rows.to_dict("records") for name in ("speedup", "gzip_mb")}
+
+
+def patience(records: list[dict]) -> pd.DataFrame:
+    """Their table 1: the recipes of 10 and of 30 epochs, of the model with fewer layers."""
+    rows = [
+        {"pruned": f"{settings['layers']} layers, second order", "sparsity": f"{settings['share']:.0%}"}
+        | {"recipe": settings["recipe"]}
+        | {"epochs pruned and after": f"{settings['pruning_epochs']:g} + {settings['sparse_epochs']:g}"}
+        | _scores(record, records)
+        for record in of_kind(records, "compound")
+        if "recipe" in (settings := record["settings"])
+    ]
+    return _beside(rows, 1, lambda row: {"pruned": row["method"], "recipe": f"{row['epochs']:.0f} epochs"})
+
+
+def upstream(records: list[dict]) -> pd.DataFrame:
+    """Their table 2: pruned before the task on plain text, and on the task; mean over seeds."""
+    rows, there = [], set()
+    for record in of_kind(records, "transfer"):
+        criterion, share, languages = UPSTREAM[record["settings"]["upstream"]]
+        read = (of_part(record, "start", records) or {}).get("read", {"source": "not there"})
+        row = {"pruned": f"upstream, {NAMES[criterion]}", "sparsity": f"{share:.0%}", "text": " ".join(languages)}
+        rows.append((record, row | {"from": read["source"]}))
+        there.add((record["settings"]["label"], record["settings"]["seed"]))
+    for record in of_kind(records, "gradual"):
+        settings = record["settings"]
+        if "hardness" in settings and (settings["label"], settings["seed"]) in there:
+            row = {"pruned": "downstream, second order", "sparsity": f"{settings['share']:.0%}", "text": "en, labels"}
+            rows.append((record, row | {"from": "notebook 03"}))
+    if not rows:
+        return pd.DataFrame()
+    keys = [*rows[0][1], "model", "source"]
+    made = pd.DataFrame(row | {"seeds": 1} | _scores(record, records) for record, row in rows)
+    grouped = made.groupby(keys, sort=False)
+    mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped["seeds"].sum())
+    made = _beside(mean.reset_index().to_dict("records"), 2, lambda row: {"pruned": row["method"]})
+    return made.astype({"seeds": "Int64"})
+
+
+def backbones(records: list[dict]) -> pd.DataFrame:
+    """The backbones that pruning upstream has left, each a folder for anyone to tune."""
+    return pd.DataFrame(
+        {"backbone": record["run"], "made from": settings["label"], "zeros": f"{record['sparsity']['measured']:.0%}"}
+        | {"by": NAMES[settings["method"]], "text": " ".join(record["read"]["subwords"])}
+        | {"from": record["read"]["source"], "million subwords read": f"{record['read']['total'] / 1e6:.2f}"}
+        | {"million encoder weights left": _millions(record["size"]["weights_left"])}
+        | {"MB": round(record["size"]["megabytes"], 1), "MB by gzip": round(record["size"]["gzip_megabytes"], 1)}
+        for record in of_kind(records, "upstream")
+        if (settings := record["settings"])
+    )
+
+
+def two_of_four(records: list[dict]) -> pd.DataFrame:
+    """Their table 4: half of every four weights gone, at once and after an epoch with masks held."""
+    rows = []
+    for record in of_kind(records, "held"):
+        row = {"criterion": NAMES[record["settings"]["method"]], "sparsity": "50%"}
+        rows.append(row | {"epochs after": "0"} | _scores(record, records, record["at_once"]))
+        rows.append(row | {"epochs after": f"{record['settings']['held_epochs']:g}"} | _scores(record, records))
+    rows.sort(key=lambda row: row["epochs after"])
+    return _beside(rows, 4, lambda row: {"criterion": row["method"], "epochs after": f"{row['epochs']:.0f}"})
+
+
+def ablations(records: list[dict]) -> pd.DataFrame:
+    """Test F1 of second order at once with other gradients, blocks, damping and sub-steps, and without blocks."""
+    runs = sorted(of_kind(records, "ablation"), key=lambda record: list(ABLATIONS).index(record["settings"]["line"]))
+    return pd.DataFrame(
+        {"varied": record["settings"]["line"], "value": point["value"], "sparsity": f"{point['share']:.0%}"}
+        | {name: round(_f1(point["scores"][name]), 3) for name in figures.COLOURS}
+        for record in runs
+        for point in record["curve"]
+    )
+
+
+def recall(table: pd.DataFrame) -> Figure:
+    """Their figure 2 for two: F1 kept against speed-up and against size; a line joins what no other model beats."""
+    fastest = table[list(RUNTIMES.values())].astype(float).max(axis=1)
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(6.9, 2.7))
+        panels = drawn.subplots(1, 2, sharey=True)
+        for axes, values, sign in zip(panels, (fastest, table["MB by gzip"]), (1, -1), strict=True):
+            for name, colour in KEPT.items():
+                points = pd.DataFrame({"x": values, "y": table[name]}).dropna().sort_values("x")
+                axes.plot(points["x"], points["y"], "o", color=colour, alpha=0.4, markeredgewidth=0)
+                line = points[front((sign * points["x"]).tolist(), points["y"].tolist())]
+                axes.plot(
+                    line["x"],
+                    line["y"],
+                    color=colour,
+                    label=name.replace("unseen", "unseen languages").removesuffix(" kept %"),
+                )
+        panels[0].set_xlabel("speed-up over dense XLM-R base in ONNX Runtime,\nof the fastest runtime")
+        panels[1].set_xlabel("MB by gzip")
+        panels[0].set_ylabel("% of the dense F1 kept, test")
+        panels[1].legend()
+    return drawn
+
+
+def ablation_curves(table: pd.DataFrame) -> Figure:
+    """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
+    panels = list(table.groupby("varied", sort=False))
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(1.6 + 1.5 * len(panels), 2.4))
+        for axes, (name, rows) in zip(
+            drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+        ):
+            for share, points in rows.sort_values("value").groupby("sparsity"):
+                style = (0, (2, 2)) if share == max(table["sparsity"]) else "-"
+                for language, colour in figures.COLOURS.items():
+                    label = f"{figures.LANGUAGE_NAMES[language]}, {share}"
+                    axes.plot(points["value"], points[language], "o", linestyle=style, color=colour, label=label)
+            axes.set_xscale("log")
+            values = sorted(set(rows["value"]))
+            axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=6)
+            axes.set_xticks([], minor=True)
+            axes.set_title({"matrix-free": "gradients, no blocks"}.get(name, name), loc="left")
+        axes.set_ylim(0, 1)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        drawn.supylabel("test F1, pruned at once", fontsize=8)
+    return drawn
+
+
+def _scores(record: dict, records: list[dict], scores: dict | None = None) -> dict:
+    """Test F1 by language, what is kept of the dense baseline's, and F1 in further languages."""
+    settings, base, scores = record["settings"], of_part(record, "base", records), scores or record["scores"]
+    base = base or (record if settings["kind"] == "baseline" else None)
+    left = retention(scores, base["scores"], "test") if base else dict.fromkeys(scores, np.nan)
+    row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"}
+    row |= {name: round(_f1(scores[name]), 3) for name in figures.COLOURS}
+    row |= dict(zip(KEPT, (round(left["en"], 1), round(np.mean([left["es"], left["nl"]]), 1)), strict=True))
+    return row | {
+        name: round(_f1(of), 3) for name, of in record.get("further", {}).items() if scores is record["scores"]
+    }
+
+
+def _millions(number: int) -> float:
+    return float(f"{number / 1e6:.3g}")
+
+
+def _f1(splits: dict) -> float:
+    return splits["test"]["f1"]
+
+
+def _order(record: dict) -> tuple:
+    settings = record["settings"]
+    return -settings["layers"], settings["share"], FORMS.index(settings["form"])
+
+
+def _beside(rows: list[dict], number: int, about: Callable[[dict], dict]) -> pd.DataFrame:
+    """Our rows, if any, and below them those of one of their tables."""
+    theirs = tables.paper(f"obert {number}").fillna(0)
+    of_paper = [
+        {
+            **about(row),
+            "sparsity": f"{row['sparsity']:.0f}%",
+            "source": f"paper, {row['task']}",
+            "paper F1": row["value"],
+        }
+        for row in theirs[theirs["metric"] == "F1"].to_dict("records")
+    ]
+    return pd.DataFrame([*rows, *of_paper] if rows else [])

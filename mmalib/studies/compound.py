@@ -1,0 +1,93 @@
+"""Compound compression (Kurtic et al. 2022, The Optimal BERT Surgeon): layers dropped, blocks pruned, int8 on top.
+
+    layers          a tuned baseline that has lost layers (`prune.layers`), tuned again with its whole self as teacher
+    compound        such a model, or the whole one, pruned by second order with that teacher, singly or in blocks of
+                    four (`unstructured.prune`), also by their recipes as they are printed
+    compound int8   the same trained on under fake quantization, zeros held, the teacher still there; embeddings are
+                    int8 as well. It leaves the graph in both forms, since no runtime runs both fast
+    compound speed  what such a model weighs, and its speed beside the dense baseline in every runtime
+    held            half of every four weights gone at once, and an epoch with masks held after it
+
+F1 is that of the model in PyTorch, of int8 that of the graph in ONNX Runtime, and in the record of its speed that of
+every other runtime.
+"""
+
+from pathlib import Path
+
+from mmalib.data.corpus import fewer, fewer_to_score
+from mmalib.data.subwords import batches, encode_split, training_rows
+from mmalib.graph import quantize as int8
+from mmalib.model import disk, distill
+from mmalib.model.evaluate import score
+from mmalib.model.finetune import Recipe, finetune
+from mmalib.plan import IMPORTANCE_BATCH, Run
+from mmalib.prune import gradual, layers, sparsity
+from mmalib.records import store
+from mmalib.studies import combined, speed, speed_real, unstructured
+from mmalib.studies.distillation import taught
+from mmalib.studies.finish import english, kept, recipe_after
+from mmalib.studies.study import Study
+
+
+def drop(study: Study, run: Run, unfinished: Path) -> dict:
+    """Drop layers of a baseline, score what is left as it is, tune it with the teacher, keep and score it."""
+    settings = run.settings
+    model, tokenizer = study.model(run.needs["base"])
+    depth, losses = len(layers.layers(model)), []
+    if settings["choice"] == "loss":
+        weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
+        rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
+        losses = layers.losses_without(model, batches(rows, tokenizer, IMPORTANCE_BATCH))
+    stay = layers.choose(depth, settings["layers"], settings["choice"], losses)
+    model = layers.without(model, stay)
+    to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
+    at_once = score(model, tokenizer, to_score, max_length=settings["max_length"])
+    recipe = recipe_after(settings, settings["distil_epochs"])
+    parts = {"stay": stay, "losses_without": losses, "at_once": at_once}
+    return tuned(study, run, (model, tokenizer), recipe, unfinished) | parts
+
+
+def quantize(study: Study, run: Run, unfinished: Path) -> dict:
+    """The int8 graph that `combined.combine` leaves, and the same in the form of the open runtimes."""
+    parts = combined.combine(study, run, unfinished)
+    how = {"ranges": parts["ranges"], "format": "qdq", "embeddings": True, "provenance": study.about(run)}
+    int8.quantize(unfinished / "float", study.folder(run.leaves[1]), kind="qat", **how)
+    return parts
+
+
+def measure(study: Study, run: Run, unfinished: Path) -> dict:
+    """Size and speeds of every form of a model, in turns with dense float32 XLM-R base; F1 of int8 in each runtime."""
+    settings, model = run.settings, study.plan[run.needs["model"]]
+    base, rows, sizes, f1_in = speed.base_folder(study), [], {}, {}
+    for leaf, names in zip(model.leaves, settings["runtimes"], strict=True):
+        graph = speed_real.exported(study.folder(leaf), unfinished)
+        rows += speed.measured(settings, {settings["model"]: graph}, names, base)
+        about = store.read_json(graph / disk.PROVENANCE)
+        sizes[leaf] = speed.sizes(graph) | {"weights_left": round(about["encoder_weights"] * (1 - about["sparsity"]))}
+        if "int8" in settings["form"]:
+            f1_in |= speed_real.scored(study, names, model.settings["int8_sentences"], graph)
+    return {"throughput": rows, "sizes": sizes, "f1_in": f1_in}
+
+
+def hold(study: Study, run: Run, unfinished: Path) -> dict:
+    """Prune a baseline at once, then train it with masks held and its dense self as teacher."""
+    settings = run.settings
+    model, tokenizer = study.model(run.needs["base"])
+    train = encode_split(study.corpora["en"]["train"], tokenizer, settings["max_length"])
+    worth = unstructured.criterion(settings, model, tokenizer, training_rows(train, model.config.label2id))
+    sparsity.one_shot_(model, worth, settings["share"], settings["pattern"])
+    at_once = score(model, tokenizer, study.corpora, max_length=settings["max_length"])
+    recipe = recipe_after(settings, settings["held_epochs"])
+    return tuned(study, run, (model, tokenizer), recipe, unfinished) | {"at_once": at_once}
+
+
+def tuned(study: Study, run: Run, pair: tuple, recipe: Recipe, unfinished: Path) -> dict:
+    """Train a model (and its tokenizer) on English, taught by the dense baseline, zeros held; keep and score it."""
+    (model, tokenizer), settings = pair, run.settings
+    train, dev = english(study, tokenizer)
+    rows, held = taught(study, run, model, train), gradual.Hold(sparsity.masks_of(model))
+    loss = distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
+    how = {"folder": unfinished, "seed": settings["seed"], "loss": loss, "callbacks": [held]}
+    model, history = finetune(model, rows, dev, recipe, **how)
+    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
+    return kept(study, run, model, tokenizer, history, sparsity=zeros, parameters=model.num_parameters())

@@ -1,0 +1,158 @@
+"""Pruned before the task is known (Kurtic et al. 2022, "upstream"), then tuned with masks held ("sparse transfer").
+
+    upstream    a backbone, pruned while it learns on plain text to have the hidden states of its dense self; it is
+                left as a backbone of its own, with a card, for anyone to tune
+    transfer    that backbone tuned on English entities as any other, masks held, with the dense baseline as teacher
+
+The text is English, Spanish and Dutch in equal parts, or as many subwords of English alone. It comes from a folder as
+in notebook 00, without the lines that hold a sentence of an evaluation set, or else it is the sentences of the training
+sets, without labels.
+
+At the dense model the objective is 0, and so is its gradient: its empirical Fisher would say nothing. Here it is that
+of a Gaussian around the hidden states, as wide as they vary: for its gradients, and for nothing else, such noise is
+added to the teacher's states, and the loss is the likelihood of a subword's states.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalib.model import disk
+from mmalib.model.backbones import layers, load_model, load_tokenizer, locate
+from mmalib.model.finetune import rate_at
+from mmalib.plan import THREE, Run
+from mmalib.pretrain import batches, shrink, text
+from mmalib.pretrain.train import train
+from mmalib.prune import gradual, magnitude, obs, sparsity
+from mmalib.prune.layers import choose
+from mmalib.records import clock, store
+from mmalib.studies.compound import tuned
+from mmalib.studies.finish import recipe
+from mmalib.studies.speed import gzip_mb
+from mmalib.studies.study import Study
+
+CARD = """# {run}
+
+The backbone `{backbone}` with {share:.0%} of its encoder's weights at zero, by {method}, chosen while it read {total:,}
+subwords of {source} ({subwords}) beside its dense self, whose hidden states it learnt. It has seen no label.
+{megabytes:.1f} MB, {gzip_megabytes:.1f} MB by gzip; {weights_left:,} encoder weights are left.
+
+Tune it with its zeros held: `mmalib.model.backbones.load_model(folder, sparse=True)`, and
+`mmalib.prune.gradual.Hold(mmalib.prune.sparsity.masks_of(model))` as a callback of the training.
+"""
+
+
+def prune(study: Study, run: Run, unfinished: Path) -> dict:
+    """Prune a backbone on plain text, and leave it as a backbone."""
+    settings, folder = run.settings, study.folder(run.name)
+    tokenizer = load_tokenizer(settings["backbone"])
+    material, about = read(study, settings, tokenizer)
+    teacher = load_model(settings["backbone"], seed=settings["seed"]).base_model
+    student, masks = copy.deepcopy(teacher), {}
+    shrink.ready_(student)
+    draw = partial(batches.draw, material, tokens=settings["upstream_batch"])
+    epoch, epochs = settings["upstream_subwords"] / settings["upstream_batch"], settings["upstream_epochs"]
+    steps, moments, worth = round(epochs * epoch), when(settings), _criterion(settings, teacher, draw)
+
+    def hold(step: int) -> None:
+        masks.update(masks or sparsity.masks_of(student))
+        if step in moments:
+            masks.update(sparsity.prune_(student, worth, moments[step], "1", masks, 1))
+        sparsity.apply_(student, masks)
+
+    rewound = settings["rewinds_an_epoch"]
+    rewinds = [round(number * epoch / rewound) for number in range(1, int(epochs * rewound))]
+    how = {"loss": shrink.hidden_loss(teacher, range(len(layers(teacher)))), "after_step": hold}
+    how |= {"rate": partial(rate_at, total=steps, warm_up=min(200, steps // 10), rewinds=rewinds, floor=0.0)}
+    how |= {"learning_rate": settings["rate"], "seed": settings["seed"], "about": {"run": run.digest}}
+    with clock.phase("training"):
+        log = train(student, partial(draw, seed=settings["seed"]), unfinished, steps=steps, **how)
+    zeros = sparsity.measured(student)
+    disk.save(student, tokenizer, folder, about=study.about(run))
+    size = {"megabytes": disk.size_mb(folder), "gzip_megabytes": gzip_mb(folder / disk.WEIGHTS)}
+    size["weights_left"] = sum(int(mask.sum()) for mask in masks.values())
+    about["total"] = steps * settings["upstream_batch"]
+    store.write_atomic(folder / "README.md", CARD.format(run=run.name, **settings, **about, **size))
+    zeros = {"requested": settings["share"], "measured": zeros["total"], "layers": zeros["layers"]}
+    return {"history": {"log": log}, "sparsity": zeros, "read": about, "size": size}
+
+
+def transfer(study: Study, run: Run, unfinished: Path) -> dict:
+    """Tune a backbone that was pruned upstream, masks held; keep and score it."""
+    folder, backbone = study.folder(run.needs["start"]).resolve(), run.settings["backbone"]
+    tokenizer, theirs = load_tokenizer(str(folder)), load_tokenizer(backbone)
+    if tokenizer.get_vocab() != theirs.get_vocab():
+        raise ValueError(
+            f"{folder} has a vocabulary of {len(tokenizer)} pieces that is not that of {backbone}, which has "
+            f"{len(theirs)}. Delete that folder: {backbone} is then pruned upstream again."
+        )
+    model = load_model(str(folder), seed=run.settings["seed"], sparse=True)
+    return tuned(study, run, (model, tokenizer), recipe(run.settings), unfinished)
+
+
+def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[batches.Material, dict]:
+    """The text of a run, no more of each language than an epoch draws of it, and what is told of it."""
+    folder, languages, tokens = study.profile.text_folder, settings["languages"], {}
+    lines = _lines(folder, languages)
+    cap = -(-settings["upstream_subwords"] // len(languages))
+    secret = [words for of in study.corpora.values() for split in ("dev", "test") for words in of[split]["words"]]
+    secret += [words for test in study.corpora.further.values() for words in test["words"]]
+    for name in languages:
+        known = lines.get(name) or [" ".join(words) for words in study.corpora[name]["train"]["words"]]
+        leaks = set(text.leaked(known, secret)) if folder else ()
+        ordered = [
+            known[place] for place in np.random.default_rng(0).permutation(len(known)) if known[place] not in leaks
+        ]
+        enough = int(np.searchsorted(np.cumsum([len(line) for line in ordered]), 8 * cap)) + 1  # by their letters
+        found = text.tokenize(tokenizer.backend_tokenizer, ordered[:enough], longest=settings["max_length"] - 2)
+        until = int(np.searchsorted(found.offsets, cap, side="right"))
+        tokens[name] = text.Tokens(found.flat[: found.offsets[until - 1]], found.offsets[:until])
+    source = "a folder of text" if folder else f"the training sentences of {settings['corpus']}"
+    about = {"source": source, "subwords": {name: len(of.flat) for name, of in tokens.items()}}
+    return batches.Material(tokens, dict.fromkeys(tokens, 1.0)), about
+
+
+def check(study: Study) -> None:
+    """Refuse what would fail hours later: layers that the teacher does not have, a language without text."""
+    depths, teacher = study.profile.depths, study.profile.teacher
+    depth = AutoConfig.from_pretrained(locate(teacher)).num_hidden_layers
+    for number in depths:
+        choose(depth, number, "evenly")
+    if depths[0] != depth:
+        raise ValueError(f"depths begins with {depths[0]}, and {teacher} has {depth} layers. Let it begin with these.")
+    _lines(study.profile.text_folder, THREE)
+
+
+def _lines(folder: str | None, languages: Sequence[str]) -> dict[str, list[str]]:
+    """The lines of a folder by language, if there is one."""
+    lines = text.read_text(Path(folder)) if folder else {}
+    if absent := [name for name in languages if folder and not lines.get(name)]:
+        raise ValueError(f"{folder} has no text in {absent[0]}: its file is absent or empty. Give a line a sentence.")
+    return lines
+
+
+def when(settings: dict) -> dict[int, float]:
+    """The steps before which masks change, evenly from the first one on, each with the sparsity from there on."""
+    number = max(1, round(settings["upstream_epochs"] * settings["updates_an_epoch"]))
+    between = settings["upstream_subwords"] / settings["upstream_batch"] / settings["updates_an_epoch"]
+    moments = gradual.schedule("cubic", 0, (number - 1) * between, settings["initial"], settings["share"], number)
+    return {round(step): share for step, share in moments}
+
+
+def _criterion(settings: dict, teacher: PreTrainedModel, draw: Callable) -> sparsity.Criterion:
+    if settings["method"] == "magnitude":
+        return magnitude.criterion()
+    noisy = shrink.hidden_loss(teacher, range(len(layers(teacher))), noise=1.0)
+
+    def loss(model: PreTrainedModel, number: int) -> torch.Tensor:
+        torch.manual_seed(number)
+        ids = draw(number, seed=settings["seed"] + 1000).to(model.device)
+        return model.config.hidden_size / 2 * noisy(model, ids)  # a subword's, in the mean over layers
+
+    sizes = {"num_grads": settings["fisher_gradients"], "block_size": settings["fisher_block"]}
+    return obs.by_loss(loss, damp=settings["damp"], **sizes)
