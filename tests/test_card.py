@@ -117,9 +117,8 @@ def test_the_hub_reads_f1_before_and_after_by_language_and_split(graph):
         ["eriktks/conll2003"],
     )
     assert data.model_name == "fast" and data.language == ["en", "es", "nl", "fr"]
-    found = {
-        (r.dataset_type, r.dataset_config, r.dataset_split, r.metric_name): r.metric_value for r in data.eval_results
-    }
+    names = ("dataset_type", "dataset_config", "dataset_split", "metric_name")
+    found = {tuple(getattr(one, name) for name in names): one.metric_value for one in data.eval_results}
     assert len(found) == len(data.eval_results) == 6 * 2 + 1
     assert found["eriktks/conll2002", "es", "test", "F1 before compression"] == 0.4736
     assert found["eriktks/conll2002", "es", "test", "F1 after compression"] == 0.4636

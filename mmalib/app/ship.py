@@ -1,7 +1,7 @@
 """The models that the package carries, made from a study's records and models: int8, small, with card and scores.
 
 A run that left an int8 graph is shipped as that graph; one that left weights becomes a static int8 graph here, with
-ranges from English. Either way the word embeddings shrink (`graph.table`), and F1 is measured anew on what is shipped.
+ranges from English. Either way the word embeddings shrink to a byte each, and F1 is measured anew on what is shipped.
 No model is chosen that has seen text of CoNLL-2002, labelled or not.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from mmalib import runtimes
 from mmalib.app import card
 from mmalib.app.mistakes import mistakes
-from mmalib.graph import export, quantize, table
+from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
 from mmalib.model.disk import complete_folder
 from mmalib.model.evaluate import further_scores, scored
@@ -83,7 +83,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         (folder / "onnx").mkdir(parents=True)
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             shutil.copy(source / name, folder)
-        table.in_blocks(source / runtimes.MODEL, folder / runtimes.QUANTIZED)
+        quantize.table_in_bytes(source / runtimes.MODEL, folder / runtimes.QUANTIZED)
         ner = NER.load(folder, runtime="onnxruntime")
         scores = scored(ner.tags, study.corpora)
         further = further_scores(ner.tags, study.corpora.further)

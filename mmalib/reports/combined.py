@@ -181,7 +181,7 @@ def _label(backbone: str, name: str) -> str:
 
 def target_text(record: dict) -> str:
     """What a model has seen of Spanish and Dutch text since it was pretrained."""
-    if record["settings"].get("start", {}).get("sees_target_text"):
+    if record["settings"].get("start", record["settings"]).get("sees_target_text"):
         return "read, without labels"
     if len(record["settings"].get("floor_languages", ())) > 1:
         return "labelled dev sets chose its maps"
