@@ -24,6 +24,7 @@ from mmalib.records import machine
 from mmalib.use import shipped
 
 WINDOW = 128  # subwords, as the models were tuned; a longer text is read in windows that overlap
+BATCH = 8 * WINDOW  # subwords in one call of the model; more at once are slower
 WORDS = ("first", "average", "max")  # a word is labelled as a whole
 STRATEGIES = ("none", "simple", *WORDS)
 AT_ONCE = 4096  # words that are read before the first are answered
@@ -123,7 +124,7 @@ class NER:
 
     def tags(self, sentences: Sequence[list[str]]) -> list[list[str]]:
         """One tag for every word of sentences that are cut into words already, as the study scores them."""
-        return tags(word_logits(self._run, encode(sentences, self._vocabulary, WINDOW)), self.labels)
+        return tags(word_logits(self._run, encode(sentences, self._vocabulary, WINDOW), batch_tokens=BATCH), self.labels)
 
     def _answers(
         self, texts: Iterable[str], strategy: str, size: int | None, ignored: Collection[str]
@@ -147,7 +148,7 @@ class NER:
         places = [pieces(*one, WINDOW) for one in zip(read, words, strict=True)]
         windows = [window for n, of_words in enumerate(places) for window in cut(n, of_words, self._vocabulary, WINDOW)]
         logits: list[list[tuple[int, np.ndarray]]] = [[] for _ in parts]
-        for window, rows in window_logits(self._run, windows, self._vocabulary):
+        for window, rows in window_logits(self._run, windows, self._vocabulary, BATCH):
             (start, word), *_ = window.scored
             logits[window.sentence].append((word, rows[start : window.stop]))
         for encoding, of_words, rows in zip(read, places, logits, strict=True):
