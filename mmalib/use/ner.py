@@ -124,7 +124,9 @@ class NER:
 
     def tags(self, sentences: Sequence[list[str]]) -> list[list[str]]:
         """One tag for every word of sentences that are cut into words already, as the study scores them."""
-        return tags(word_logits(self._run, encode(sentences, self._vocabulary, WINDOW), batch_tokens=BATCH), self.labels)
+        return tags(
+            word_logits(self._run, encode(sentences, self._vocabulary, WINDOW), batch_tokens=BATCH), self.labels
+        )
 
     def _answers(
         self, texts: Iterable[str], strategy: str, size: int | None, ignored: Collection[str]
