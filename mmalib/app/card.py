@@ -102,8 +102,8 @@ def _front(record: dict, title: str, before: dict | None) -> str:
     results = [
         EvalResult(
             task_type="token-classification",
-            dataset_type=_dataset(language) if is_conll else "mmalib-sample",
-            dataset_name=_dataset(language).partition("/")[2] if is_conll else "generated sample",
+            dataset_type=corpus.HUB_REPOSITORIES.get(language, "Babelscape/wikineural") if is_conll else "sample",
+            dataset_name="CoNLL-2002/2003, WikiNEuRal for further languages" if is_conll else "the generated sample",
             dataset_config=language,
             dataset_split="validation" if split == "dev" else split,
             metric_type="f1",
@@ -132,11 +132,6 @@ def _named_f1(after: dict, before: dict | None) -> list[tuple[str, float]]:
     if before is None:
         return [("F1", after["f1"])]
     return [("F1 before compression", before["f1"]), ("F1 after compression", after["f1"])]
-
-
-def _dataset(language: str) -> str:
-    known = corpus.HUB_REPOSITORIES
-    return known.get(language, "Babelscape/wikineural")
 
 
 def _wrong(wrong: Mapping[str, Sequence[str]] | None) -> str:

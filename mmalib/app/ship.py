@@ -95,7 +95,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         (folder / export.PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
         speed = shipped.speed(ner)
         here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
-        told = record | {"scores": scores | further, "size": {"megabytes": about["megabytes"]}}
+        told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}
         told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
         further_card = {"before": before, "wrong": wrong, "here": f"{here}, {machine.cpu()}"}
         (folder / export.CARD).write_text(card.text(told, about, [], folder=target.name, **further_card), "utf-8")

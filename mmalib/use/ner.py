@@ -54,18 +54,18 @@ class Part(NamedTuple):
     last: bool
 
 
-class Subwords(NamedTuple):
-    """What the tokenizer says of the words of a part, and the subwords of every word as `pieces` gives them."""
+class Read(NamedTuple):
+    """A part as a model has read it."""
 
+    rows: np.ndarray  # the probabilities of the labels of its subwords [subwords, labels]
     encoding: Encoding
-    of_words: list[list[tuple[int, int]]]
+    of_words: list[list[tuple[int, int]]]  # the subwords of every word, as `pieces` gives them
 
 
 class Units(NamedTuple):
-    """What is labelled, subwords or words: the likeliest label of each, its probability, place and name."""
+    """What is labelled, subwords or words."""
 
-    best: np.ndarray
-    sure: np.ndarray
+    rows: np.ndarray  # [units, labels]
     spans: Sequence[tuple[int, int]]
     names: Sequence[str] = ()
 
@@ -135,16 +135,15 @@ class NER:
         found: list[dict] = []
         before = 1  # subwords, the special one in front included
         for parts in _bunches(texts, size):
-            for part, (rows, subwords) in zip(parts, self._read(parts), strict=True):
-                units = _words(part, rows, subwords, strategy) if strategy in WORDS else _subwords(part, rows, subwords)
+            for part, read in zip(parts, self._read(parts), strict=True):
+                units = _words(part, read, strategy) if strategy in WORDS else _subwords(part, read)
                 found += _entities(part.text, units, self.labels, strategy, ignored, before)
-                before += len(rows)
+                before += len(read.rows)
                 if part.last:
                     yield found
                     found, before = [], 1
 
-    def _read(self, parts: list[Part]) -> Iterator[tuple[np.ndarray, "Subwords"]]:
-        """The probabilities of the labels of each part's subwords [subwords, labels], and what they are."""
+    def _read(self, parts: list[Part]) -> Iterator[Read]:
         words = [[word.group()[:LONGEST] for word in part.words] for part in parts]
         read = encodings(words, self._vocabulary)
         places = [pieces(*one, WINDOW) for one in zip(read, words, strict=True)]
@@ -157,7 +156,7 @@ class NER:
             ordered = [own for _, own in sorted(rows, key=lambda pair: pair[0])]
             stacked = np.concatenate(ordered) if ordered else np.zeros((0, len(self.labels)), np.float32)
             scaled = np.exp(stacked - stacked.max(-1, keepdims=True))
-            yield scaled / scaled.sum(-1, keepdims=True), Subwords(encoding, of_words)
+            yield Read(scaled / scaled.sum(-1, keepdims=True), encoding, of_words)
 
 
 def lines(stream: Iterable[bytes]) -> Iterator[str]:
@@ -238,22 +237,23 @@ def _parts(text: str, number: int) -> Iterator[Part]:
     yield Part(text, words, True)
 
 
-def _subwords(part: Part, rows: np.ndarray, subwords: Subwords) -> Units:
-    names, places = subwords.encoding.tokens, subwords.encoding.offsets
+def _subwords(part: Part, read: Read) -> Units:
+    names, places = read.encoding.tokens, read.encoding.offsets
     spans, own = [], []
-    for word, of_word in zip(part.words, subwords.of_words, strict=True):
+    for word, of_word in zip(part.words, read.of_words, strict=True):
         begins = [0 if place is None else places[place][0] for _, place in of_word]
         for (_, place), first, following in zip(of_word, begins, [*begins[1:], len(word.group())], strict=True):
             # what the tokenizer leaves out, as an accent that it composes, belongs to the subword before
             after = following if place is None else max(following, places[place][1])
             spans.append((word.start() + first, word.start() + after))
             own.append(word.group() if place is None else names[place])
-    return Units(rows.argmax(-1), rows.max(-1), spans, own)
+    return Units(read.rows, spans, own)
 
 
-def _words(part: Part, rows: np.ndarray, subwords: Subwords, strategy: str) -> Units:
+def _words(part: Part, read: Read, strategy: str) -> Units:
+    rows = read.rows
     if len(rows):
-        lengths = np.array([len(of_word) for of_word in subwords.of_words])
+        lengths = np.array([len(of_word) for of_word in read.of_words])
         first = np.cumsum(lengths) - lengths
         if strategy == "average":
             rows = np.add.reduceat(rows, first) / lengths[:, None]
@@ -262,7 +262,7 @@ def _words(part: Part, rows: np.ndarray, subwords: Subwords, strategy: str) -> U
             rows = rows[[begin + int(sure[begin:end].argmax()) for begin, end in ends]]
         else:
             rows = rows[first]
-    return Units(rows.argmax(-1), rows.max(-1), [word.span() for word in part.words])
+    return Units(rows, [word.span() for word in part.words])
 
 
 def _entities(
@@ -273,8 +273,9 @@ def _entities(
     wanted = np.array([kind not in ignored for kind in kinds])
     found: list[dict] = []
     after = -1  # the unit that would go on with the last entity
-    for unit in np.flatnonzero(wanted[units.best]).tolist():
-        number, score, (start, end) = int(units.best[unit]), float(units.sure[unit]), units.spans[unit]
+    best, sure = units.rows.argmax(-1), units.rows.max(-1)
+    for unit in np.flatnonzero(wanted[best]).tolist():
+        number, score, (start, end) = int(best[unit]), float(sure[unit]), units.spans[unit]
         if strategy == "none":
             one = {"entity": kinds[number], "score": score, "index": before + unit, "word": units.names[unit]}
             found.append(one | {"start": start, "end": end})

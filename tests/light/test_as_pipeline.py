@@ -31,12 +31,12 @@ def pipeline(lookup):
 
 def outputs(ner, text, table):
     """What `_forward` would hand over, and which subwords begin a word."""
-    ((rows, subwords),) = ner._read(list(module._parts(text, 1)))
-    words = list(module.WORD.finditer(text))
-    ids = [3 if token is None else token for word in subwords.of_words for token, _ in word]
-    assert np.allclose(np.exp(table[ids]) / np.exp(table[ids]).sum(-1, keepdims=True), rows, atol=1e-6)
-    begins = [place == 0 for word in subwords.of_words for place in range(len(word))]
-    spans = module._subwords(SimpleNamespace(words=words), rows, subwords).spans
+    (part,) = module._parts(text, 1)
+    (read,) = ner._read([part])
+    ids = [3 if token is None else token for word in read.of_words for token, _ in word]
+    assert np.allclose(np.exp(table[ids]) / np.exp(table[ids]).sum(-1, keepdims=True), read.rows, atol=1e-6)
+    begins = [place == 0 for word in read.of_words for place in range(len(word))]
+    spans = module._subwords(part, read).spans
     return {
         "logits": torch.from_numpy(table[[0, *ids, 2]])[None],
         "input_ids": torch.tensor([[0, *ids, 2]]),

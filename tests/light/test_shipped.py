@@ -122,3 +122,16 @@ def test_texts_that_differ_most_come_first(models, ner, sentences):
     text = found[0][1]
     ours, theirs = ({(e["start"], e["end"], e["entity_group"]) for e in one(text)} for one in (ner, other))
     assert len(ours ^ theirs) == found[0][0] > 0 and differing(sentences[:50], ner, ner) == []
+
+
+@pytest.mark.parametrize("name", shipped.there() or [None])
+def test_what_the_package_carries_finds_names_and_is_small(name):
+    if name is None:  # until the models of a study are in the repository
+        with pytest.raises(ValueError, match="carries no models"):
+            NER.load()
+        return
+    found = NER.load(name, runtime="onnxruntime")("Ayer el presidente Pedro Sánchez recibió en Madrid a Mark Rutte.")
+    assert [(one["word"], one["entity_group"]) for one in found] == [
+        *(("Pedro Sánchez", "PER"), ("Madrid", "LOC"), ("Mark Rutte", "PER")),
+    ]
+    assert sum(path.stat().st_size for path in shipped.MODELS.rglob("*") if path.is_file()) < 60e6
