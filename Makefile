@@ -91,12 +91,12 @@ endif
 	    "$$python" -m venv --clear .venv; \
 	fi; \
 	echo $$$$ > .venv-incomplete; rm -f .venv/.installed; \
-	$(PY) $(INSTALL) -e '.[dev]'; \
+	$(PY) $(INSTALL) -e '.[study,dev]'; \
 	echo '$(CURDIR)' > .venv/.installed; rm -f .venv-incomplete
 
 # Ray, for whoever wants workers, and for the tests.
 .venv/.ray: .venv/.installed
-	@$(PY) $(INSTALL) -e '.[dev,ray]'; touch $@
+	@$(PY) $(INSTALL) -e '.[study,dev,ray]'; touch $@
 
 # ---- DeepSparse, which cannot live with the others ----
 

@@ -8,11 +8,12 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
-from mmalib import predict, reports
+from mmalib import NER, reports
 from mmalib.app import card, cli
 from mmalib.graph import export
 from mmalib.model import packed
 from mmalib.model.backbones import load_model, load_tokenizer
+from mmalib.use.ner import WINDOW
 
 RUN = "05-float-tiny-sample-seed1"
 MACHINE = {"cpu": "Some CPU", "cores": 6, "ram_gib": 11.5, "flags": {}, "gpu": None}
@@ -101,6 +102,43 @@ def test_the_front_matter_is_what_the_hub_reads(graph):
     assert said["pipeline_tag"] == "token-classification" and said["library_name"] == "onnx"
 
 
+def test_the_hub_reads_f1_before_and_after_by_language_and_split(graph):
+    mine, before = record(corpus="conll", backbone="e5", weights="1"), record()["scores"]
+    mine["further"] = {"fr": {"test": score(0.7123)}}
+    for splits in before.values():
+        for one in splits.values():
+            one["f1"] += 0.01
+    text = card.text(mine, int8(about_of(graph)), [], folder="models/fast", before=before)
+    card_read = ModelCard(text, ignore_metadata_errors=False)
+    data = card_read.data
+    assert (data.license, data.base_model, data.datasets) == (
+        "mit",
+        "intfloat/multilingual-e5-small",
+        ["eriktks/conll2003"],
+    )
+    assert data.model_name == "fast" and data.language == ["en", "es", "nl", "fr"]
+    names = ("dataset_type", "dataset_config", "dataset_split", "metric_name")
+    found = {tuple(getattr(one, name) for name in names): one.metric_value for one in data.eval_results}
+    assert len(found) == len(data.eval_results) == 6 * 2 + 1
+    assert found["eriktks/conll2002", "es", "test", "F1 before compression"] == 0.4736
+    assert found["eriktks/conll2002", "es", "test", "F1 after compression"] == 0.4636
+    assert found["eriktks/conll2003", "en", "validation", "F1 after compression"] == 0.8514
+    assert found["Babelscape/wikineural", "fr", "test", "F1"] == 0.7123
+    assert ModelCard(f"---\n{data.to_yaml()}\n---\n").data.to_dict() == data.to_dict()
+    assert "Not counted" in text and "| English | test | 0.812 | 0.802 |" in text
+
+
+def test_mistakes_are_listed_by_language(graph):
+    wrong = {"es": ["ORG taken for LOC: 7 times, as in: **Madrid** gana", "PER not found: 3 times"], "fr": ["x"]}
+    text = card.text(record(), about_of(graph), [], wrong=wrong)
+    section = text.split("## What it gets wrong\n")[1].split("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("- ")] == [
+        "- Spanish: ORG taken for LOC: 7 times, as in: **Madrid** gana",
+        "- Spanish: PER not found: 3 times",
+        "- French: x",
+    ]
+
+
 def test_the_table_of_f1_is_the_records_scores(graph):
     mine = record()
     names = {"English": "en", "Spanish": "es", "Dutch": "nl"}
@@ -143,9 +181,9 @@ def test_no_number_is_typed(graph):
     mine["settings"] |= {"runtime": "onnxruntime", "start": start}
     mine["sparsity"] = {"requested": 0.61, "measured": 0.6089}
     speeds = [row(others_cores=0.1) | {"machine": MACHINE}]
-    text = card.text(mine, int8(about_of(graph)), speeds)
+    text = card.text(mine, int8(about_of(graph)), speeds).split("---\n", 2)[2]
     allowed = {"13.59", "41.24", "37", "43.7%", "61.0%", "60.9%", "65.4%", "4,321", "17", "987", "77", "6", "5", "4"}
-    allowed |= {"96", "61.8", "3.22", str(predict.WINDOW), "9.1.2", "8.3.4", "7.5.6", "2031-02-03T04:05:06+00:00"}
+    allowed |= {"96", "61.8", "3.22", str(WINDOW), "9.1.2", "8.3.4", "7.5.6", "2031-02-03T04:05:06+00:00"}
     for one in (one for splits in mine["scores"].values() for one in splits.values()):
         allowed |= {f"{one[key]:.3f}" for key in ("f1", "f1_low", "f1_high")} | {str(one["sentences"])}
     for shown in sorted(allowed, key=len, reverse=True):
@@ -286,8 +324,8 @@ def test_what_the_card_tells_to_type_runs(home, monkeypatch, capsys):
     monkeypatch.chdir(home / "models")
     (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(compile(lines, "card", "exec"), {})
-    (sentence,) = re.findall(r'find\(\["(.*?)"\]\)', lines)
-    assert capsys.readouterr().out == f"{predict.load(path.parent)([sentence])}\n"
-    (command,) = re.findall(r'^python -m mmalib (\S+) (\S+) "(.*)"$', text, re.MULTILINE)
-    assert command == ("predict", RUN, sentence)
+    (sentence,) = re.findall(r'ner\("(.*?)"\)', lines)
+    assert capsys.readouterr().out == f"{NER.load(path.parent)(sentence)}\n"
+    (command,) = re.findall(r'^python -m mmalib (\S+) (\S+) (\S+) "(.*)"$', text, re.MULTILINE)
+    assert command == ("predict", "--model", RUN, sentence)
     assert cli.main(list(command)) == 0

@@ -21,7 +21,8 @@ def test_help_explains_the_commands_without_importing_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, "help imported something heavy"
-    for word in ("study", "figures", "bench", "predict", "doctor", "examples:", "MMALIB_DATA"):
+    commands = ("study", "figures", "bench", "predict", "models", "score", "ship", "doctor")
+    for word in (*commands, "examples:", "MMALIB_DATA"):
         assert word in done.stdout
 
 

@@ -95,7 +95,7 @@ def test_a_wrong_hash_is_one_clear_line_and_leaves_nothing(weights, tmp_path, da
     with pytest.raises(ValueError, match=r"layers\.safetensors is missing or damaged: .* Reinstall"):
         packed.unpacked("tiny", weights)
     assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
-    with pytest.raises(ValueError, match="does not know the backbone 'huge'"):
+    with pytest.raises(ValueError, match="does not know 'huge/config.json'"):
         packed.unpacked("huge", weights)
 
 

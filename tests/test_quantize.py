@@ -182,7 +182,7 @@ def test_embeddings_in_a_byte_each(source, minmax, tokenizer, tmp_path, format):
 
 def test_seven_bits_of_weight_against_saturation(source, minmax, tmp_path, monkeypatch):
     flags = dict.fromkeys(machine.FLAGS, False) | {"avx2": True}
-    monkeypatch.setattr(machine, "describe", lambda: {"flags": flags, "cores": 1})
+    monkeypatch.setattr(machine, "flags", lambda: flags)
     with pytest.warns(UserWarning, match="no VNNI.*saturate"):
         quantize.quantize(source, tmp_path / "int8", kind="static", ranges=minmax)
     with warnings.catch_warnings():

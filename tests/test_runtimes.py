@@ -247,8 +247,7 @@ def test_a_closed_model_says_so(folder):
 
 
 def with_flags(monkeypatch, **flags):
-    described = {**machine.describe(), "flags": {**dict.fromkeys(machine.FLAGS, False), **flags}}
-    monkeypatch.setattr(machine, "describe", lambda: described)
+    monkeypatch.setattr(machine, "flags", lambda: {**dict.fromkeys(machine.FLAGS, False), **flags})
     monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
 
 

@@ -111,7 +111,7 @@ def _choose(paths: list[Path], only: str | None) -> list[Path]:
 def _check(profile: str, home: Path) -> None:
     """Refuse what would fail an hour later: data that is not there, a disk that is full, no Ray where it is wanted."""
     if (asked_for("--workers") > 1 or os.environ.get(CLUSTER)) and not importlib.util.find_spec("ray"):
-        raise ValueError("Runs side by side need Ray: pip install 'mmalib[ray]', or start the study with make.")
+        raise ValueError("Runs side by side need Ray: pip install '.[study,ray]', or start the study with make.")
     from mmalib.data import corpus  # here, as it brings in the datasets library
 
     corpus.check(profiles.load_profile(profile))

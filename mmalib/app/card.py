@@ -6,21 +6,23 @@ backbone, the report beside its weights. What was not measured is said to be so.
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
 
+from mmalib.data import corpus
 from mmalib.graph.export import CARD, GRAPH, PROVENANCE
 from mmalib.model import backbones
 from mmalib.model.packed import fingerprint
 from mmalib.plan import HALVED
-from mmalib.predict import WINDOW
 from mmalib.records import store
 from mmalib.reports import backbones as shipped
-from mmalib.reports import tables
-from mmalib.reports.figures import LANGUAGE_NAMES
+from mmalib.reports import combined, tables
+from mmalib.reports.figures import LANGUAGE_NAMES, language_name
 from mmalib.speed import throughput
+from mmalib.use.ner import WINDOW
 
 TEMPLATE = Path(__file__).with_name("card.md")
 INTERVALS = "\nLow and high bound the 95% interval of F1, by resampling sentences."
@@ -54,26 +56,90 @@ def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
         about = store.read_json(folder / PROVENANCE)
         record = known.get(about.get("run")) or known.get(folder.name)
         if record and not any(part.startswith(".") for part in name.split("/")):  # those are being written
-            store.write_atomic(folder / CARD, text(record, about, _speeds(name, records), folder=name))
+            whole = combined.whole_of(record, records) if "quantization" in about else None
+            before = {**whole["scores"], **whole.get("further", {})} if whole else None
+            store.write_atomic(folder / CARD, text(record, about, _speeds(name, records), folder=name, before=before))
             written.append(folder / CARD)
     return written
 
 
-def text(record: dict, about: dict, speeds: Sequence[dict], *, folder: str | None = None) -> str:
-    """The card of one model; `about` is its mmalib.json, `speeds` rows of `throughput`, each with its `machine`."""
+def text(
+    record: dict,
+    about: dict,
+    speeds: Sequence[dict],
+    *,
+    folder: str | None = None,
+    before: dict | None = None,
+    wrong: Mapping[str, Sequence[str]] | None = None,
+    here: str = "",
+) -> str:
+    """The card of one model; `about` is its mmalib.json, `speeds` rows of `throughput`, each with its `machine`.
+
+    `before` are the scores before int8, `wrong` lines on mistakes by language, `here` is a speed on this machine.
+    """
     folder = folder or record["run"]
     return TEMPLATE.read_text().format(
+        front=_front(record, Path(folder).name, before),
+        wrong=_wrong(wrong),
         title=Path(folder).name,
         facts="\n".join(_facts(record, about)),
         quoted=shlex.quote(folder),
         folder=json.dumps(folder, ensure_ascii=False),
         measured_in=_measured_in(record, about),
-        scores=_scores(record["scores"]),
-        speeds=_speed_table(speeds),
+        scores=_scores({**record["scores"], **record.get("further", {})}, before or {}),
+        speeds=_speed_table(speeds) if speeds or not here else f"Measured with the card: {here}.",
         training="\n".join(_training(record, about)),
         limits="\n".join(_limits(record)),
         origin="\n".join(_origin(record)),
     )
+
+
+def _front(record: dict, title: str, before: dict | None) -> str:
+    """What the hub reads: languages, licence, base model, data, and F1 by language and split, before and after int8."""
+    settings, backbone = record["settings"], _backbone(record)
+    scores, is_conll = {**record["scores"], **record.get("further", {})}, settings["corpus"] == "conll"
+    source = "intfloat/multilingual-e5-small" if backbone in backbones.SHIPPED else backbones.HUB.get(backbone)
+    read = ["eriktks/conll2003", *(["eriktks/conll2002"] if _setting(settings, "sees_target_text") else [])]
+    results = [
+        EvalResult(
+            task_type="token-classification",
+            dataset_type=corpus.HUB_REPOSITORIES.get(language, "Babelscape/wikineural") if is_conll else "sample",
+            dataset_name="CoNLL-2002/2003, WikiNEuRal for further languages" if is_conll else "the generated sample",
+            dataset_config=language,
+            dataset_split="validation" if split == "dev" else split,
+            metric_type="f1",
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for language, splits in scores.items()
+        for split, one in splits.items()
+        for name, value in _named_f1(one, (before or {}).get(language, {}).get(split))
+    ]
+    about = ModelCardData(
+        language=list(dict.fromkeys([*corpus.LANGUAGES, *scores])),
+        license="mit" if backbone in backbones.SHIPPED else "apache-2.0",
+        library_name="onnx",
+        pipeline_tag="token-classification",
+        base_model=source,
+        datasets=read if is_conll else None,
+        tags=["named-entity-recognition", "onnx", "transformers.js", "model-compression", "mmalib"],
+        model_name=title,
+        eval_results=results or None,
+    )
+    return about.to_yaml(line_break="\n")
+
+
+def _named_f1(after: dict, before: dict | None) -> list[tuple[str, float]]:
+    if before is None:
+        return [("F1", after["f1"])]
+    return [("F1 before compression", before["f1"]), ("F1 after compression", after["f1"])]
+
+
+def _wrong(wrong: Mapping[str, Sequence[str]] | None) -> str:
+    if not wrong:
+        return "Not counted for this model."
+    each = [f"- {language_name(name)}: {line}" for name, lines in wrong.items() for line in lines]
+    return "\n".join(["The most frequent mistakes; examples are invented sentences.", "", *each])
 
 
 def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
@@ -137,15 +203,20 @@ def _measured_in(record: dict, about: dict) -> str:
     return f"{start}the weights that this graph was exported from.{parity}\n"
 
 
-def _scores(scores: dict) -> str:
+def _scores(scores: dict, before: dict) -> str:
     rows = [
-        {"language": LANGUAGE_NAMES.get(language, language), "split": split}
+        {"language": language_name(language), "split": split}
+        | ({"F1 before int8": _shown_f1(before.get(language, {}).get(split))} if before else {})
         | {name: f"{one[key]:.3f}" for name, key in (("F1", "f1"), ("low", "f1_low"), ("high", "f1_high"))}
         | {"sentences": one["sentences"]}
         for language, splits in scores.items()
         for split, one in splits.items()
     ]
     return tables.markdown(pd.DataFrame(rows)) + INTERVALS if rows else "Not measured."
+
+
+def _shown_f1(scores: dict | None) -> str:
+    return f"{scores['f1']:.3f}" if scores else ""
 
 
 def _speed_table(speeds: Sequence[dict]) -> str:

@@ -4,9 +4,11 @@ Imports happen where they are used, so that `--help` answers at once.
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,11 @@ EXAMPLES = """examples:
   python -m mmalib figures                   draw tables and figures again, without training
   python -m mmalib figures --format pdf,tex --profile quick
                                              the same for a report
-  python -m mmalib predict runs/quick/models/01-e5-half-sample-seed1 "Angela Merkel besuchte Madrid."
+  python -m mmalib predict "Angela Merkel besuchte Madrid."
+                                             find names in text with the shipped model
+  python -m mmalib predict --model runs/quick/models/01-e5-half-sample-seed1 < text.txt
+  python -m mmalib models                    the shipped models, and how fast they are here
+  python -m mmalib score fast my.conll       precision, recall and F1 on data of your own
   python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
                                              how fast is an exported model here?
   python -m mmalib doctor                    what can this machine run?
@@ -42,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return options.command(options)
     except (ValueError, OSError) as error:
         print(f"mmalib: {error}", file=sys.stderr)
-        return 2
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] == "mmalib":
+            raise
+        what = f"this needs the package {error.name}, which the light install leaves out"
+        print(f"mmalib: {what}: pip install '.[study]' in a checkout, or make.", file=sys.stderr)
+    return 2
 
 
 @contextmanager
@@ -96,17 +107,48 @@ def _figures(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mmalib import predict
+    from mmalib.use import ner
 
     typing = not options.text and sys.stdin.isatty()
-    texts = iter(options.text) if options.text else predict.lines(sys.stdin.buffer)
+    waiting: deque[str] = deque()
+
+    def texts() -> Iterator[str]:
+        for text in options.text or ner.lines(sys.stdin.buffer):
+            waiting.append(text)
+            yield text
+
     try:
-        for line in predict.run(options.folder, texts, as_json=options.json, at_once=1 if typing else predict.AT_ONCE):
-            print(line, flush=typing)
+        for entities in ner.NER.load(options.model, batch_size=1 if typing else None)(texts()):
+            text = waiting.popleft()
+            if options.json:
+                print(json.dumps({"text": text, "entities": entities}, ensure_ascii=False), flush=typing)
+                continue
+            for one in entities:
+                print(f"{one['entity_group']:4}  {one['start']}:{one['end']}  {one['score']:.2f}  {one['word']}")
+            print(flush=typing)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from mmalib.use import shipped
+
+    print(*shipped.described(), sep="\n")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from mmalib.app import score
+
+    return score.run(options.model, options.files, options.map)
+
+
+def _ship(options: argparse.Namespace) -> int:
+    from mmalib.app import ship
+
+    return ship.run(options.profile, options.runs, {"fast": options.fast, "faithful": options.faithful})
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -199,10 +241,39 @@ def _parser() -> argparse.ArgumentParser:
         "left or an exported one. Prints a line for every name (type, place of its characters, probability, text), "
         "and an empty line after each text.",
     )
-    predict.add_argument("folder", type=Path, metavar="FOLDER", help="of the model, as in runs/quick/models")
+    which = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
+    predict.add_argument("--model", metavar="MODEL", help=f"{which} (default: the first that is shipped)")
     predict.add_argument("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
     predict.add_argument("--json", action="store_true", help="a line of JSON for every text instead")
     predict.set_defaults(command=_predict)
+
+    description = "List the models that the package carries: size, F1 by language, and their speed on this machine."
+    models = commands.add_parser("models", help="list the shipped models", description=description)
+    models.set_defaults(command=_models)
+
+    score = commands.add_parser(
+        "score",
+        help="score a model on CoNLL files of your own",
+        description="Precision, recall and F1 with 95% intervals, over all entities and by type, on files with a word "
+        "a line, 2 to 4 columns, the entity last (IOB1 or IOB2). Types that the model does not know are named and left "
+        "out, unless --map gives them another name.",
+    )
+    score.add_argument("model", metavar="MODEL", help=which)
+    score.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    mapped = "call a type otherwise, in the files and in what the model says; O leaves it out; may come several times"
+    score.add_argument("--map", action="append", default=[], metavar="MISC=O", help=mapped)
+    score.set_defaults(command=_score)
+
+    ship = commands.add_parser(
+        "ship",
+        parents=[where],
+        help="put the best models of a study into the package",
+        description="Make the models that the package carries (mmalib/models) from the records and models of a study, "
+        "with their cards. Without names, the records choose. Needs a checkout and the corpora.",
+    )
+    ship.add_argument("--fast", metavar="RUN", help="the run to ship as 'fast'")
+    ship.add_argument("--faithful", metavar="RUN", help="the run to ship as 'faithful'")
+    ship.set_defaults(command=_ship)
 
     bench = commands.add_parser(
         "bench",

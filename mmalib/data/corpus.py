@@ -12,7 +12,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,8 +78,13 @@ def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str
     }
 
 
-def read_conll(path: str | Path, columns: tuple[int, ...] = (3, 4)) -> list[Sentence]:
-    """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four."""
+def read_conll(
+    path: str | Path, columns: tuple[int, ...] = (3, 4), renamed: Callable[[str], str] = str
+) -> list[Sentence]:
+    """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four.
+
+    `renamed` says which of the study's labels a tag of the file stands for.
+    """
     sentences, words, tags = [], [], []
     expected = None  # columns, set by the first word of the file
     lines = _lines(path)
@@ -97,14 +102,14 @@ def read_conll(path: str | Path, columns: tuple[int, ...] = (3, 4)) -> list[Sent
             raise ValueError(
                 f"{path}, line {number}: found columns: {len(parts)}, expected: {wanted}. Repair the line."
             )
-        if parts[-1] not in LABELS:
+        if (tag := renamed(parts[-1])) not in LABELS:
             raise ValueError(
                 f"{path}, line {number}: unknown tag {parts[-1]!r}. "
                 "The last column must be O, or B- or I- followed by PER, ORG, LOC or MISC."
             )
         expected = len(parts)
         words.append(parts[0])
-        tags.append(parts[-1])
+        tags.append(tag)
     if not sentences:
         raise ValueError(f"{path}, line {len(lines)}: the file ends without any sentence. Copy it again.")
     return sentences

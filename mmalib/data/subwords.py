@@ -4,17 +4,24 @@ The first subword of a word carries its label, the others -100. A sentence that 
 overlapping windows in which every word is labelled, and scored, exactly once: where it has the most context.
 Sentences are encoded once; whoever trains, asks a teacher, measures or predicts gets them as `Encoded`.
 Whatever computes logits from subwords is a `Run`: a model in PyTorch (`run_of`), an exported graph in any runtime.
+
+Who only uses a model imports this too, so PyTorch and Transformers are imported where they are needed.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data import LABELS
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Encoding
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BATCH_TOKENS = 4096  # padding included, in one call of a model
 IGNORED = -100  # the label of what is not scored, as torch's cross-entropy has it
@@ -28,6 +35,7 @@ class Window:
     sentence: int
     ids: list[int]  # with the special tokens at both ends
     scored: list[tuple[int, int]]  # (position in ids, number of the word in its sentence)
+    stop: int  # the position after the last scored word's last subword
 
 
 @dataclass(frozen=True)
@@ -66,29 +74,45 @@ def joined(one: Encoded, other: Encoded) -> Encoded:
 
 def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:
     """Sentences (lists of words) cut into windows of at most `max_length` subwords, special tokens included."""
-    room = max_length - 2
-    if room < 1:
-        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
+    read = [pieces(*one, max_length) for one in zip(encodings(sentences, tokenizer), sentences, strict=True)]
+    return [window for number, words in enumerate(read) for window in cut(number, words, tokenizer, max_length)]
+
+
+def encodings(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> list[Encoding]:
+    """Sentences (words) as the library of the tokenizer gives them: subwords, their words and places."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    windows: list[Window] = []
-    encoded = backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
-    for number, (words, encoding) in enumerate(zip(sentences, encoded, strict=True)):
-        pieces: list[list[int]] = [[] for _ in words]
-        for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
-            pieces[word].append(token)
-        # A word of nothing the tokenizer knows (a lone soft hyphen, say) still gets a tag. One word that is longer
-        # than the whole window keeps its beginning, which is what is scored.
-        pieces = [word[:room] or [tokenizer.unk_token_id] for word in pieces]
-        for start, end, first, last in _cuts([len(word) for word in pieces], room):
-            ids, scored = [tokenizer.cls_token_id], []
-            for word in range(start, end):
-                if first <= word < last:
-                    scored.append((len(ids), word))
-                ids += pieces[word]
-            windows.append(Window(number, [*ids, tokenizer.sep_token_id], scored))
-    return windows
+    return backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
+
+
+def pieces(encoding: Encoding, words: Sequence, max_length: int) -> list[list[tuple[int, int]]]:
+    """For every word its subwords: (id, place in the encoding).
+
+    A word of nothing that the tokenizer knows has one of no id, None, and no place: it still gets a tag. A word that is
+    longer than the whole window keeps its beginning, which is what is scored.
+    """
+    room = max_length - 2
+    if room < 1:
+        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
+    found: list[list] = [[] for _ in words]
+    for place, (token, word) in enumerate(zip(encoding.ids, encoding.word_ids, strict=True)):
+        found[word].append((token, place))
+    return [word[:room] or [(None, None)] for word in found]
+
+
+def cut(
+    number: int, words: list[list[tuple[int, int]]], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> Iterator[Window]:
+    """The windows of the sentence of this number, from what `pieces` gives."""
+    for start, end, first, last in _cuts([len(word) for word in words], max_length - 2):
+        ids, scored, stop = [tokenizer.cls_token_id], [], 0
+        for word in range(start, end):
+            if first <= word < last:
+                scored.append((len(ids), word))
+            ids += [tokenizer.unk_token_id if token is None else token for token, _ in words[word]]
+            stop = len(ids) if word < last else stop
+        yield Window(number, [*ids, tokenizer.sep_token_id], scored, stop)
 
 
 def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
@@ -139,6 +163,9 @@ def training_rows(
 
 def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, torch.Tensor]]:
     """Training rows in their order, `size` at once, padded to the longest of each batch."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
     fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [
@@ -149,6 +176,8 @@ def batches(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast, size: int)
 
 def run_of(model: PreTrainedModel) -> Run:
     """A model in PyTorch, on its own device and without dropout, as what maps ids and mask to logits."""
+    import torch
+
     model.eval()
 
     @torch.inference_mode()
@@ -162,16 +191,22 @@ def run_of(model: PreTrainedModel) -> Run:
 def word_logits(run: Run, text: Encoded, *, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
     """The logits of every word's first subword, [words, labels] a sentence; windows of like length run together."""
     by_sentence: list[np.ndarray | None] = [None] * len(text.words)
-    for batch in by_length(text.windows, batch_tokens):
-        logits = run(*padded(batch, text.tokenizer, (len(batch), len(batch[0].ids))))  # [windows, subwords, labels]
-        for of_window, window in zip(logits, batch, strict=True):
-            places, words = np.array(window.scored).T
-            if by_sentence[window.sentence] is None:
-                shape = (len(text.words[window.sentence]), logits.shape[-1])
-                by_sentence[window.sentence] = np.full(shape, np.nan, np.float32)
-            by_sentence[window.sentence][words] = of_window[places]
+    for window, logits in window_logits(run, text.windows, text.tokenizer, batch_tokens):
+        places, words = np.array(window.scored).T
+        if by_sentence[window.sentence] is None:
+            shape = (len(text.words[window.sentence]), logits.shape[-1])
+            by_sentence[window.sentence] = np.full(shape, np.nan, np.float32)
+        by_sentence[window.sentence][words] = logits[places]
     width = max((rows.shape[1] for rows in by_sentence if rows is not None), default=1)
     return [np.zeros((0, width), np.float32) if rows is None else rows for rows in by_sentence]  # None: not a word
+
+
+def window_logits(
+    run: Run, windows: list[Window], tokenizer: PreTrainedTokenizerFast, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Every window with its logits [subwords, labels], from long to short; windows of like length run together."""
+    for batch in by_length(windows, batch_tokens):
+        yield from zip(batch, run(*padded(batch, tokenizer, (len(batch), len(batch[0].ids)))), strict=True)
 
 
 def tags(logits: Sequence[np.ndarray], names: Sequence[str] | Mapping[int, str]) -> list[list[str]]:

@@ -128,6 +128,27 @@ def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, f
     return widest
 
 
+def table_in_bytes(source: Path, target: Path) -> None:
+    """Write a graph with its table of word embeddings in a byte each, one scale for all; what has been so stays so.
+
+    Most values are small against the largest, so that a packed file has about 5 bits of each.
+    """
+    proto = onnx.load(source)
+    graph = proto.graph
+    tables = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    lookups = [node for node in graph.node if node.op_type == "Gather" and "word_embed" in node.input[0]]
+    for node in (node for node in lookups if node.input[0] in tables):
+        name, output, values = node.input[0], node.output[0], numpy_helper.to_array(tables[node.input[0]])
+        scale = np.float32(np.abs(values).max() / 127)
+        graph.initializer.remove(tables[name])
+        stored = {f"{name}_quantized": np.rint(values / scale).astype(np.int8), f"{name}_scale": np.array(scale)}
+        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in stored.items())
+        node.input[0], node.output[0] = f"{name}_quantized", f"{output}_quantized"
+        back = onnx.helper.make_node("DequantizeLinear", [f"{output}_quantized", f"{name}_scale"], [output])
+        graph.node.insert(list(graph.node).index(node) + 1, back)
+    onnx.save(proto, target)
+
+
 def _check(kind: str, ranges: Ranges | None, format: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"There is no kind of quantization '{kind}'. Choose one of: {', '.join(KINDS)}.")

@@ -29,7 +29,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
     """
     _check(gold, predicted)
     counts = _count(gold, predicted)
-    low, high = np.percentile(_f1(_resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
+    low, high = np.percentile(_f1(resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
     total = counts.sum(axis=(0, 1))
     return {
         **_scores(total),
@@ -58,7 +58,7 @@ def difference(
         _check(gold, predicted)
     pair = np.stack([_count(gold, predicted).sum(axis=1) for predicted in (before, after)], axis=1)
     was, became = _f1(pair.sum(axis=0)).tolist()
-    drawn = _f1(_resampled(pair, resamples, seed))  # (resamples, before and after)
+    drawn = _f1(resampled(pair, resamples, seed))  # (resamples, before and after)
     low, high = np.percentile(drawn[:, 1] - drawn[:, 0], [2.5, 97.5]).tolist()
     return {"points": 100 * (became - was), "points_low": 100 * low, "points_high": 100 * high}
 
@@ -126,7 +126,8 @@ def _scores(count: np.ndarray) -> dict[str, float]:
     return {"f1": f1, "precision": right / max(predicted, 1), "recall": right / max(gold, 1)}
 
 
-def _resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Counts of as many drawn sentences, `resamples` times: [resamples, ...] from [sentences, ...]."""
     # The bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and count again.
     if resamples < 1:
         raise ValueError(f"The interval needs at least one resample, not {resamples}.")

@@ -9,11 +9,7 @@ each block of 32 the low half of byte j is value j, the high half value j + 16, 
 [out, in] (int8); a value is its scale times that number. All other tensors are stored as they are.
 """
 
-import fcntl
-import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,30 +17,30 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from mmalib.model import cache
 from mmalib.records.machine import WEIGHTS
 
 BLOCK = 32  # values under one scale
-SUMS, SHARED, CONFIG = "SHA256SUMS", "vocabulary", "config.json"
+SHARED, CONFIG = "vocabulary", "config.json"
 
 
 def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
-    cache = os.environ.get("MMALIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mmalib"
-    folder = Path(cache).expanduser() / f"{name}-{fingerprint(name, weights)}"
-    if folder.is_dir():  # it appears complete or not at all
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
-            if not folder.is_dir():
-                _unpack(name, folder, weights)
-    except (OSError, SafetensorError) as error:  # a full disk may come as either
-        raise ValueError(
-            f"The backbone '{name}' could not be unpacked into {folder.parent} ({error}). "
-            "Free some space there, or set MMALIB_CACHE to a folder that can be written to."
-        ) from error
-    return folder
+
+    def fill(fresh: Path) -> None:
+        tensors: dict[str, np.ndarray] = {}
+        for source in (weights / SHARED, weights / name):  # what a backbone brings itself comes second
+            for path in filter(_counts, source.iterdir()):
+                if path.suffix == ".safetensors":
+                    tensors |= unpack(load_file(path))
+                else:
+                    shutil.copyfile(path, fresh / path.name)
+        try:
+            save(tensors, fresh / "model.safetensors", {"format": "pt"})
+        except SafetensorError as error:  # a full disk may come as this
+            raise OSError(str(error)) from error
+
+    return cache.unpacked(name, weights, _sums(name, weights), fill)
 
 
 def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
@@ -54,9 +50,8 @@ def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
     """
     if not (Path(name).name == name and (weights / name / CONFIG).is_file()):
         file = Path(name) / "model.safetensors"
-        return _hash(file)[:12] if file.is_file() else None
-    lines = [f"{total}  {path}\n" for path, total in sorted(_sums(name, weights).items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+        return cache.hash_of(file)[:12] if file.is_file() else None
+    return cache.fingerprint(_sums(name, weights))
 
 
 def halves(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -116,49 +111,14 @@ def save(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]
 def write_sums(weights: Path = WEIGHTS) -> None:
     """Write the hash of every file of the weights anew."""
     paths = [path for folder in weights.iterdir() if folder.is_dir() for path in folder.iterdir() if _counts(path)]
-    text = "".join(f"{_hash(path)}  {path.relative_to(weights).as_posix()}\n" for path in sorted(paths))
-    (weights / SUMS).write_text(text)
-
-
-def _unpack(name: str, folder: Path, weights: Path) -> None:
-    for path, total in _sums(name, weights).items():
-        if not (weights / path).is_file() or _hash(weights / path) != total:
-            raise ValueError(
-                f"{weights / path} is missing or damaged: its SHA-256 is not {total}. Reinstall the package."
-            )
-    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a call that was killed
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        fresh, tensors = Path(temporary) / "complete", {}
-        fresh.mkdir()
-        for source in (weights / SHARED, weights / name):  # what a backbone brings itself comes second
-            for path in filter(_counts, source.iterdir()):
-                if path.suffix == ".safetensors":
-                    tensors |= unpack(load_file(path))
-                else:
-                    shutil.copyfile(path, fresh / path.name)
-        save(tensors, fresh / "model.safetensors", {"format": "pt"})
-        with open(fresh / "model.safetensors", "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(fresh, folder)
+    cache.write_sums(weights, paths)
 
 
 def _sums(name: str, weights: Path) -> dict[str, str]:
     """The stored hashes of the files that a backbone is made of."""
-    try:
-        pairs = [line.split("  ", 1) for line in (weights / SUMS).read_text().splitlines()]
-    except OSError as error:
-        raise ValueError(f"{weights / SUMS} cannot be read ({error.strerror}). Reinstall the package.") from error
-    mine = {path: total for total, path in pairs if path.split("/")[0] in (SHARED, name)}
-    if f"{name}/{CONFIG}" not in mine:
-        raise ValueError(f"{weights / SUMS} does not know the backbone '{name}'. Reinstall the package.")
-    return mine
+    return cache.sums(weights, (SHARED, name), f"{name}/{CONFIG}")
 
 
 def _counts(path: Path) -> bool:
     """Whether a file is part of the backbone, and not what is told of it."""
     return path.suffix == ".safetensors" or path.name in (CONFIG, "tokenizer.json", "tokenizer_config.json")
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -37,18 +37,32 @@ SOURCES = ("mmalib", "notebooks", "pyproject.toml")
 
 def describe() -> dict:
     """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
-    cpuinfo = _cpuinfo()
-    listed = cpuinfo.get("flags", "").split()
     return {
-        "cpu": _cpu_name(cpuinfo),
+        "cpu": cpu(),
         "cores": cores(),
         "threads": threads(),
         "ram_gib": _ram_gib(),
-        "flags": {flag: flag in listed if cpuinfo else None for flag in FLAGS},
+        "flags": flags(),
         "gpu": _gpu(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def cpu() -> str:
+    """The CPU's name."""
+    # ARM Linux gives no model name, and macOS answers through sysctl.
+    if name := _cpuinfo().get("model name"):
+        return name
+    apple = _output("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else None
+    return apple or platform.processor() or platform.machine() or "unknown"
+
+
+def flags() -> dict[str, bool | None]:
+    """Which of `FLAGS` the CPU has."""
+    cpuinfo = _cpuinfo()
+    listed = cpuinfo.get("flags", "").split()
+    return {flag: flag in listed if cpuinfo else None for flag in FLAGS}
 
 
 def device() -> str:
@@ -112,10 +126,10 @@ def doctor(data: str | None = None) -> list[str]:
 
 def saturates() -> bool:
     """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
-    flags = describe()["flags"]
-    if platform.machine().lower() not in ("x86_64", "amd64") or None in flags.values():
+    known = flags()
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in known.values():
         return False
-    return not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return not any(known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def deepsparse() -> tuple[str | None, str | None]:
@@ -125,7 +139,7 @@ def deepsparse() -> tuple[str | None, str | None]:
         return None, failed.read_text(encoding="utf-8").strip()
     if not python.exists():
         return None, "there is no .venv-deepsparse (make deepsparse)"
-    if platform.machine() == "x86_64" and describe()["flags"]["avx2"] is False:
+    if platform.machine() == "x86_64" and flags()["avx2"] is False:
         return None, "this CPU has no AVX2"
     ask = "from importlib.metadata import version; print(version('deepsparse'))"
     version = _output(str(python), "-I", "-c", ask, NM_DISABLE_ANALYTICS="True")
@@ -140,14 +154,6 @@ def _cpuinfo() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _cpu_name(cpuinfo: dict[str, str]) -> str:
-    # ARM Linux gives no model name, and macOS answers through sysctl.
-    if name := cpuinfo.get("model name"):
-        return name
-    apple = _output("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else None
-    return apple or platform.processor() or platform.machine() or "unknown"
 
 
 def _ram_gib() -> float | None:

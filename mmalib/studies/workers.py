@@ -68,7 +68,7 @@ def _make_side_by_side(study: Study, runs: list[Run], workers: int, cluster: str
     try:
         import ray
     except ImportError:
-        raise ValueError("Workers side by side need Ray: pip install 'mmalib[ray]' (make does it).") from None
+        raise ValueError("Workers side by side need Ray: pip install '.[study,ray]' (make does it).") from None
     how = {"address": cluster}
     if not cluster:  # nothing is sent but names; small /dev/shm would kill workers
         how = {"num_cpus": machine.cores(), "include_dashboard": False, "object_store_memory": 200 * 2**20}

@@ -1,0 +1,69 @@
+"""The `score` command: a model on CoNLL files of one's own, with intervals and by type."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mmalib.data.corpus import read_conll
+from mmalib.model.evaluate import TYPES, entity_scores, resampled
+from mmalib.records import counts
+from mmalib.reports import tables
+from mmalib.use.ner import NER
+
+
+def run(model: str, files: Sequence[Path], pairs: Sequence[str]) -> int:
+    """Print a table for every file; 0 if there was something to score in all of them."""
+    renamed, left_out = renaming(pairs)
+    texts = {path: read_conll(path, (2, 3, 4), renamed) for path in files}  # all, before a model is loaded
+    ner = NER.load(model)
+    for path, sentences in texts.items():
+        gold = [tags for _, tags in sentences]
+        predicted = [[renamed(tag) for tag in tags] for tags in ner.tags([words for words, _ in sentences])]
+        print(f"{path}: {len(sentences):,} sentences, {sum(map(len, gold)):,} words\n")
+        print(tables.markdown(table(gold, predicted)))
+    if left_out:
+        names = ", ".join(f"{kind} ({number:,} words)" for kind, number in left_out.most_common())
+        print(f"Left out, since the model does not know them (--map gives them other names): {names}")
+    return 0
+
+
+def renaming(pairs: Sequence[str]):
+    """What tags are called, by pairs such as "MISC=O"; and a count of those that then have an unknown type."""
+    split = [pair.partition("=")[::2] for pair in pairs]
+    if wrong := [pair for pair, (old, new) in zip(pairs, split, strict=True) if not old or new not in (*TYPES, "O")]:
+        raise ValueError(f"--map {wrong[0]} is no renaming. Give a type, = and one of: {', '.join(TYPES)}, O.")
+    others, left_out = dict(split), Counter()
+
+    def renamed(tag: str) -> str:
+        place, dash, kind = tag.partition("-")
+        if place not in ("B", "I") or not dash:
+            return tag
+        kind = others.get(kind, kind)
+        if kind not in (*TYPES, "O"):
+            left_out[kind] += 1
+        return f"{place}-{kind}" if kind in TYPES else "O"
+
+    return renamed, left_out
+
+
+def table(gold: list[list[str]], predicted: list[list[str]]) -> pd.DataFrame:
+    """Precision, recall and F1 with 95% intervals over sentences: of all entities, and of every type there is."""
+    counted = counts.read(entity_scores(gold, predicted, resamples=1)["counts"])
+    drawn = np.concatenate([counted.sum(axis=0)[None], resampled(counted, 1000, 0)])  # [1 + draws, types, 3]
+    rows = []
+    for name, of_type in {"all": drawn.sum(axis=1), **{kind: drawn[:, n] for n, kind in enumerate(TYPES)}}.items():
+        right, said, there = of_type[:, counts.RIGHT], of_type[:, counts.PREDICTED], of_type[:, counts.GOLD]
+        if not (said[0] or there[0]):
+            continue
+        shares = {"precision": (right, said), "recall": (right, there), "F1": (2 * right, said + there)}
+        row = {"type": name, "entities": int(there[0]), "predicted": int(said[0])}
+        rows.append(row | {key: _interval(part / np.maximum(whole, 1)) for key, (part, whole) in shares.items()})
+    return pd.DataFrame(rows)
+
+
+def _interval(values: np.ndarray) -> str:
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,139 @@
+"""The models that the package carries, made from a study's records and models: int8, small, with card and scores.
+
+A run that left an int8 graph is shipped as that graph; one that left weights becomes a static int8 graph here, with
+ranges from English. Either way the word embeddings shrink to a byte each, and F1 is measured anew on what is shipped.
+No model is chosen that has seen text of CoNLL-2002, labelled or not.
+"""
+
+import gzip
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmalib import runtimes
+from mmalib.app import card
+from mmalib.app.mistakes import mistakes
+from mmalib.graph import export, quantize
+from mmalib.model import cache, disk
+from mmalib.model.disk import complete_folder
+from mmalib.model.evaluate import further_scores, scored
+from mmalib.plan import of_kind
+from mmalib.records import machine
+from mmalib.reports import combined
+from mmalib.studies import int8_choices
+from mmalib.studies.finish import english
+from mmalib.studies.study import Study
+from mmalib.use import shipped
+from mmalib.use.ner import NER
+
+DEV = 1000  # English dev sentences that choose the calibration
+
+
+def run(profile: str, runs: Path, chosen: Mapping[str, str | None], models: Path = shipped.MODELS) -> int:
+    """Make every model that is chosen by a run's name, or by the records; 0 when all are there."""
+    study = Study.open(profile, runs)
+    records = {record["run"]: record for record in study.records()}
+    names = {name: asked or best(name, list(records.values())) for name, asked in chosen.items()}
+    for run_name in names.values():
+        if run_name not in records:
+            raise ValueError(f"There is no record of '{run_name}' in {study.home / 'records'}. Name another run.")
+        if combined.target_text(records[run_name]) != "none":
+            raise ValueError(f"{run_name} has seen text of CoNLL-2002, which no shipped model may. Name another run.")
+    for name, run_name in names.items():
+        print(f"{name}: {run_name}", flush=True)
+        size = _make(study, records[run_name], list(records.values()), models / name)
+        print(f"{name}: {size / 1e6:.1f} MB in the package", flush=True)
+    cache.write_sums(models, [path for name in shipped.NAMES for path in (models / name).rglob("*") if path.is_file()])
+    return 0
+
+
+def best(name: str, records: list[dict]) -> str:
+    """The run to ship: what notebook 06 calls the best of its int8 graphs, else the best of what was tuned.
+
+    Of the first seed, then, 'faithful' is the best on the unseen languages' dev sets, and 'fast' the smallest that
+    keeps enough of that.
+    """
+    blind = [record for record in records if combined.target_text(record) == "none"]
+    rows = combined.goals(blind)
+    goals = ("fastest", "smallest") if name == "fast" else (combined.FAITHFUL,)
+    for goal in goals if len(rows) else ():
+        (run_name,) = rows.loc[rows["goal"] == goal, "run"]
+        if run_name in {record["run"] for record in blind}:
+            return run_name
+    tuned = [record for record in of_kind(blind, "baseline", "student") if "varied" not in record["settings"]]
+    if not tuned:
+        raise ValueError("The study has no tuned model yet: run notebook 01 first, or name a run.")
+    first = min(record["settings"]["seed"] for record in tuned)
+    tuned = [record for record in tuned if record["settings"]["seed"] == first]
+    unseen = {record["run"]: combined.unseen(record, "dev") for record in tuned}
+    if name == "faithful":
+        return max(unseen, key=unseen.get)
+    good = [record for record in tuned if unseen[record["run"]] >= combined.KEEPS * max(unseen.values())]
+    return min(good, key=lambda record: (record.get("parameters", float("inf")), record["run"]))["run"]
+
+
+def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
+    """One model as the package carries it; its bytes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, before = _int8(study, record, records, Path(scratch))
+        folder = Path(scratch) / "folder"
+        (folder / "onnx").mkdir(parents=True)
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(source / name, folder)
+        quantize.table_in_bytes(source / runtimes.MODEL, folder / runtimes.QUANTIZED)
+        ner = NER.load(folder, runtime="onnxruntime")
+        scores = scored(ner.tags, study.corpora)
+        further = further_scores(ner.tags, study.corpora.further)
+        wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
+        about = json.loads((source / export.PROVENANCE).read_text(encoding="utf-8"))
+        about["quantization"]["embeddings"] = True
+        about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
+        about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
+        (folder / export.PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        speed = shipped.speed(ner)
+        here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
+        told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}
+        told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
+        further_card = {"before": before, "wrong": wrong, "here": f"{here}, {machine.cpu()}"}
+        (folder / export.CARD).write_text(card.text(told, about, [], folder=target.name, **further_card), "utf-8")
+        with complete_folder(target) as fresh:
+            for path in (path for path in folder.rglob("*") if path.is_file()):
+                _put(path, fresh / path.relative_to(folder))
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tuple[Path, dict]:
+    """The folder of a run's int8 graph, made here where the run left weights; and the scores before int8."""
+    folder = study.folder(record.get("same_as") or record["run"])
+    if (folder / runtimes.MODEL).is_file():
+        whole = combined.whole_of(record, records)
+        return folder, {**whole["scores"], **whole.get("further", {})} if whole else {}
+    model, tokenizer = disk.load(folder)
+    about = {"run": record["run"], **{key: record["settings"][key] for key in ("corpus", "seed")}}
+    export.export(model, tokenizer, scratch / "float", provenance=about)
+    text = english(study, tokenizer, study.profile.calibration_sentences, DEV)
+    how = {"calibration_methods": study.profile.calibration_methods}
+    ranges = int8_choices.calibrated(how, scratch / "float", *text)["ranges"]
+    quantize.quantize(scratch / "float", scratch / "int8", kind="static", ranges=ranges)
+    return scratch / "int8", {**record["scores"], **record.get("further", {})}
+
+
+def _put(source: Path, target: Path) -> None:
+    """A file as the package carries it. Weights have no repeats: only the codes of single bytes make them smaller."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_size < 100_000:
+        shutil.copyfile(source, target)
+        return
+    strategy = zlib.Z_HUFFMAN_ONLY if source.suffix == ".onnx" else zlib.Z_DEFAULT_STRATEGY
+    packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, strategy)  # 16: as gzip writes it
+    packed = packer.compress(source.read_bytes()) + packer.flush()
+    target.with_name(target.name + ".gz").write_bytes(packed)
+    if gzip.decompress(packed) != source.read_bytes():
+        raise ValueError(f"{source.name} does not come back as it was. Try again.")
+
+
+def _f1(scores: Mapping[str, Mapping[str, dict]]) -> dict:
+    return {language: {split: one["f1"] for split, one in splits.items()} for language, splits in scores.items()}

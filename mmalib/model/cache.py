@@ -1,0 +1,80 @@
+"""What the package carries compressed, unpacked once into a cache folder: under a lock, checked by its hashes.
+
+`SHA256SUMS` in a folder of the package holds the hash of every file there, as `sha256sum -c` reads them. What is
+unpacked carries them in its name, so that another version of the package has a folder of its own.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+
+
+def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path], None]) -> Path:
+    """The folder that `fill` has filled from these files below `root`; made at the first call."""
+    cache = os.environ.get("MMALIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mmalib"
+    folder = Path(cache).expanduser() / f"{name}-{fingerprint(hashes)}"
+    if folder.is_dir():  # it appears complete or not at all
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
+            if not folder.is_dir():
+                _unpack(folder, root, hashes, fill)
+    except OSError as error:
+        raise ValueError(
+            f"'{name}' could not be unpacked into {folder.parent} ({error}). "
+            "Free some space there, or set MMALIB_CACHE to a folder that can be written to."
+        ) from error
+    return folder
+
+
+def fingerprint(hashes: dict[str, str]) -> str:
+    """Tells one set of files from another."""
+    lines = [f"{total}  {path}\n" for path, total in sorted(hashes.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+def sums(root: Path, folders: Collection[str], wanted: str) -> dict[str, str]:
+    """The stored hashes of the files in these folders below `root`, one of which is `wanted`."""
+    try:
+        pairs = [line.split("  ", 1) for line in (root / SUMS).read_text().splitlines()]
+    except OSError as error:
+        raise ValueError(f"{root / SUMS} cannot be read ({error.strerror}). Reinstall the package.") from error
+    mine = {path: total for total, path in pairs if path.split("/")[0] in folders}
+    if wanted not in mine:
+        raise ValueError(f"{root / SUMS} does not know '{wanted}'. Reinstall the package.")
+    return mine
+
+
+def write_sums(root: Path, paths: Iterable[Path]) -> None:
+    """Write the hashes of these files below `root` anew."""
+    text = "".join(f"{hash_of(path)}  {path.relative_to(root).as_posix()}\n" for path in sorted(paths))
+    (root / SUMS).write_text(text)
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _unpack(folder: Path, root: Path, hashes: dict[str, str], fill: Callable[[Path], None]) -> None:
+    for path, total in hashes.items():
+        if not (root / path).is_file() or hash_of(root / path) != total:
+            raise ValueError(f"{root / path} is missing or damaged: its SHA-256 is not {total}. Reinstall the package.")
+    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a call that was killed
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        fresh = Path(temporary) / "complete"
+        fresh.mkdir()
+        fill(fresh)
+        for path in (path for path in fresh.rglob("*") if path.is_file()):
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(fresh, folder)

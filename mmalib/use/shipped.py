@@ -1,0 +1,103 @@
+"""The models that the package carries: int8 graphs that tag text right after the install, offline.
+
+    models/NAME/onnx/model_quantized.onnx.gz   the graph, compressed
+    models/NAME/tokenizer.json.gz, config.json, tokenizer_config.json, mmalib.json, README.md
+    models/SHA256SUMS
+
+They are made by `python -m mmalib ship` and unpacked at their first use into a folder as Optimum and transformers.js
+expect it.
+"""
+
+import gzip
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mmalib import runtimes
+from mmalib.model import cache
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+TEXT = (  # invented, as long as sentences of news are
+    "Yesterday the mayor of Bristol , Helen Carter , opened the new offices of Norwood Shipping near the harbour .",
+    "El presidente de la empresa Textil Aragón , Julio Vega , viajará el lunes a Zaragoza con dos ministros .",
+    "Volgens Anke de Boer van het Instituut voor Waterbouw stijgt de zee bij Vlissingen sneller dan in Oostende .",
+)
+WORDS = sum(len(text.split()) for text in TEXT) // len(TEXT)  # a sentence
+NAMES = {"fast": "small and fast", "faithful": "most faithful to the unseen languages"}  # the first is the default
+WEIGHTS = "model.safetensors"
+
+
+def there() -> list[str]:
+    """The names of the models that this copy of the package carries."""
+    return [name for name in NAMES if (MODELS / name / "config.json").is_file()]
+
+
+def locate(model: str | Path | None = None) -> Path:
+    """The folder of a model, ready to be loaded: of a shipped one by its name, by default the first, or any other."""
+    if model is None or str(model) in NAMES:
+        name = str(model or next(iter(there()), ""))
+        if name in there():
+            return unpacked(name)
+        carried = ", ".join(f"'{one}'" for one in there()) or "no models"
+        what = f"no model '{name}' (it carries {carried})" if name else carried
+        raise ValueError(
+            f"This copy of mmalib carries {what}. Give the folder of a model, such as those in "
+            "runs/quick/models, or make them with python -m mmalib ship."
+        )
+    folder = Path(model)
+    wanted = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    lost = [name for name in wanted if not (folder / name).is_file()]
+    if not (folder / WEIGHTS).is_file() and runtimes.graph_in(folder) is None:
+        lost = [" or ".join((*runtimes.PLACES, WEIGHTS)), *lost]
+    if lost:
+        what = f"is missing {', '.join(lost)}" if folder.is_dir() else "is not a folder"
+        raise ValueError(f"{model} {what}. Give the folder of a model, or one of: {', '.join(there()) or 'none here'}.")
+    return folder.resolve()
+
+
+def unpacked(name: str) -> Path:
+    """The folder of a shipped model, unpacked at the first call."""
+
+    def fill(fresh: Path) -> None:
+        for path in hashes:
+            target = fresh / Path(path).relative_to(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.suffix == ".gz":
+                with gzip.open(MODELS / path) as source, open(target.with_suffix(""), "wb") as file:
+                    shutil.copyfileobj(source, file)
+            else:
+                shutil.copyfile(MODELS / path, target)
+
+    hashes = cache.sums(MODELS, (name,), f"{name}/config.json")
+    return cache.unpacked(name, MODELS, hashes, fill)
+
+
+def described() -> Iterator[str]:
+    """What `python -m mmalib models` prints."""
+    from mmalib.use.ner import NER
+
+    if not there():
+        yield "This copy of mmalib carries no models; python -m mmalib ship makes them."
+    for name in there():
+        folder = locate(name)
+        about = json.loads((folder / "mmalib.json").read_text(encoding="utf-8"))
+        size = sum(path.stat().st_size for path in (MODELS / name).rglob("*") if path.is_file())
+        scores = about["scores"]["after"].items()
+        ner = NER.load(name)
+        yield f"{name:<9} {NAMES[name]}; from the run {about['run']}"
+        yield f"  size    {size / 1e6:.1f} MB in the package, {about['megabytes']:.1f} MB unpacked in {folder}"
+        yield "  test F1 " + ", ".join(f"{language} {splits['test']:.3f}" for language, splits in scores)
+        yield f"  here    {speed(ner):.0f} sentences a second of about {WORDS} words in {ner.runtime}"
+
+
+def speed(tag: Callable[[list[str]], list], seconds: float = 1.0) -> float:
+    """Sentences a second, 96 at once."""
+    texts = [text.replace(" ,", ",").replace(" .", ".") for text in TEXT] * 32
+    tag(texts)
+    start, times = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        tag(texts)
+        times += 1
+    return times * len(texts) / (time.perf_counter() - start)
