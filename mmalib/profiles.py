@@ -87,6 +87,23 @@ class Profile:
     upstream_subwords: int = 5_000_000  # that an epoch draws
     upstream_epochs: float = 3
     upstream_batch: int = 2048  # subwords
+    # pruning × distillation × adapters, notebook 09; each pruned model is trained on for `gate_epochs` + `gate_after`
+    cross_backbone: str | None = None  # None: the first of the backbones
+    cross_shares: tuple[float, ...] = (0.6, 0.8, 0.95)  # of the encoder that enters pruning; other seeds: the first
+    cross_sentences: int | None = None  # cap on English training sentences, or pairs
+    cross_scored: int | None = None  # cap on every dev and test set
+    cross_epochs: float | None = None  # of the rows without pruning, None: epochs
+    adapter_width: int = 64
+    adapter_rate: float = 1e-3  # LoRA's as well
+    gate_epochs: float = 4
+    gate_after: float = 2  # epochs of tuning once the gates are final
+    gate_rate: float = 0.01  # of gates and multipliers
+    speedups: tuple[float, ...] = (1.5, 2.0, 3.0)  # asked for from the mask search that trains nothing
+    pairs: bool = True  # whether similarity, the second task, is studied too
+    pair_rows: tuple[str, ...] | None = None  # its rows of the truth table, None for all of them
+    used_sentences: int = 1000  # read by each model while its emissions are estimated
+    used_models: int | None = None  # cap on the models that are timed
+    country: str = "NLD"  # whose grid the electricity comes from, by three letters
 
 
 PROFILES = {
@@ -159,6 +176,17 @@ PROFILES = {
         upstream_subwords=1024,
         upstream_epochs=0.5,
         upstream_batch=128,
+        cross_shares=(0.6,),
+        cross_sentences=16,
+        cross_scored=8,
+        adapter_width=8,
+        gate_epochs=1,
+        gate_after=1,
+        gate_rate=0.1,
+        speedups=(1.5,),
+        pair_rows=("FT", "P+D+A"),
+        used_sentences=6,
+        used_models=1,
     ),
     "quick": Profile(
         name="quick",
@@ -230,6 +258,18 @@ PROFILES = {
         compound_batches=(1,),
         ablation_gradients=(2, 8),
         ablation_shares=(0.7,),
+        cross_shares=(0.6,),
+        cross_sentences=150,
+        cross_scored=30,
+        cross_epochs=2,
+        adapter_rate=4e-3,
+        gate_epochs=2,
+        gate_after=1,
+        gate_rate=0.15,
+        speedups=(2.0,),
+        pair_rows=("FT", "P"),
+        used_sentences=60,
+        used_models=2,
     ),
     "small": Profile(
         name="small",
@@ -263,6 +303,9 @@ PROFILES = {
         qat_sentences=7000,
         floor_sentences=200,
         upstream_epochs=1,
+        gate_epochs=2,
+        gate_after=1,
+        gate_rate=0.02,
     ),
     "paper": Profile(
         name="paper",

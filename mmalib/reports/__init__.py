@@ -17,6 +17,7 @@ from mmalib.reports import (
     combined,
     compound,
     costs,
+    crossed,
     distillation,
     figures,
     languages,
@@ -33,6 +34,7 @@ FORMATS = (*tables.FORMATS, *figures.FORMATS)
 NOTEBOOKS = (
     *(baselines, structured, unstructured, distillation, quantization, combined, speed, speed_real),
     compound,
+    crossed,
     *(languages, claims, costs),
 )
 

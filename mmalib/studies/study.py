@@ -47,6 +47,12 @@ MAKERS = {  # kind of run → module and function: (study, run, folder for what 
     "upstream": "upstream.prune",
     "transfer": "upstream.transfer",
     "ablation": "unstructured.one_shot",
+    "crossed": "crossed.tune",
+    "gated": "crossed.prune",
+    "searched": "crossed.search",
+    "pairs sparse": "crossed.sparse",
+    "pairs int8": "crossed.int8",
+    "use": "crossed.use",
 }
 
 
