@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from mmalib import plan, profiles, runtimes
+from mmalib.app import card
 from mmalib.data import subwords
 from mmalib.model import backbones, disk
 from mmalib.pretrain import shrink, text, train
@@ -187,6 +188,12 @@ def test_zeros_are_in_blocks_of_four_and_stay_through_int8(study, records, run_o
     half = study.make(run_of("2-of-4-obs"))
     kept = sparsity.masks_of(study.model(half["run"])[0]).values()
     assert all((mask.unflatten(1, (-1, 4)).sum(2) == 2).all() for mask in kept) and half["sparsity"]["measured"] == 0.5
+
+
+def test_a_card_tells_the_speeds_of_its_own_form(study, records, run_of):
+    for leaf in run_of("1-layers-50-4-block-int8").leaves:
+        runtimes_of_leaf = {row["runtime"] for row in card._speeds(leaf, records)}
+        assert runtimes_of_leaf == ({"onnxruntime", "openvino", "torch"} if "qdq" in leaf else {"torch:kernel=sparse"})
 
 
 @pytest.mark.skipif(not shutil.which("gzip"), reason="there is no gzip here")
