@@ -79,7 +79,7 @@ def test_which_layers_stay():
     assert layers.choose(4, 2, "loss", [0.1, 0.4, 0.2, 0.3]) == [1, 3]
     with pytest.raises(ValueError, match="A model of 12 layers cannot keep 13"):
         layers.choose(12, 13, "top")
-    with pytest.raises(ValueError, match="no choice 'middle'"):
+    with pytest.raises(ValueError, match="not chosen by 'middle'"):
         layers.choose(12, 6, "middle")
 
 
