@@ -13,7 +13,8 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
-os.environ.pop("MMALIB_DATA", None)
+for folder in ("MMALIB_DATA", "MMALIB_TEXT"):
+    os.environ.pop(folder, None)
 
 # In the background of a script, pytest inherits that interrupts are ignored, and so would all children of tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -267,12 +267,14 @@ def test_an_upstream_model_with_another_vocabulary_is_refused(study, records, ru
         upstream.transfer(study, run, tmp_path / "unfinished")
 
 
-def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tmp_path, run_of):
+def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tmp_path, run_of, monkeypatch):
     settings = run_of("upstream-three-90").settings | {"upstream_subwords": 90}
     secret = next(words for words in study.corpora["es"]["test"]["words"] if len(words) > 6)
     for name in ("en", "es", "nl"):
         (tmp_path / f"{name}.txt").write_text("the bank of Madrid is in Madrid\n" * 9 + " ".join(secret) + "\n")
-    of_folder = Study(dataclasses.replace(study.profile, text_folder=str(tmp_path)), study.top, "sample")
+    of_folder = Study.open(study.profile, study.top, "sample", str(tmp_path))
+    monkeypatch.setenv("MMALIB_TEXT", str(tmp_path))
+    assert Study.open(study.profile, study.top, "sample").profile == of_folder.profile != study.profile
     material, about = upstream.read(of_folder, settings, tokenizer)
     line = tokenizer.encode("the bank of Madrid is in Madrid", add_special_tokens=False)
     for tokens in material.text.values():
