@@ -13,7 +13,8 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
-os.environ.pop("MMALIB_DATA", None)
+for folder in ("MMALIB_DATA", "MMALIB_TEXT"):
+    os.environ.pop(folder, None)
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
 if SIDE_BY_SIDE:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start

@@ -210,6 +210,7 @@ def test_fresh_deletes_nothing_while_somebody_makes_a_run(write, tmp_path):
     ("name", "value", "said"),
     [
         ("MMALIB_DATA", "nowhere", "There is no data folder nowhere"),
+        ("MMALIB_TEXT", "nowhere", "No text in nowhere"),
         (workers.WORKERS, "0", "--workers is '0'"),
         (workers.WORKERS, "two", "--workers is 'two'"),
     ],

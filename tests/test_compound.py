@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from mmalib import plan, profiles, runtimes
+from mmalib.app import card
 from mmalib.data import subwords
 from mmalib.model import backbones, disk
 from mmalib.pretrain import shrink, text, train
@@ -78,7 +79,7 @@ def test_which_layers_stay():
     assert layers.choose(4, 2, "loss", [0.1, 0.4, 0.2, 0.3]) == [1, 3]
     with pytest.raises(ValueError, match="A model of 12 layers cannot keep 13"):
         layers.choose(12, 13, "top")
-    with pytest.raises(ValueError, match="no choice 'middle'"):
+    with pytest.raises(ValueError, match="not chosen by 'middle'"):
         layers.choose(12, 6, "middle")
 
 
@@ -135,7 +136,7 @@ def test_without_blocks_pruning_costs_less_than_in_blocks_of_one(random_model, t
         costs[name] = np.square(along).mean() + 1e-8 * sum(c.square().sum().item() for c in change.values())
     assert costs["whole"] < 0.5 * costs["blocks"]
     with pytest.raises(ValueError, match="only single weights"):
-        sparsity.one_shot_(model, mfac.criterion(rows, tokenizer, **few), 0.5, "4")
+        sparsity.one_shot_(model, mfac.criterion(rows, tokenizer, damp=1e-7, **few), 0.5, "4")
 
 
 # ---- The runs ----
@@ -187,6 +188,12 @@ def test_zeros_are_in_blocks_of_four_and_stay_through_int8(study, records, run_o
     half = study.make(run_of("2-of-4-obs"))
     kept = sparsity.masks_of(study.model(half["run"])[0]).values()
     assert all((mask.unflatten(1, (-1, 4)).sum(2) == 2).all() for mask in kept) and half["sparsity"]["measured"] == 0.5
+
+
+def test_a_card_tells_the_speeds_of_its_own_form(study, records, run_of):
+    for leaf in run_of("1-layers-50-4-block-int8").leaves:
+        runtimes_of_leaf = {row["runtime"] for row in card._speeds(leaf, records)}
+        assert runtimes_of_leaf == ({"onnxruntime", "openvino", "torch"} if "qdq" in leaf else {"torch:kernel=sparse"})
 
 
 @pytest.mark.skipif(not shutil.which("gzip"), reason="there is no gzip here")
@@ -260,12 +267,14 @@ def test_an_upstream_model_with_another_vocabulary_is_refused(study, records, ru
         upstream.transfer(study, run, tmp_path / "unfinished")
 
 
-def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tmp_path, run_of):
+def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tmp_path, run_of, monkeypatch):
     settings = run_of("upstream-three-90").settings | {"upstream_subwords": 90}
     secret = next(words for words in study.corpora["es"]["test"]["words"] if len(words) > 6)
     for name in ("en", "es", "nl"):
         (tmp_path / f"{name}.txt").write_text("the bank of Madrid is in Madrid\n" * 9 + " ".join(secret) + "\n")
-    of_folder = Study(dataclasses.replace(study.profile, text_folder=str(tmp_path)), study.top, "sample")
+    of_folder = Study.open(study.profile, study.top, "sample", str(tmp_path))
+    monkeypatch.setenv("MMALIB_TEXT", str(tmp_path))
+    assert Study.open(study.profile, study.top, "sample").profile == of_folder.profile != study.profile
     material, about = upstream.read(of_folder, settings, tokenizer)
     line = tokenizer.encode("the bank of Madrid is in Madrid", add_special_tokens=False)
     for tokens in material.text.values():

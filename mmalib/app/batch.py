@@ -115,6 +115,10 @@ def _check(profile: str, home: Path) -> None:
     from mmalib.data import corpus  # here, as it brings in the datasets library
 
     corpus.check(profiles.load_profile(profile))
+    if folder := os.environ.get("MMALIB_TEXT"):
+        from mmalib.studies import upstream
+
+        upstream.lines_of(folder)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free / 2**30
     if free < ROOM:

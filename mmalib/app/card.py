@@ -36,6 +36,7 @@ METHODS = {
     "magnitude": "weights pruned by magnitude",
     "movement": "weights pruned by movement",
     "obs": "weights pruned by second order (Optimal BERT Surgeon)",
+    "layers": "layers dropped",
     "distillation": "a smaller model tuned on English",
     "quantization": "a tuned model as a graph",
 }
@@ -143,10 +144,14 @@ def _wrong(wrong: Mapping[str, Sequence[str]] | None) -> str:
 
 
 def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
-    """The rows of throughput that notebook 07 has measured for a folder, each with the machine it ran on."""
-    trained = [r for r in sorted(records, key=lambda r: r["run"]) if r["settings"].get("method") == "trained"]
+    """The rows of throughput that notebooks 07 and 08 have measured for a folder, each with the machine it ran on."""
+    timed = ("trained", "compound speed")
     return [
-        {**row, "machine": r["machine"]} for r in trained if r["settings"]["folder"] == name for row in r["throughput"]
+        {**row, "machine": record["machine"]}
+        for record in sorted(records, key=lambda record: record["run"])
+        if record["settings"].get("method") in timed
+        for row in record["throughput"]
+        if row.get("folder", record["settings"].get("folder")) == name
     ]
 
 

@@ -27,7 +27,7 @@ def choose(depth: int, number: int, choice: str, losses: Sequence[float] = ()) -
     if not 1 <= number <= depth:
         raise ValueError(f"A model of {depth} layers cannot keep {number}. Choose a number from 1 to {depth}.")
     if choice not in CHOICES:
-        raise ValueError(f"There is no choice '{choice}' of layers. Choose one of: {', '.join(CHOICES)}.")
+        raise ValueError(f"Layers are not chosen by '{choice}'. Choose one of: {', '.join(CHOICES)}.")
     if choice == "evenly":
         return [int((place + 1) * depth / number) - 1 for place in range(number)]
     if choice == "loss":

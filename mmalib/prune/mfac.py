@@ -48,23 +48,15 @@ def _factor(gradients: Iterable[Tensor], damp: float) -> Tensor:
 
 
 def criterion(
-    rows: Sequence[Mapping],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    damp: float = 1e-7,
-    num_grads: int = 64,
-    batch_size: int = 16,
-    seed: int = 0,
+    rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, *, damp: float, num_grads: int, batch_size: int
 ) -> Criterion:
     """Single weights, by the whole Fisher, with gradients over `rows` as in `obs.criterion`."""
-    loss = obs.of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size, seed=seed)
+    loss = obs.of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size)
     held: Gradients = {}  # those of the last scores
 
     def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
         if pattern != "1":
-            raise ValueError(
-                f"Without blocks only single weights are weighed, not pattern '{pattern}'. Use obs for it."
-            )
+            raise ValueError(f"Without blocks only single weights are weighed, not '{pattern}'. Use obs for that.")
         held.clear()
         held.update({name: torch.empty(num_grads, mask.numel(), device=mask.device) for name, mask in masks.items()})
         for number, of_batch in enumerate(obs.gradients(model, loss, masks, num_grads)):

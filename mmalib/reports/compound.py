@@ -55,7 +55,8 @@ def compound(records: list[dict]) -> pd.DataFrame:
     Speed-ups are over dense float32 XLM-R base in ONNX Runtime, at the largest batch; `over own dense` is the quotient
     of two in DeepSparse, as theirs is. F1 of int8 is that of the graph in ONNX Runtime.
     """
-    timed, rows = sorted(of_kind(records, "compound speed"), key=_order), []
+    timed, rows = of_kind(records, "compound speed"), []
+    timed.sort(key=lambda of: (-of["settings"]["layers"], of["settings"]["share"], FORMS.index(of["settings"]["form"])))
     dense = best(timed[0]).get("deepsparse") if timed and timed[0]["settings"]["form"] == "dense" else None
     for record in timed:
         settings, model = record["settings"], of_part(record, "model", records)
@@ -71,10 +72,9 @@ def compound(records: list[dict]) -> pd.DataFrame:
         row |= {"paper speed-up": theirs.get("speedup"), "batch": max(settings["batches"])}
         means = {name: np.mean(list(f1.values())) for name, f1 in record["f1_in"].items()}
         row |= {"mean F1 in": ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())}
-        failed = sorted({row["runtime"].split(":")[0] for row in record["throughput"] if "failed" in row})
-        note = [f"failed: {', '.join(failed)}"] * bool(failed)
-        note += ["busy machine"] * any(row.get("busy") for row in record["throughput"])
-        rows.append(row | {"note": "; ".join(note)})
+        notes = [f"{one['runtime']} failed" for one in record["throughput"] if "failed" in one]
+        notes += ["busy machine" for one in record["throughput"] if one.get("busy")]
+        rows.append(row | {"note": ", ".join(dict.fromkeys(notes))})
     return pd.DataFrame(rows)
 
 
@@ -181,12 +181,7 @@ def recall(table: pd.DataFrame) -> Figure:
                 points = pd.DataFrame({"x": values, "y": table[name]}).dropna().sort_values("x")
                 axes.plot(points["x"], points["y"], "o", color=colour, alpha=0.4, markeredgewidth=0)
                 line = points[front((sign * points["x"]).tolist(), points["y"].tolist())]
-                axes.plot(
-                    line["x"],
-                    line["y"],
-                    color=colour,
-                    label=name.replace("unseen", "unseen languages").removesuffix(" kept %"),
-                )
+                axes.plot(line["x"], line["y"], color=colour, label=name.removesuffix(" kept %"))
         panels[0].set_xlabel("speed-up over dense XLM-R base in ONNX Runtime,\nof the fastest runtime")
         panels[1].set_xlabel("MB by gzip")
         panels[0].set_ylabel("% of the dense F1 kept, test")
@@ -199,9 +194,8 @@ def ablation_curves(table: pd.DataFrame) -> Figure:
     panels = list(table.groupby("varied", sort=False))
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(1.6 + 1.5 * len(panels), 2.4))
-        for axes, (name, rows) in zip(
-            drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-        ):
+        every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (name, rows) in zip(every, panels, strict=True):
             for share, points in rows.sort_values("value").groupby("sparsity"):
                 style = (0, (2, 2)) if share == max(table["sparsity"]) else "-"
                 for language, colour in figures.COLOURS.items():
@@ -226,9 +220,8 @@ def _scores(record: dict, records: list[dict], scores: dict | None = None) -> di
     row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"}
     row |= {name: round(_f1(scores[name]), 3) for name in figures.COLOURS}
     row |= dict(zip(KEPT, (round(left["en"], 1), round(np.mean([left["es"], left["nl"]]), 1)), strict=True))
-    return row | {
-        name: round(_f1(of), 3) for name, of in record.get("further", {}).items() if scores is record["scores"]
-    }
+    further = record.get("further", {}) if scores is record["scores"] else {}
+    return row | {name: round(_f1(of), 3) for name, of in further.items()}
 
 
 def _millions(number: int) -> float:
@@ -237,11 +230,6 @@ def _millions(number: int) -> float:
 
 def _f1(splits: dict) -> float:
     return splits["test"]["f1"]
-
-
-def _order(record: dict) -> tuple:
-    settings = record["settings"]
-    return -settings["layers"], settings["share"], FORMS.index(settings["form"])
 
 
 def _beside(rows: list[dict], number: int, about: Callable[[dict], dict]) -> pd.DataFrame:

@@ -61,7 +61,8 @@ def measure(study: Study, run: Run, unfinished: Path) -> dict:
     base, rows, sizes, f1_in = speed.base_folder(study), [], {}, {}
     for leaf, names in zip(model.leaves, settings["runtimes"], strict=True):
         graph = speed_real.exported(study.folder(leaf), unfinished)
-        rows += speed.measured(settings, {settings["model"]: graph}, names, base)
+        timed = speed.measured(settings, {settings["model"]: graph}, names, base)
+        rows += [row | {"folder": leaf} for row in timed]
         about = store.read_json(graph / disk.PROVENANCE)
         sizes[leaf] = speed.sizes(graph) | {"weights_left": round(about["encoder_weights"] * (1 - about["sparsity"]))}
         if "int8" in settings["form"]:

@@ -30,7 +30,7 @@ from mmalib.pretrain import batches, shrink, text
 from mmalib.pretrain.train import train
 from mmalib.prune import gradual, magnitude, obs, sparsity
 from mmalib.prune.layers import choose
-from mmalib.records import clock, store
+from mmalib.records import clock, machine, store
 from mmalib.studies.compound import tuned
 from mmalib.studies.finish import recipe
 from mmalib.studies.speed import gzip_mb
@@ -52,7 +52,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     settings, folder = run.settings, study.folder(run.name)
     tokenizer = load_tokenizer(settings["backbone"])
     material, about = read(study, settings, tokenizer)
-    teacher = load_model(settings["backbone"], seed=settings["seed"]).base_model
+    teacher = load_model(settings["backbone"], seed=settings["seed"]).base_model.to(machine.device())
     student, masks = copy.deepcopy(teacher), {}
     shrink.ready_(student)
     draw = partial(batches.draw, material, tokens=settings["upstream_batch"])
@@ -98,7 +98,7 @@ def transfer(study: Study, run: Run, unfinished: Path) -> dict:
 def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[batches.Material, dict]:
     """The text of a run, no more of each language than an epoch draws of it, and what is told of it."""
     folder, languages, tokens = study.profile.text_folder, settings["languages"], {}
-    lines = _lines(folder, languages)
+    lines = lines_of(folder, languages)
     cap = -(-settings["upstream_subwords"] // len(languages))
     secret = [words for of in study.corpora.values() for split in ("dev", "test") for words in of[split]["words"]]
     secret += [words for test in study.corpora.further.values() for words in test["words"]]
@@ -125,11 +125,11 @@ def check(study: Study) -> None:
         choose(depth, number, "evenly")
     if depths[0] != depth:
         raise ValueError(f"depths begins with {depths[0]}, and {teacher} has {depth} layers. Let it begin with these.")
-    _lines(study.profile.text_folder, THREE)
+    lines_of(study.profile.text_folder)
 
 
-def _lines(folder: str | None, languages: Sequence[str]) -> dict[str, list[str]]:
-    """The lines of a folder by language, if there is one."""
+def lines_of(folder: str | None, languages: Sequence[str] = THREE) -> dict[str, list[str]]:
+    """The lines of a folder by language, if there is one; all of these languages must be there."""
     lines = text.read_text(Path(folder)) if folder else {}
     if absent := [name for name in languages if folder and not lines.get(name)]:
         raise ValueError(f"{folder} has no text in {absent[0]}: its file is absent or empty. Give a line a sentence.")
