@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 
 import pytest
-from conftest import write_model
+from lookup_model import write_model
 
 from mmalib import NER, show
 from mmalib.app import cli
