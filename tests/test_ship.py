@@ -85,7 +85,7 @@ def test_a_run_becomes_a_model_of_the_package(study, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("more", "run", "said"),
-    [({}, "05-nothing", "no record of '05-nothing'"), ({"start": {"sees_target_text": True}}, RUN, "CoNLL-2002")],
+    [({}, "05-nothing", "no record of '05-nothing'"), ({"sees_target_text": True}, RUN, "CoNLL-2002")],
 )
 def test_what_may_not_be_shipped_is_one_line_and_leaves_nothing(study, tmp_path, more, run, said, capsys):
     path = study / "smoke" / "records" / f"{RUN}.json"

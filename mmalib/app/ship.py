@@ -45,8 +45,8 @@ def run(profile: str, runs: Path, chosen: Mapping[str, str | None], models: Path
     for name, run_name in names.items():
         print(f"{name}: {run_name}", flush=True)
         size = _make(study, records[run_name], list(records.values()), models / name)
+        cache.write_sums(models, [path for path in models.glob("*/**/*") if path.is_file()])
         print(f"{name}: {size / 1e6:.1f} MB in the package", flush=True)
-    cache.write_sums(models, [path for name in shipped.NAMES for path in (models / name).rglob("*") if path.is_file()])
     return 0
 
 
@@ -109,6 +109,8 @@ def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tup
     """The folder of a run's int8 graph, made here where the run left weights; and the scores before int8."""
     folder = study.folder(record.get("same_as") or record["run"])
     if (folder / runtimes.MODEL).is_file():
+        if not record["size"]["quantized"]:
+            raise ValueError(f"{record['run']} is a graph in float. Name one in int8, or the run of its weights.")
         whole = combined.whole_of(record, records)
         return folder, {**whole["scores"], **whole.get("further", {})} if whole else {}
     model, tokenizer = disk.load(folder)
@@ -116,8 +118,9 @@ def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tup
     export.export(model, tokenizer, scratch / "float", provenance=about)
     text = english(study, tokenizer, study.profile.calibration_sentences, DEV)
     how = {"calibration_methods": study.profile.calibration_methods}
-    ranges = int8_choices.calibrated(how, scratch / "float", *text)["ranges"]
-    quantize.quantize(scratch / "float", scratch / "int8", kind="static", ranges=ranges)
+    found = int8_choices.calibrated(how, scratch / "float", *text)
+    about = {"calibration": found["calibration"]["chosen"]}
+    quantize.quantize(scratch / "float", scratch / "int8", kind="static", ranges=found["ranges"], provenance=about)
     return scratch / "int8", {**record["scores"], **record.get("further", {})}
 
 

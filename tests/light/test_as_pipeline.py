@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import LABELS
+from lookup_model import LABELS
 
 from mmalib import NER
 from mmalib.use import ner as module

@@ -11,7 +11,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import LABELS, write_model
+from lookup_model import LABELS, write_model
 from tokenizers import Tokenizer
 
 from mmalib import NER

@@ -75,7 +75,7 @@ def test_earlier_entities_are_kept(lookup, ner):
 
 
 def test_to_disk_and_back_the_model_comes_along(table, tmp_path):
-    from conftest import write_model
+    from lookup_model import write_model
 
     folder = write_model(tmp_path / "model", table)
     nlp = piped("nl", folder)
