@@ -784,10 +784,10 @@ def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -
         return Run(name, settings, {"base": base.name, "start": start.name}, (name, f"{name}-qdq"))
     if not share:
         return start
-    like = gradual(profile, base, "obs", share, taught=True)
     if start is base and form == "unstructured":
-        return like
-    return _pruned(base, like, start, f"{depth}-layers-{100 * share:.0f}-{form}", depth, PATTERNS[form])
+        return gradual(profile, base, "obs", share, taught=True)
+    what = f"{depth}-layers-{100 * share:.0f}-{form}"
+    return _pruned(profile, base, start, what, depth, share, PATTERNS[form])
 
 
 def patient(profile: Profile, base: Run, name: str) -> Run:
@@ -797,12 +797,17 @@ def patient(profile: Profile, base: Run, name: str) -> Run:
     printed = {**OBERT[recipe], "recipe": recipe, "batch_size": profile.batch_size}
     printed |= {name: printed[name] * profile.recipe_epochs for name in ("pruning_epochs", "sparse_epochs")}
     what = name.replace(" ", "-").removesuffix("%")
-    return _pruned(base, gradual(profile, base, "obs", share, taught=True), start, what, depth, "1", **printed)
+    return _pruned(profile, base, start, what, depth, share, "1", **printed)
 
 
-def _pruned(base: Run, like: Run, start: Run, what: str, depth: int, pattern: str, **changed) -> Run:
-    """A run as another one that prunes, from another model or in another pattern."""
+def _pruned(
+    profile: Profile, base: Run, start: Run, what: str, depth: int, share: float, pattern: str, **changed
+) -> Run:
+    """A run as in notebook 03 with a teacher, from another model or in another pattern."""
+    like = gradual(profile, base, "obs", share, taught=True)
     about = {"kind": "compound", "notebook": "08", "layers": depth, "pattern": pattern, "start": start.settings}
+    if profile.compound_updates:
+        about["updates"] = profile.compound_updates
     if start is not base:
         about["initial"] = min(SHALLOW, like.settings["initial"])
     settings = like.settings | about | changed
@@ -859,7 +864,7 @@ def compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
     settings = _timing(profile, base.settings["corpus"], "compound speed", base.settings["label"])
     settings |= {"notebook": "08", "model": name, "layers": depth, "share": share, "form": form, "calls": 1}
     settings |= {"seed": base.settings["seed"], "batches": list(profile.compound_batches), "digest": model.digest}
-    settings |= {"runtimes": [_asked(profile, names) for names in by_form]}
+    settings |= {"runtimes": [_asked(profile, names) for names in by_form], "scored_sentences": profile.int8_sentences}
     what = f"speed-{name.replace(' ', '-').replace('%', '')}"
     return Run(_after(base, "08", what), settings, {"base": base.name, "model": model.name})
 

@@ -79,6 +79,7 @@ class Profile:
     depths: tuple[int, ...] = (12, 6, 3)  # layers of its models; the first number is the whole model's
     layer_choices: tuple[str, ...] = ("evenly", "top", "bottom", "loss")  # which layers stay; the first goes on
     compound: tuple[str, ...] | None = None  # names of mmalib.plan.compound_parts, None for all of them
+    compound_updates: int | None = None  # of the masks while its models are pruned, None: pruning_updates
     compound_batches: tuple[int, ...] = (1, 32)
     recipe_epochs: float = 1.0  # share of the published recipes' epochs
     ablation_gradients: tuple[int, ...] = (16, 64, 256, 1024)
@@ -254,7 +255,8 @@ PROFILES = {
         floor_layers=2,
         depths=(6,),
         layer_choices=(),
-        compound=("6 layers 60% 4-block int8", "ablation gradients"),
+        compound=("6 layers 60% 4-block int8", "ablation matrix-free"),
+        compound_updates=2,
         compound_batches=(1,),
         ablation_gradients=(2, 8),
         ablation_shares=(0.7,),
