@@ -9,8 +9,9 @@ neurons says so under one key of its config:
         "neurons_left": [1536, 512, ...]     width of every feed-forward pair
     }
 
-All other entries of the config (heads, hidden and feed-forward size) stay those of the whole model. The key is written
-and read in this module only. `AutoModel` does not know it and refuses the folder for its shapes; use `load`.
+All other entries of the config (heads, hidden and feed-forward size) stay those of the whole model. A layer may have
+lost all heads, or all neurons: what is left of that part is the bias of its last linear map. The key is written and
+read in this module only. `AutoModel` does not know it and refuses the folder for its shapes; use `load`.
 """
 
 import json
@@ -19,6 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
+from mmalib.model import adapters
 from mmalib.model.backbones import layers, load_tokenizer, parts
 
 PRUNED = "pruned"  # the key in config.json
@@ -65,7 +68,9 @@ def skeleton(folder: Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are all overwritten: leave no trace
         model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
-    _shrink_(model, folder)
+        _shrink_(model, folder)
+        if width := getattr(config, adapters.WIDTH, None):
+            adapters.add_(model, width)
     return model
 
 
@@ -101,6 +106,34 @@ def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] |
         "neurons_left": neurons_left(model),
     }
     setattr(model.config, PRUNED, entry)
+    bypass_(model)
+
+
+def bypass_(model: PreTrainedModel) -> None:
+    """Skip attention without heads and feed-forward parts without neurons; copies of the model skip them too."""
+    for layer in layers(model):
+        own, is_bert = parts(layer), hasattr(layer, "intermediate")
+        if not own.mix.in_features:
+            layer.attention.forward = MethodType(_no_heads if is_bert else _no_heads_distilbert, layer.attention)
+        if not own.narrow.in_features:
+            part = layer.output if is_bert else layer.ffn
+            part.forward = MethodType(_no_neurons if is_bert else _no_neurons_distilbert, part)
+
+
+def _no_heads(attention: nn.Module, hidden: Tensor, *_, **__) -> tuple[Tensor, None]:
+    return attention.output.LayerNorm(hidden + attention.output.dense.bias), None
+
+
+def _no_heads_distilbert(attention: nn.Module, hidden: Tensor, *_, **__) -> tuple[Tensor, None]:
+    return attention.out_lin.bias.expand_as(hidden), None
+
+
+def _no_neurons(output: nn.Module, _: Tensor, hidden: Tensor) -> Tensor:
+    return output.LayerNorm(hidden + output.dense.bias)
+
+
+def _no_neurons_distilbert(ffn: nn.Module, hidden: Tensor) -> Tensor:
+    return ffn.lin2.bias.expand_as(hidden)
 
 
 def heads_left(model: PreTrainedModel) -> list[list[int]]:
@@ -159,6 +192,7 @@ def _shrink_(model: PreTrainedModel, folder: Path) -> None:
         keep_inputs_(own.mix, width)
         keep_outputs_(own.widen, inner)
         keep_inputs_(own.narrow, inner)
+    bypass_(model)
 
 
 def _compare(stored: dict[str, tuple], model: PreTrainedModel, folder: Path) -> None:

@@ -107,17 +107,17 @@ def plan(
     return steps
 
 
-def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> None:
-    """Take heads out of the weights and say so in the config; every layer keeps at least one.
+def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]], *, last: bool = False) -> None:
+    """Take heads out of the weights and say so in the config; every layer keeps at least one, if not the `last` may go.
 
     The number of heads is nowhere else: the forward pass of all three architectures reads it from the shapes.
     """
     gone, left, size = _checked(model, heads), heads_left(model), head_size(model)
     for number, of_layer in gone.items():
-        if len(of_layer) == len(left[number]):
+        if len(of_layer) == len(left[number]) and not last:
             raise ValueError(f"Layer {number} would lose its last head. Leave at least one of {left[number]}.")
     for number, of_layer in gone.items():
-        slots = torch.tensor([slot for slot, head in enumerate(left[number]) if head not in of_layer])
+        slots = torch.tensor([slot for slot, head in enumerate(left[number]) if head not in of_layer], dtype=torch.long)
         kept = (slots[:, None] * size + torch.arange(size)).flatten()
         own = parts(layers(model)[number])
         for linear in (own.query, own.key, own.value):

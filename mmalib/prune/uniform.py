@@ -111,8 +111,8 @@ def _lowest(scores: Tensor, number: int) -> list[int]:
     return scores.argsort(stable=True)[:number].tolist()
 
 
-def remove_neurons_(model: PreTrainedModel, neurons: Mapping[int, Iterable[int]]) -> None:
-    """Remove feed-forward neurons, given by their current places in each layer, from the weights."""
+def remove_neurons_(model: PreTrainedModel, neurons: Mapping[int, Iterable[int]], *, last: bool = False) -> None:
+    """Remove feed-forward neurons, given by their current places in each layer; a layer's `last` one only if told."""
     widths = disk.neurons_left(model)
     going = {layer: set(places) for layer, places in neurons.items()}
     for layer, places in going.items():
@@ -120,11 +120,11 @@ def remove_neurons_(model: PreTrainedModel, neurons: Mapping[int, Iterable[int]]
             raise ValueError(f"There is no layer {layer} to remove neurons from: the model has {len(widths)}, from 0.")
         if wrong := [place for place in places if not 0 <= place < widths[layer]]:
             raise ValueError(f"Layer {layer} has no neuron {wrong[0]}: it has {widths[layer]} left, from 0.")
-        if len(places) == widths[layer]:
+        if len(places) == widths[layer] and not last:
             raise ValueError(f"Layer {layer} would lose all its {widths[layer]} neurons. Leave it at least one.")
     for layer, places in going.items():
         own = parts(layers(model)[layer])
-        kept = torch.tensor([i for i in range(widths[layer]) if i not in places], device=own.widen.weight.device)
+        kept = torch.tensor([i for i in range(widths[layer]) if i not in places], dtype=torch.long)
         disk.keep_outputs_(own.widen, kept)
         disk.keep_inputs_(own.narrow, kept)
     disk.record_pruning_(model)

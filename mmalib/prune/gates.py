@@ -1,0 +1,245 @@
+"""Heads, neurons and whole halves of layers behind gates that learn to close (CoFi: Xia, Zhong and Chen 2022).
+
+A gate is hard concrete (Louizos, Welling and Kingma 2018, Learning Sparse Neural Networks through L0 Regularization,
+equations 10 to 13): with u uniform in (0, 1), l = `LOW`, h = `HIGH` and b = `BETA`,
+
+    s = sigmoid((log u - log(1 - u) + log alpha) / b),     z = min(1, max(0, s (h - l) + l))
+    P(z > 0) = sigmoid(log alpha - b log(-l / h))
+
+Every head, every neuron, every layer's attention and every layer's feed-forward part has one. A unit is there if its
+own gate and that of its part are open, so that the share of the encoder's linear weights expected to go is
+
+    s = 1 - sum over parts of P(part) * sum over its units of P(unit) * weights of a unit / all weights
+
+and is driven to t by the penalty l1 (s - t) + l2 (s - t)^2, which gates minimise and the multipliers l1 and l2, from 0
+on, maximise; t grows from 0 to what is asked for during a warm-up. In the end the units least likely to be there go,
+as many as make the size asked for; the gates of the others are folded into the weights.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback
+
+from mmalib.model import adapters
+from mmalib.model.backbones import layers, parts
+from mmalib.model.disk import heads_left
+from mmalib.prune.heads import head_size, remove_heads_
+from mmalib.prune.uniform import remove_neurons_
+
+LOW, HIGH, BETA = -0.1, 1.1, 2 / 3
+CLAMP = 4.6  # log alpha stays within this, where its gradient has not died
+START = (CLAMP, 0.0)  # of log alpha: heads and whole parts, neurons (the authors' code)
+NEAR = 0.01  # how far from the share asked for a model may end
+COLLAPSED = 0.2  # how far beyond it gates may be expected to close
+
+
+class Part:
+    """The attention or the feed-forward part of one layer: its units are slices of what enters `linear`."""
+
+    def __init__(self, linear: nn.Linear, size: int, weights: int) -> None:
+        self.linear, self.size, self.weights = linear, size, weights  # inputs, and weights of the encoder, of a unit
+        self.number = linear.in_features // size
+        # log alpha of every unit and of the whole part, which may go as well
+        self.units = torch.full((self.number,), START[size == 1], device=linear.weight.device).requires_grad_()
+        self.whole = torch.full((), CLAMP, device=linear.weight.device).requires_grad_()
+        self.kept: Tensor | None = None  # once it is decided which units stay, bool
+        self.draw_()
+
+    def draw_(self) -> None:
+        """Draw the gates for one step of training."""
+        self.now = drawn(self.units), drawn(self.whole)
+
+    def gates(self) -> tuple[Tensor, Tensor]:
+        """The gates of the units and that of the part: as drawn in training; else without noise, and as decided."""
+        if self.linear.training and self.kept is None:
+            return self.now
+        units = settled(self.units)
+        return units if self.kept is None else units * self.kept, settled(self.whole)
+
+    def there(self) -> Tensor:
+        """The probability of each unit that it and its part are open."""
+        return chance(self.units) * chance(self.whole)
+
+
+def parts_of(model: PreTrainedModel) -> list[Part]:
+    """Attention and feed-forward part of every layer, in turns."""
+    each, size = [], head_size(model)
+    for own in map(parts, layers(model)):
+        hidden = own.mix.out_features
+        each += [Part(own.mix, size, 4 * hidden * size), Part(own.narrow, 1, 2 * hidden)]
+    return each
+
+
+def hooks(part: Part, gates: Callable[[], tuple[Tensor, Tensor]]) -> list:
+    """Multiply a part's units and its output by what `gates` gives at every call, until the hooks are removed."""
+
+    def scale(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0] * gates()[0].repeat_interleave(part.size, -1).to(inputs[0].dtype),)
+
+    def scale_output(_: nn.Module, __: tuple, out: Tensor) -> Tensor:
+        return out * gates()[1].to(out.dtype)
+
+    # an adapter at the same place reads what the gate has let through
+    return [
+        part.linear.register_forward_pre_hook(scale),
+        part.linear.register_forward_hook(scale_output, prepend=True),
+    ]
+
+
+def chance(log_alpha: Tensor) -> Tensor:
+    """The probability that a gate is not closed."""
+    return torch.sigmoid(log_alpha - BETA * math.log(-LOW / HIGH))
+
+
+def drawn(log_alpha: Tensor) -> Tensor:
+    """Gates as they are in one step of training."""
+    u = torch.rand_like(log_alpha).clamp(1e-6, 1 - 1e-6)
+    return _stretched(torch.sigmoid((u.logit() + log_alpha) / BETA))
+
+
+def settled(log_alpha: Tensor) -> Tensor:
+    """Gates without the noise."""
+    return _stretched(torch.sigmoid(log_alpha))
+
+
+def _stretched(s: Tensor) -> Tensor:
+    return (s * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+class Gates(TrainerCallback):
+    """Gates over a model while the Trainer trains it, and the model without what they close; a killed run goes on.
+
+    Gates and multipliers have an Adam of their own at a constant `rate`. `warm_up` is a share of the training.
+    """
+
+    def __init__(self, model: PreTrainedModel, share: float, *, rate: float = 0.01, warm_up: float = 0.2) -> None:
+        self.share, self.rate, self.warm_up, self.parts = share, rate, warm_up, parts_of(model)
+        self.total = sum(part.number * part.weights for part in self.parts)
+        finest = min((part.weights for part in self.parts if part.number), default=0) / max(self.total, 1)
+        if not (0 < share < 1 and 0 < finest <= min(NEAR, 1 - share)):
+            raise ValueError(
+                f"{share:.0%} of this encoder cannot go: the share must lie between 0 and 1, and the smallest unit be "
+                f"no more than {NEAR:.0%} of all weights and than what stays. Here it is {finest:.1%}."
+            )
+        self.multipliers = torch.zeros(2, device=model.device, requires_grad=True)
+        self.hooks: list = []
+
+    def expected(self) -> Tensor:
+        """The share of the encoder's weights that is expected to go."""
+        return 1 - torch.stack([part.there().sum() * part.weights for part in self.parts]).sum() / self.total
+
+    def penalty(self, target: float) -> Tensor:
+        """The Lagrangian's term."""
+        off = self.expected() - target
+        return self.multipliers[0] * off + self.multipliers[1] * off**2
+
+    def attach_(self) -> None:
+        """Put the gates into the model."""
+        self.hooks += [hook for part in self.parts for hook in hooks(part, part.gates)]
+
+    def decide_(self) -> None:
+        """Choose the units that stay: the least likely ones go, as many as make the share asked for."""
+        expected = float(self.expected().detach())
+        if not expected <= self.share + COLLAPSED:  # nor if it is no number
+            raise ValueError(
+                f"The gates have collapsed: they would close {expected:.0%} of the encoder where {self.share:.0%} is "
+                "asked for. Lower the rate of the gates, or prune longer."
+            )
+        costs = [part.weights for part in self.parts for _ in range(part.number)]
+        order = torch.cat([part.there() for part in self.parts]).argsort(stable=True).tolist()
+        gone, left = 0, self.share * self.total
+        while left > 0:
+            left -= costs[order[gone]]
+            gone += 1
+        kept = torch.ones(len(costs), dtype=torch.bool, device=self.multipliers.device)
+        kept[order[:gone]] = False
+        for place in reversed(order[:gone]):  # a head may be more than was left to take: smaller units come back
+            if costs[place] <= -left:
+                kept[place], left = True, left + costs[place]
+        for part, of_part in zip(self.parts, kept.split([part.number for part in self.parts]), strict=True):
+            part.kept = of_part
+
+    @torch.no_grad()
+    def finalise_(self, model: PreTrainedModel) -> float:
+        """Take out what is closed, fold in what is half open; the share of the encoder's weights that is gone."""
+        if self.parts[0].kept is None:
+            self.decide_()
+        gone: tuple[dict, dict] = {}, {}  # heads and neurons, by layer
+        left = heads_left(model)
+        for number, part in enumerate(self.parts):
+            units, whole = part.gates()
+            part.linear.weight *= units.repeat_interleave(part.size) * whole
+            part.linear.bias *= whole
+            if not part.kept.any():
+                adapters.fold_(part.linear)
+            layer, half = divmod(number, 2)
+            slots = (~part.kept).nonzero().flatten().tolist()
+            gone[half][layer] = slots if half else [left[layer][slot] for slot in slots]
+        while self.hooks:
+            self.hooks.pop().remove()
+        remove_heads_(model, {layer: heads for layer, heads in gone[0].items() if heads}, last=True)
+        remove_neurons_(model, {layer: places for layer, places in gone[1].items() if places}, last=True)
+        return 1 - sum(int(part.kept.sum()) * part.weights for part in self.parts) / self.total
+
+    # ---- While the Trainer trains ----
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        self.adam = torch.optim.Adam(
+            [{"params": self._alphas()}, {"params": [self.multipliers], "maximize": True}], lr=self.rate
+        )
+        if state.global_step:
+            self._restore_(_beside(args, state.global_step))
+        self.attach_()
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        for part in self.parts:
+            part.draw_()
+
+    def on_pre_optimizer_step(self, args, state, control, **_) -> None:
+        grown = min(1.0, (state.global_step + 1) / max(1.0, self.warm_up * state.max_steps))
+        self.penalty(self.share * grown).backward()
+        self.adam.step()
+        self.adam.zero_grad()
+        with torch.no_grad():
+            for log_alpha in self._alphas():
+                log_alpha.clamp_(-CLAMP, CLAMP)
+
+    def on_epoch_end(self, args, state, control, **_) -> None:
+        # before the Trainer's own checkpoint, so that none is without its gates
+        path = _beside(args, state.global_step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = {}
+        for number, value in enumerate([*self._alphas(), self.multipliers]):
+            held |= {f"{number}/value": value.detach()}
+            held |= {f"{number}/{name}": tensor for name, tensor in self.adam.state[value].items()}
+        save_file(held, f"{path}.tmp")
+        os.replace(f"{path}.tmp", path)
+
+    def on_save(self, args, state, control, **_) -> None:
+        for path in Path(args.output_dir).glob("gates-*.safetensors"):
+            if not path.with_name(f"checkpoint-{path.stem.partition('-')[2]}").exists():
+                path.unlink()
+
+    def _restore_(self, path: Path) -> None:
+        if not path.exists():
+            raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
+        values = [*self._alphas(), self.multipliers]
+        for key, tensor in load_file(path, device=str(self.multipliers.device)).items():
+            number, _, name = key.partition("/")
+            if name == "value":
+                values[int(number)].data.copy_(tensor)
+            else:
+                self.adam.state[values[int(number)]][name] = tensor
+
+    def _alphas(self) -> list[Tensor]:
+        return [log_alpha for part in self.parts for log_alpha in (part.units, part.whole)]
+
+
+def _beside(args, step: int) -> Path:
+    return Path(args.output_dir) / f"gates-{step}.safetensors"
