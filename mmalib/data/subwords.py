@@ -38,6 +38,8 @@ class Encoded:
     tags: Sequence[list[str] | None]
     windows: list[Window]
     tokenizer: PreTrainedTokenizerFast
+    # what training chooses a checkpoint by, from the words' logits; None: entity F1
+    measure: Callable[[list[np.ndarray]], float] | None = None
 
 
 def encode(

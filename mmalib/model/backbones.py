@@ -1,6 +1,6 @@
 """Short name → model and tokenizer; and what the three architectures call their layers and linear maps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from mmalib.data import NAMED_LABELS
+from mmalib.data import LABELS, named
 from mmalib.model import packed
 
 SHIPPED = ("e5", "e5-half", "e5-narrow")
@@ -54,13 +54,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return _loaded(AutoTokenizer, TOKENIZERS.get(name) or locate(name), name)
 
 
-def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
-    """A backbone with a head for the study's labels (drawn from `seed` where it brings none), in float32."""
+def load_model(name: str, *, seed: int = 0, labels: Sequence[str] = LABELS) -> PreTrainedModel:
+    """A backbone with a head for the labels of a task (drawn from `seed` where it brings none), in float32."""
     torch.manual_seed(seed)
     logging.set_verbosity_error()  # the report on missing weights is read here, not by the user
     logging.disable_progress_bar()
     how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    model, report = _loaded(AutoModelForTokenClassification, locate(name), name, **NAMED_LABELS, **how)
+    model, report = _loaded(AutoModelForTokenClassification, locate(name), name, **named(labels), **how)
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
         raise ValueError(f"The weights of '{name}' are missing {len(lost)} tensors, {lost[0]} first. Fetch them again.")
     with torch.no_grad():
