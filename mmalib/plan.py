@@ -191,6 +191,12 @@ LENGTH = 128  # subwords, as in the paper
 READERS = ("base", "trained", "trained int8")  # of text: the paper's shape, random; the tuned baseline; and in int8
 TEXT_BATCH = 8
 
+# Notebook 09, see `studies.crossed`: P prunes by gates, D is a student of every second layer, A trains adapters alone
+ROWS = ("FT", "A", "LoRA", "D", "D+A")  # FT is full tuning
+PRUNED_ROWS = {"P": "FT", "P+A": "A", "P+D": "D", "P+D+A": "D+A"}  # → the model that is pruned
+PAIR_CRITERIA = ("magnitude", "obs")
+GATE_WARM_UP = 0.5  # share of the pruning in which the share asked for grows
+
 
 # ---- What a study consists of ----
 
@@ -201,8 +207,9 @@ def runs(
     """The runs of a study, or of one of its notebooks ("03"), in an order in which those that others need come first.
 
     Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
-    (04); graph, changed words (05); halved, combination (06); shape, text, trained (07). With `changes` of the profile,
-    a run that comes out otherwise has them in its name and, as `varied`, in its settings.
+    (04); graph, changed words (05); halved, combination (06); shape, text, trained (07); crossed, gated, searched, use,
+    pairs sparse, pairs int8 (09). With `changes` of the profile, a run that comes out otherwise has them in its name
+    and, as `varied`, in its settings.
     """
     every = _runs(profile, corpus)
     if changes:
@@ -281,7 +288,37 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
     every += [text(profile, first, reader, corpus) for reader in readers(profile)]
-    return [*every, *_trained(profile, first, every)]
+    name = profile.cross_backbone or profile.backbones[0]
+    tuned = [baseline(profile, name, corpus, seed) for seed in profile.pruning_seeds]
+    timed = [*_trained(profile, first, every), *(base for base in tuned if base not in every)]
+    return [*every, *timed, *_crossed(profile, tuned)]
+
+
+def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
+    """The runs of notebook 09; further seeds at the first share alone, and on entities alone."""
+    every: list[Run] = []
+    for number, base in enumerate(bases):
+        for task in ("entities", "similarity")[: 1 + (number == 0 and profile.pairs)]:
+            wanted = profile.pair_rows if task == "similarity" else None
+            every += _truth_table(profile, base, task, wanted or (*ROWS, *PRUNED_ROWS), not number)
+        if not number:
+            every += [searched(profile, base, times) for times in profile.speedups]
+    models = [run for run in every if run.leaves and run.settings["seed"] == bases[0].settings["seed"]]
+    return [*every, *(use(profile, bases[0], run) for run in (bases[0], *models)[: profile.used_models])]
+
+
+def _truth_table(profile: Profile, base: Run, task: str, wanted: Sequence[str], complete: bool) -> list[Run]:
+    tuned = base if task == "entities" else crossed(profile, base, base, task, "FT")
+    starts = {row: tuned if row == "FT" else crossed(profile, base, tuned, task, row) for row in ROWS}
+    needed = {PRUNED_ROWS.get(row, row) for row in wanted} | {"FT"}
+    every = [start for row, start in starts.items() if row in needed and start is not base]
+    for row in (row for row in PRUNED_ROWS if row in wanted):
+        shares = profile.cross_shares if complete else profile.cross_shares[:1]
+        every += [gated(profile, base, starts[PRUNED_ROWS[row]], row, share) for share in shares]
+    if task == "similarity":
+        every += [pairs_sparse(profile, tuned, name, share) for share in profile.sparsities for name in PAIR_CRITERIA]
+        every += [pairs_int8(profile, tuned)]
+    return every
 
 
 def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
@@ -308,7 +345,7 @@ def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> li
         names[run.name] = run.name + tag
         label = f"{run.settings['label']}, {', '.join(f'{name} {_short(changes[name])}' for name in sorted(changes))}"
         settings = run.settings | {"varied": changes, "label": label}
-        if run.kind == "trained" and run.settings["model"] in names:  # it times what the other name has left
+        if run.kind in ("trained", "use") and run.settings["model"] in names:  # it times what the other name has left
             model = names[run.settings["model"]]
             folder = run.settings["folder"].replace(run.settings["model"], model, 1)
             settings |= {"model": model, "folder": folder}
@@ -658,6 +695,103 @@ def trained(profile: Profile, base: Run, run: Run, leaf: str) -> Run:
     }
     needs = {"model": run.name, "base": base.name}
     return Run(speed_name(f"trained {leaf}", run.settings["corpus"]), settings, needs)
+
+
+def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run:
+    """A row of the truth table without P; `tuned`, the row FT, teaches D. Adapters leave the pretrained model alone."""
+    settings = {
+        **base.settings,
+        "kind": "crossed",
+        "notebook": "09",
+        "method": row,
+        "task": task,
+        "row": row,
+        **_of(profile, "cross_sentences", "cross_scored", *AFTER, "country"),
+        "epochs": profile.cross_epochs or profile.epochs,
+        "label_smoothing": 0.0 if task == "similarity" or "D" in row else profile.label_smoothing,
+        "masked_words": 0.0 if task == "similarity" else profile.masked_words,
+    }
+    if "D" in row:
+        settings |= {"frozen": 0.0}  # the embeddings stay the teacher's
+    if row == "LoRA" or "A" in row.split("+"):
+        rates = {"learning_rate": profile.adapter_rate, "rate_after": profile.adapter_rate, "head_rate": 1.0}
+        settings |= {**rates, "frozen": None, "frozen_after": None, "average_from": None}
+        settings |= _of(profile, "adapter_width") if row != "LoRA" else {}
+    name = _after(base, "09", f"{task}-{row.replace('+', '-').lower()}")
+    return Run(name, settings, {} if row == "FT" else {"base": tuned.name}, (name,))
+
+
+def gated(profile: Profile, base: Run, start: Run, row: str, share: float) -> Run:
+    """A row of the truth table with P: gates close on a model of the row without it, which is then tuned on."""
+    settings = {
+        "task": "entities",
+        **_of(profile, "cross_sentences", "cross_scored", *AFTER, "country"),
+        **start.settings,
+        "kind": "gated",
+        "notebook": "09",
+        "method": f"{row} {share:.0%}",
+        "row": row,
+        "share": share,
+        **_of(profile, "gate_epochs", "gate_after", "gate_rate"),
+        "gate_warm_up": GATE_WARM_UP,
+    }
+    what = f"{settings['task']}-{row.replace('+', '-').lower()}-{100 * share:.0f}"
+    name = _after(base, "09", what)
+    return Run(name, settings, {"base": start.needs.get("base", start.name), "start": start.name}, (name,))
+
+
+def searched(profile: Profile, base: Run, times: float) -> Run:
+    """Heads and neurons taken out of a baseline for a speed-up that is asked for, without training."""
+    name = _after(base, "09", f"searched-{times:g}x")
+    settings = {
+        **_timing(profile, base.settings["corpus"], "searched", base.settings["label"]),
+        **base.settings,
+        "kind": "searched",
+        "notebook": "09",
+        "method": f"mask search {times:g}x",
+        "task": "entities",
+        "times": times,
+        **_of(profile, "importance_sentences", "cross_scored", "country"),
+        "batches": [max(profile.speed_batches)],
+    }
+    return Run(name, settings, {"base": base.name}, (name,))
+
+
+def pairs_sparse(profile: Profile, tuned: Run, criterion: str, share: float) -> Run:
+    """Similarity pruned weight by weight, as notebook 03 prunes entities."""
+    like = gradual(profile, tuned, criterion, share)
+    settings = like.settings | {"kind": "pairs sparse", "notebook": "09", "method": criterion}
+    name = _after(tuned, "09", f"similarity-{criterion}-{100 * share:.0f}")
+    return Run(name, settings, {"base": tuned.name}, (name,))
+
+
+def pairs_int8(profile: Profile, tuned: Run) -> Run:
+    """Similarity in static int8, by ranges as notebook 05 takes them first."""
+    name = _after(tuned, "09", "similarity-int8")
+    settings = {
+        **tuned.settings,
+        "kind": "pairs int8",
+        "method": "int8",
+        "row": "int8",
+        **_of(profile, "calibration_sentences"),
+        "calibration": profile.calibration_methods[0],
+    }
+    return Run(name, settings, {"base": tuned.name}, (name,))
+
+
+def use(profile: Profile, base: Run, run: Run) -> Run:
+    """A model of notebook 09 at work: its speed beside the dense one's, and what reading takes."""
+    settings = {
+        **_timing(profile, run.settings["corpus"], "use", run.settings["label"]),
+        "notebook": "09",
+        "model": run.name,
+        "folder": run.leaves[0],
+        "digest": run.digest,
+        "task": run.settings.get("task", "entities"),
+        "batches": [max(profile.speed_batches)],
+        **_of(profile, "used_sentences", "country"),
+    }
+    return Run(f"09-use-{run.name.removeprefix('09-')}", settings, {"model": run.name, "base": base.name})
 
 
 # ---- Names ----

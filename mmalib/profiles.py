@@ -73,6 +73,23 @@ class Profile:
     qat_epochs: float = 1
     floor_sentences: int | None  # cap on a dev set while maps to leave in float are looked for
     floor_layers: int | None = None  # layers whose maps are looked at, None for all of them
+    # pruning × distillation × adapters, notebook 09; each pruned model is trained on for `gate_epochs` + `gate_after`
+    cross_backbone: str | None = None  # None: the first of the backbones
+    cross_shares: tuple[float, ...] = (0.6, 0.8, 0.95)  # of the encoder that enters pruning; other seeds: the first
+    cross_sentences: int | None = None  # cap on English training sentences, or pairs
+    cross_scored: int | None = None  # cap on every dev and test set
+    cross_epochs: float | None = None  # of the rows without pruning, None: epochs
+    adapter_width: int = 64
+    adapter_rate: float = 1e-3  # LoRA's as well
+    gate_epochs: float = 4
+    gate_after: float = 2  # epochs of tuning once the gates are final
+    gate_rate: float = 0.01  # of gates and multipliers
+    speedups: tuple[float, ...] = (1.5, 2.0, 3.0)  # asked for from the mask search that trains nothing
+    pairs: bool = True  # whether similarity, the second task, is studied too
+    pair_rows: tuple[str, ...] | None = None  # its rows of the truth table, None for all of them
+    used_sentences: int = 1000  # read by each model while its emissions are estimated
+    used_models: int | None = None  # cap on the models that are timed
+    country: str = "NLD"  # whose grid the electricity comes from, by three letters
 
 
 PROFILES = {
@@ -126,6 +143,17 @@ PROFILES = {
         qat_sentences=16,
         floor_sentences=8,
         floor_layers=1,
+        cross_shares=(0.6,),
+        cross_sentences=16,
+        cross_scored=8,
+        adapter_width=8,
+        gate_epochs=1,
+        gate_after=1,
+        gate_rate=0.1,
+        speedups=(1.5,),
+        pair_rows=("FT", "P+D+A"),
+        used_sentences=6,
+        used_models=1,
     ),
     "quick": Profile(
         name="quick",
@@ -189,6 +217,17 @@ PROFILES = {
         qat_sentences=300,
         floor_sentences=50,
         floor_layers=2,
+        cross_shares=(0.6,),
+        cross_sentences=300,
+        cross_scored=50,
+        cross_epochs=2,
+        gate_epochs=2,
+        gate_after=1,
+        gate_rate=0.1,
+        speedups=(2.0,),
+        pair_rows=("FT", "A", "P", "P+A"),
+        used_sentences=60,
+        used_models=4,
     ),
     "small": Profile(
         name="small",

@@ -126,7 +126,7 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
 
     `data` is "sample", "hub" or a folder; None takes the environment's MMALIB_DATA, then the profile's own.
     """
-    source, further = _source(profile, data), {}
+    source, further = source_of(profile, data), {}
     if source == "sample":
         corpora = sample.generate()
     elif source == "hub":
@@ -141,14 +141,14 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
 
 def check(profile: Profile, data: str | None = None) -> None:
     """Refuse a data folder that `load` could not read, without reading it."""
-    source = _source(profile, data)
+    source = source_of(profile, data)
     if source not in ("sample", "hub"):
         _layout(Path(source).expanduser())
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:
     """Which corpus `load` would give: "sample", or "conll" for a folder and the hub alike."""
-    return "sample" if _source(profile, data) == "sample" else "conll"
+    return "sample" if source_of(profile, data) == "sample" else "conll"
 
 
 def evaluation_sentences(folder: Path) -> list[list[str]]:
@@ -173,7 +173,8 @@ def describe(corpora: Corpora) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _source(profile: Profile, data: str | None) -> str:
+def source_of(profile: Profile, data: str | None) -> str:
+    """Where the corpora come from: "sample", "hub" or a folder."""
     return data or os.environ.get("MMALIB_DATA") or profile.data
 
 

@@ -18,7 +18,7 @@ as many as make the size asked for; the gates of the others are folded into the 
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -74,6 +74,17 @@ def parts_of(model: PreTrainedModel) -> list[Part]:
         hidden = own.mix.out_features
         each += [Part(own.mix, size, 4 * hidden * size), Part(own.narrow, 1, 2 * hidden)]
     return each
+
+
+def remove_(model: PreTrainedModel, kept: Sequence[Tensor]) -> None:
+    """Take out the units that are not kept, bool, part by part as in `parts_of`; a part may lose all of them."""
+    gone: tuple[dict, dict] = {}, {}  # heads and neurons, by layer
+    for place, stays in enumerate(kept):
+        layer, half = divmod(place, 2)
+        if slots := (~stays).nonzero().flatten().tolist():
+            gone[half][layer] = slots if half else [heads_left(model)[layer][slot] for slot in slots]
+    remove_heads_(model, gone[0], last=True)
+    remove_neurons_(model, gone[1], last=True)
 
 
 def hooks(part: Part, gates: Callable[[], tuple[Tensor, Tensor]]) -> list:
@@ -170,21 +181,15 @@ class Gates(TrainerCallback):
         """Take out what is closed, fold in what is half open; the share of the encoder's weights that is gone."""
         if self.parts[0].kept is None:
             self.decide_()
-        gone: tuple[dict, dict] = {}, {}  # heads and neurons, by layer
-        left = heads_left(model)
-        for number, part in enumerate(self.parts):
+        for part in self.parts:
             units, whole = part.gates()
             part.linear.weight *= units.repeat_interleave(part.size) * whole
             part.linear.bias *= whole
             if not part.kept.any():
                 adapters.fold_(part.linear)
-            layer, half = divmod(number, 2)
-            slots = (~part.kept).nonzero().flatten().tolist()
-            gone[half][layer] = slots if half else [left[layer][slot] for slot in slots]
         while self.hooks:
             self.hooks.pop().remove()
-        remove_heads_(model, {layer: heads for layer, heads in gone[0].items() if heads}, last=True)
-        remove_neurons_(model, {layer: places for layer, places in gone[1].items() if places}, last=True)
+        remove_(model, [part.kept for part in self.parts])
         return 1 - sum(int(part.kept.sum()) * part.weights for part in self.parts) / self.total
 
     # ---- While the Trainer trains ----

@@ -37,6 +37,12 @@ MAKERS = {  # kind of run → module and function: (study, run, folder for what 
     "shape": "speed.shape",
     "text": "speed_real.text",
     "trained": "speed_real.trained",
+    "crossed": "crossed.tune",
+    "gated": "crossed.prune",
+    "searched": "crossed.search",
+    "pairs sparse": "crossed.sparse",
+    "pairs int8": "crossed.int8",
+    "use": "crossed.use",
 }
 
 

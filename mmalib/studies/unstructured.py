@@ -46,7 +46,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
         rows = training_rows(train, model.config.label2id)
         to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
         measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
-    model, history, curve = _gradually(settings, model, rows, dev, loss=loss, folder=unfinished, measure=measure)
+    model, history, curve = gradually(settings, model, rows, dev, loss=loss, folder=unfinished, measure=measure)
     zeros = sparsity.measured(model)
     zeros = {"requested": settings["share"], "measured": zeros["total"], "layers": zeros["layers"]}
     return kept(study, run, model, tokenizer, history, sparsity=zeros, curve=curve)
@@ -77,12 +77,12 @@ def attempt(study: Study, run: Run, unfinished: Path) -> dict:
         model = load_model(settings["backbone"], seed=settings["seed"])
     train, dev = english(study, tokenizer, settings["trial_sentences"], settings["trial_dev_sentences"])
     rows = training_rows(train, model.config.label2id)
-    _, history, _ = _gradually(settings, model, rows, dev, folder=unfinished)
+    _, history, _ = gradually(settings, model, rows, dev, folder=unfinished)
     best = {"f1": max(history["dev_f1"][math.floor(settings["pruning_epochs"]) :])}  # of the epochs at full sparsity
     return {"scores": {"en": {"dev": best}}, "history": history}
 
 
-def _gradually(
+def gradually(
     settings: dict,
     model: PreTrainedModel,
     rows: list[dict],

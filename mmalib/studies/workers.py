@@ -17,7 +17,7 @@ from mmalib.records import machine
 from mmalib.studies.study import Study
 
 WORKERS, CLUSTER = "MMALIB_WORKERS", "MMALIB_RAY"
-ALONE = ("shape", "text", "trained")  # kinds that measure speed
+ALONE = ("shape", "text", "trained", "searched", "use")  # kinds that measure speed
 SPEED_NODE = "mmalib_speed"  # the custom resource of the nodes that are there to measure speed, where a cluster has it
 RETRIES = 2  # of a run whose worker died
 

@@ -1,0 +1,205 @@
+"""Notebook 09: pruning × distillation × adapters on two tasks, and what each model takes at work.
+
+    FT   full tuning: the baseline of notebook 01; for similarity a run of its own
+    A    bottleneck adapters in the pretrained backbone, which stays as it is; LoRA beside it, merged after training
+    D    every second layer of FT, taught by FT layer by layer; D+A: every second layer of the pretrained backbone,
+         which stays as it is, with adapters taught by FT
+    P    gates close on the model of the row without P while it trains on, as that row trains; then it is tuned on
+
+`search` takes heads and neurons out of FT without any training, until it is as much faster as is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+
+from mmalib.data import pairs
+from mmalib.data.corpus import fewer, fewer_to_score, source_of
+from mmalib.data.subwords import Encoded, batches, run_of, word_logits
+from mmalib.graph import export, quantize, ranges
+from mmalib.model import adapters, disk, layerwise
+from mmalib.model.backbones import load_model, load_tokenizer
+from mmalib.model.finetune import Recipe, finetune
+from mmalib.model.task import TASKS, Task
+from mmalib.plan import LENGTH, Run
+from mmalib.prune import gates, sparsity
+from mmalib.prune import search as masks
+from mmalib.records import clock, emissions, machine
+from mmalib.speed import throughput
+from mmalib.studies import speed, speed_real, unstructured
+from mmalib.studies.finish import DENSE, recipe, recipe_after
+from mmalib.studies.study import Study
+
+
+def tune(study: Study, run: Run, unfinished: Path) -> dict:
+    """A row without P."""
+    settings, row = run.settings, run.settings["row"]
+    tokenizer, has_adapters = load_tokenizer(settings["backbone"]), "A" in row.split("+")
+    task, data = task_of(study, settings)
+    model = load_model(settings["backbone"], seed=settings["seed"], labels=task.labels)
+    with ExitStack() as stack:
+        loss = task.loss
+        if "D" in row:
+            teacher, _ = study.model(run.needs["base"])
+            model = model if has_adapters else study.model(run.needs["base"])[0]
+            layerwise.every_second_(model)
+            loss = stack.enter_context(layerwise.loss(model, teacher))
+        if has_adapters:
+            adapters.add_(model, settings["adapter_width"])
+        if row == "LoRA":
+            adapters.add_lora_(model, settings["seed"])
+        made = _trained(run, task, data, model, tokenizer, [(recipe(settings), unfinished, ())], loss)
+    if row == "LoRA":
+        adapters.merge_lora_(model)
+    return _kept(study, run, task, data, model, tokenizer, sparsity=DENSE, **made)
+
+
+def prune(study: Study, run: Run, unfinished: Path) -> dict:
+    """A row with P."""
+    settings = run.settings
+    task, data = task_of(study, settings)
+    model, tokenizer = study.model(run.needs["start"])
+    whole = {"heads": disk.heads_left(model), "neurons": disk.neurons_left(model)}
+    epochs, after = settings["gate_epochs"], settings["gate_after"]
+    over = gates.Gates(model, settings["share"], rate=settings["gate_rate"], warm_up=settings["gate_warm_up"])
+    # of the epochs under gates the last one is taken: the earlier ones were less sparse
+    stages = [(recipe_after(settings, epochs, choose_after=0.999 * epochs), unfinished / "gates", (over,))]
+    zeros = {"requested": settings["share"]}
+
+    def finalise_(model: PreTrainedModel) -> None:
+        zeros.update(expected=float(over.expected().detach()), measured=over.finalise_(model))
+
+    stages.append((recipe_after(settings, after), unfinished / "after", ()))
+    made = _trained(run, task, data, model, tokenizer, stages, task.loss, finalise_)
+    structure = {"heads_left": disk.heads_left(model), "neurons_left": disk.neurons_left(model), "whole": whole}
+    return _kept(study, run, task, data, model, tokenizer, sparsity=zeros, structure=structure, **made)
+
+
+def sparse(study: Study, run: Run, unfinished: Path) -> dict:
+    """Similarity pruned weight by weight, by magnitude or by second order."""
+    settings = run.settings
+    task, data = task_of(study, settings)
+    model, tokenizer = study.model(run.needs["base"])
+    with emissions.tracked(settings["country"]) as estimate:
+        rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
+        how = {"folder": unfinished, "loss": task.loss}
+        model, history, _ = unstructured.gradually(settings, model, rows, dev, **how)
+    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
+    made = {"history": history, "emissions": {"training": estimate}}
+    return _kept(study, run, task, data, model, tokenizer, sparsity=zeros, **made)
+
+
+def int8(study: Study, run: Run, unfinished: Path) -> dict:
+    """Similarity as a static int8 graph."""
+    settings, graph = run.settings, unfinished / "float"
+    task, data = task_of(study, settings)
+    model, tokenizer = study.model(run.needs["base"])
+    with emissions.tracked(settings["country"]) as estimate:
+        export.export(model, tokenizer, graph)
+        few = task.encode(data["en"]["train"][: settings["calibration_sentences"]], tokenizer, settings["max_length"])
+        known = ranges.calibrate(graph, [window.ids for window in few.windows], method=settings["calibration"])
+        folder, about = study.folder(run.name), study.about(run)
+        about = quantize.quantize(graph, folder, kind="static", ranges=known, provenance=about)
+    with clock.phase("scoring"):
+        scores = task.scores(export.session(folder), data, tokenizer, settings["max_length"])
+    made = {"parameters": model.num_parameters(), "megabytes": about["megabytes"], "sparsity": DENSE}
+    return {"scores": scores, **made, "emissions": {"training": estimate}}
+
+
+def search(study: Study, run: Run, unfinished: Path) -> dict:
+    """Heads and neurons out of a baseline for the speed-up that is asked for, as measured in ONNX Runtime."""
+    settings = run.settings
+    task, data = task_of(study, settings | {"cross_sentences": settings["importance_sentences"]})
+    model, tokenizer = study.model(run.needs["base"])
+    graph = speed_real.exported(study.folder(run.needs["base"]), study.home / "shapes")
+
+    def measured(candidate: PreTrainedModel) -> float:
+        folder = unfinished / "candidate"
+        export.export(candidate, tokenizer, folder)
+        how = {"seconds": settings["measured_seconds"], "turns": settings["turns"], "calls": settings["calls"]}
+        how |= {"threads": machine.threads(), "baseline": graph}
+        (row,) = throughput.measure([folder], ["onnxruntime"], settings["batches"], LENGTH, **how)
+        return row["ratio"]
+
+    with emissions.tracked(settings["country"]) as estimate:
+        rows, _ = _english(task, data, model, tokenizer, settings["max_length"])
+        weighed = batches(rows, tokenizer, settings["batch_size"])
+        found = masks.search_(model, masks.importance(model, weighed), settings["times"], measured)
+    structure = {"heads_left": disk.heads_left(model), "neurons_left": disk.neurons_left(model)}
+    made = {"structure": structure, "speedup": found, "emissions": {"training": estimate}, "sparsity": DENSE}
+    return _kept(study, run, task, data, model, tokenizer, **made)
+
+
+def use(study: Study, run: Run, unfinished: Path) -> dict:
+    """A model's speed beside the dense one's in ONNX Runtime, and what reading test sentences takes."""
+    settings = run.settings
+    task, data = task_of(study, settings)
+    graph = speed_real.exported(study.folder(settings["folder"]), unfinished)
+    dense = speed_real.exported(study.folder(run.needs["base"]), study.home / "shapes")
+    folders = {"model": graph, "dense": dense}
+    rows = speed.measured(settings, folders, ["onnxruntime"], speed.base_folder(study))
+    tokenizer, number = load_tokenizer(str(graph.resolve())), -(-settings["used_sentences"] // len(data))
+    few = [task.encode(_first(splits["test"], number), tokenizer, LENGTH) for splits in data.values()]
+    read = export.session(graph)
+    with clock.phase("reading"), emissions.tracked(settings["country"]) as estimate:
+        for text in few:
+            word_logits(read, text)
+    return {"throughput": rows, "emissions": {"inference": estimate | {"sentences": sum(len(t.words) for t in few)}}}
+
+
+def task_of(study: Study, settings: dict) -> tuple[Task, dict]:
+    """The task of a run, and its data as far as the run uses it: language → split → what the task encodes."""
+    task, train, scored = TASKS[settings["task"]], settings.get("cross_sentences"), settings.get("cross_scored")
+    if task.name == "similarity":
+        return task, pairs.load(source_of(study.profile, study.data), train, scored)
+    data = {language: dict(splits) for language, splits in fewer_to_score(study.corpora, scored).items()}
+    data["en"]["train"] = fewer(study.corpora["en"]["train"], train)
+    return task, data
+
+
+def _english(task: Task, data: dict, model: PreTrainedModel, tokenizer, max_length: int) -> tuple[list[dict], Encoded]:
+    """Rows to train on, and the text that checkpoints are chosen on."""
+    train = task.encode(data["en"]["train"], tokenizer, max_length)
+    return task.rows(train, model.config.label2id), task.dev(data["en"]["dev"], tokenizer, max_length)
+
+
+def _first(split: Dataset | list, number: int) -> Dataset | list:
+    return split[:number] if isinstance(split, list) else fewer(split, number)
+
+
+def _trained(
+    run: Run,
+    task: Task,
+    data: dict,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    stages: Sequence[tuple[Recipe, Path, Sequence[TrainerCallback]]],
+    loss: Callable | None,
+    between: Callable[[PreTrainedModel], None] | None = None,
+) -> dict:
+    """Train a model in place, stage by stage; the parts of its record about that."""
+    settings, histories = run.settings, []
+    with emissions.tracked(settings["country"]) as estimate:
+        rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
+        for number, (how, folder, callbacks) in enumerate(stages):
+            if number and between:
+                between(model)
+            if "adapter_width" in settings or settings.get("row") == "LoRA":
+                adapters.freeze_backbone_(model)
+            given = {"folder": folder, "seed": settings["seed"], "loss": loss, "callbacks": callbacks}
+            model, history = finetune(model, rows, dev, how, **given)
+            histories.append(history)
+    trained = adapters.trained_weights(model)
+    return {"history": histories[-1], "trained_weights": trained, "emissions": {"training": estimate}}
+
+
+def _kept(study: Study, run: Run, task: Task, data: dict, model: PreTrainedModel, tokenizer, **parts) -> dict:
+    """Score a model and keep it; the parts of its record."""
+    with clock.phase("scoring"):
+        scores = task.scores(run_of(model), data, tokenizer, run.settings["max_length"])
+    disk.save(model, tokenizer, study.folder(run.name), about=study.about(run))
+    size = {"parameters": model.num_parameters(), "megabytes": disk.size_mb(study.folder(run.name))}
+    return {"scores": scores, **size, **parts}
