@@ -6,8 +6,6 @@ import torch
 from mmalib.model import adapters, disk
 from mmalib.model.backbones import layers, parts
 
-pytest.importorskip("peft", reason="LoRA is PEFT's: pip install 'mmalib[study]'")
-
 
 @pytest.fixture(params=["bert", "xlm-r", "distilbert"])
 def model(request, random_model):

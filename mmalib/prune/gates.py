@@ -34,7 +34,9 @@ from mmalib.prune.uniform import remove_neurons_
 
 LOW, HIGH, BETA = -0.1, 1.1, 2 / 3
 CLAMP = 4.6  # log alpha stays within this, where its gradient has not died
-START = (CLAMP, 0.0)  # of log alpha: heads and whole parts, neurons (the authors' code)
+# Log alpha at first: nearly open. The authors' code begins with heads at 10 and neurons at 0, which takes neurons first
+# whatever they are worth; here it is a question which part goes first.
+START = 2.5
 NEAR = 0.01  # how far from the share asked for a model may end
 COLLAPSED = 0.2  # how far beyond it gates may be expected to close
 
@@ -46,8 +48,8 @@ class Part:
         self.linear, self.size, self.weights = linear, size, weights  # inputs, and weights of the encoder, of a unit
         self.number = linear.in_features // size
         # log alpha of every unit and of the whole part, which may go as well
-        self.units = torch.full((self.number,), START[size == 1], device=linear.weight.device).requires_grad_()
-        self.whole = torch.full((), CLAMP, device=linear.weight.device).requires_grad_()
+        self.units = torch.full((self.number,), START, device=linear.weight.device).requires_grad_()
+        self.whole = torch.full((), START, device=linear.weight.device).requires_grad_()
         self.kept: Tensor | None = None  # once it is decided which units stay, bool
         self.draw_()
 

@@ -136,7 +136,7 @@ def _rows(record: dict, by_language: dict, about: dict) -> list[dict]:
     for language, splits in by_language.items():
         for split, scores in splits.items():
             row = {"run": record["run"], "language": language, "split": split}
-            row |= {key: value for key, value in scores.items() if key not in ("types", "counts")}
+            row |= {key: value for key, value in scores.items() if key not in ("types", "counts", "values")}
             row |= {f"f1_{kind}": of_type["f1"] for kind, of_type in scores.get("types", {}).items()}
             if clash := (row.keys() | about.keys()) & settings.keys():
                 raise ValueError(

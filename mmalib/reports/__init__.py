@@ -16,6 +16,7 @@ from mmalib.reports import (
     claims,
     combined,
     costs,
+    crossed,
     distillation,
     figures,
     languages,
@@ -31,7 +32,7 @@ TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
 NOTEBOOKS = (
     *(baselines, structured, unstructured, distillation, quantization, combined, speed, speed_real),
-    *(languages, claims, costs),
+    *(crossed, languages, claims, costs),
 )
 
 

@@ -114,7 +114,7 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     task, data = task_of(study, settings | {"cross_sentences": settings["importance_sentences"]})
     model, tokenizer = study.model(run.needs["base"])
-    graph = speed_real.exported(study.folder(run.needs["base"]), study.home / "shapes")
+    graph, before = speed_real.exported(study.folder(run.needs["base"]), study.home / "shapes"), _encoder(model)
 
     def measured(candidate: PreTrainedModel) -> float:
         folder = unfinished / "candidate"
@@ -129,7 +129,8 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
         weighed = batches(rows, tokenizer, settings["batch_size"])
         found = masks.search_(model, masks.importance(model, weighed), settings["times"], measured)
     structure = {"heads_left": disk.heads_left(model), "neurons_left": disk.neurons_left(model)}
-    made = {"structure": structure, "speedup": found, "emissions": {"training": estimate}, "sparsity": DENSE}
+    zeros = {"measured": 1 - _encoder(model) / before}
+    made = {"structure": structure, "speedup": found, "emissions": {"training": estimate}, "sparsity": zeros}
     return _kept(study, run, task, data, model, tokenizer, **made)
 
 
@@ -168,6 +169,10 @@ def _english(task: Task, data: dict, model: PreTrainedModel, tokenizer, max_leng
 
 def _first(split: Dataset | list, number: int) -> Dataset | list:
     return split[:number] if isinstance(split, list) else fewer(split, number)
+
+
+def _encoder(model: PreTrainedModel) -> int:
+    return sum(weight.numel() for weight in sparsity.weights(model).values())
 
 
 def _trained(

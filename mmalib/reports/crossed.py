@@ -1,0 +1,205 @@
+"""Notebook 09, from records: the truth table of pruning × distillation × adapters on two tasks, and its figures."""
+
+import math
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
+from mmalib.reports import figures
+
+COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
+ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
+SCORE = {"entities": "f1", "similarity": "pearson"}
+
+
+def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
+    """Every table and figure of this notebook by its file's name, from the records alone."""
+    made = rows(records)
+    if made.empty:
+        return {}
+    drawn: dict[str, pd.DataFrame | Figure] = {"table_crossed": table(made)}
+    if (found := searched(records)) is not None:
+        drawn["table_searched"] = found
+    if gated := of_kind(records, "gated"):
+        drawn |= {"crossed_quality": quality(made), "crossed_size": size(made), "crossed_removed": removed(gated)}
+    if made["Wh per 1,000"].notna().any():
+        drawn["crossed_emissions"] = emissions(made)
+    return drawn
+
+
+def rows(records: list[dict]) -> pd.DataFrame:
+    """A line a run: what it is, its scores, size, speed, time and energy; nan for what was not measured."""
+    own = of_kind(records, "crossed", "gated", "searched", "pairs sparse", "pairs int8")
+    bases = {record["needs"].get("base") for record in own if record["settings"]["task"] == "entities"}
+    used = {record["settings"]["model"]: record for record in of_kind(records, "use")}
+    return pd.DataFrame([_row(r, used.get(r["run"])) for r in [*(r for r in records if r["run"] in bases), *own]])
+
+
+def table(made: pd.DataFrame) -> pd.DataFrame:
+    """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
+    lines = []
+    for (task, row, asked), group in made.groupby(["task", "row", "asked"], dropna=False, sort=False):
+        line = {"task": task, "row": row, "asked": "" if math.isnan(asked) else f"{asked:g}", "seeds": len(group)}
+        line |= {"sparsity": _mean(group, "sparsity", 3)}
+        for language in figures.COLOURS:
+            line |= {f"{language} {kind}": group[language].agg(kind) for kind in ("mean", "std")}
+        for column, digits in COSTS.items():
+            line[column] = _mean(group, column, digits)
+        lines.append(line | {"order": (task, ORDER.index(row), -1 if math.isnan(asked) else asked)})
+    return pd.DataFrame(sorted(lines, key=lambda line: line.pop("order")))
+
+
+COSTS = {
+    "million parameters": 2,
+    "MB": 1,
+    "million trained": 3,
+    "speed-up": 2,
+    "over FT": 2,
+    "training minutes": 1,
+    "training Wh": 2,
+    "Wh per 1,000": 4,
+    "g CO2e per 1,000": 4,
+}
+
+
+def searched(records: list[dict]) -> pd.DataFrame | None:
+    """The speed-ups asked for from the mask search, and those measured."""
+    found = [(r, r["speedup"]) for r in of_kind(records, "searched")]
+    lines = [
+        {"model": r["settings"]["label"], "asked for": one["requested"], "measured": round(one["measured"], 3)}
+        | {"off": f"{one['measured'] / one['requested'] - 1:+.1%}", "looks": len(one["looks"])}
+        | {"a head": f"{one['head']:.3%}", "a neuron": f"{one['neuron']:.4%}", "the rest": f"{one['rest']:.1%}"}
+        for r, one in found
+    ]
+    return pd.DataFrame(lines) if lines else None
+
+
+def quality(made: pd.DataFrame) -> Figure:
+    """The score against the share that went, for every combination: a panel a task and language."""
+    tasks = [task for task in SCORE if task in set(made["task"])]
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(6.9, 0.3 + 2.2 * len(tasks)))
+        grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
+        for panels, task in zip(grid, tasks, strict=True):
+            for axes, language in zip(panels, figures.COLOURS, strict=True):
+                _lines_(axes, made[made["task"] == task], language)
+                axes.set_title(f"{task}, {figures.LANGUAGE_NAMES[language]}", loc="left")
+            panels[0].set_ylabel("entity F1" if task == "entities" else "Pearson's r")
+        _legend_(drawn, grid[0, 0])
+        drawn.supxlabel("share of the encoder that went", fontsize=8)
+    return drawn
+
+
+def size(made: pd.DataFrame) -> Figure:
+    """Megabytes against the share that went, for every combination."""
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(3.4, 2.4))
+        axes = drawn.subplots()
+        _lines_(axes, made[made["task"] == "entities"], "MB")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("MB on disk, float32")
+        axes.set_xlabel("share of the encoder that went")
+        _legend_(drawn, axes)
+    return drawn
+
+
+def emissions(made: pd.DataFrame) -> Figure:
+    """Speed-up over full tuning against what reading a thousand sentences emits."""
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(3.4, 2.6))
+        axes = drawn.subplots()
+        for one in made.dropna(subset=["over FT", "g CO2e per 1,000"]).to_dict("records"):
+            is_entities = one["task"] == "entities"
+            at = one["over FT"], 1000 * one["g CO2e per 1,000"]
+            axes.plot(*at, "o" if is_entities else "s", color=COLOURS.get(one["row"], "#777777"))
+            asked = "" if math.isnan(one["asked"]) else f" {one['asked']:g}"
+            figures.note(axes, f"{one['row']}{asked}{'' if is_entities else '*'}", at)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.2)
+        axes.set_xlabel("speed-up over FT in ONNX Runtime")
+        axes.set_ylabel("mg CO2e per 1,000 sentences")
+        drawn.supxlabel("an estimate (CodeCarbon); *: similarity", fontsize=7)
+    return drawn
+
+
+def removed(records: list[dict]) -> Figure:
+    """What share of the attention and of the feed-forward part of each layer went, and what went altogether (x)."""
+    first = min(record["settings"]["seed"] for record in records)
+    chosen = [r for r in records if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or records
+    by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}
+    names = [row for row in PRUNED_ROWS if any(row == of for of, _ in by_place)]
+    shares = sorted({share for _, share in by_place})
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure(figsize=(6.9, 0.4 + 1.7 * len(shares)))
+        grid = drawn.subplots(len(shares), len(names), squeeze=False)
+        shades = None
+        for panels, share in zip(grid, shares, strict=True):
+            for axes, row in zip(panels, names, strict=True):
+                axes.set_title(f"{row}, {share:.0%}", loc="left")
+                if (row, share) not in by_place:
+                    figures.note(axes, "not run yet", (0.1, 0.5))
+                    continue
+                gone = np.stack(gone_by_layer(by_place[row, share]))  # [attention and feed-forward, layers]
+                shades = axes.imshow(gone, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+                for part, layer in zip(*np.nonzero(gone == 1), strict=True):
+                    axes.text(layer, part, "×", ha="center", va="center", fontsize=8)
+                axes.set_xticks(range(gone.shape[1]), range(1, gone.shape[1] + 1))
+                axes.set_yticks((0, 1), ("attention", "feed-fwd") if axes is panels[0] else ("", ""))
+                axes.grid(visible=False)
+        bar = drawn.colorbar(shades, ax=grid.ravel().tolist(), label="share that went (×: all)", pad=0.01)
+        bar.ax.yaxis.set_major_formatter("{x:.0%}")
+        drawn.supxlabel("layer", fontsize=8)
+    return drawn
+
+
+def gone_by_layer(record: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The share of heads and of neurons that went, by layer of the model that entered pruning."""
+    left, whole = record["structure"], record["structure"]["whole"]
+    heads = [1 - len(now) / len(then) for now, then in zip(left["heads_left"], whole["heads"], strict=True)]
+    neurons = [1 - now / then for now, then in zip(left["neurons_left"], whole["neurons"], strict=True)]
+    return np.array(heads), np.array(neurons)
+
+
+def _row(record: dict, used: dict | None) -> dict:
+    settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
+    task = settings.get("task", "entities")
+    row = {"searched": "search", "pairs sparse": settings["method"]}.get(settings["kind"], settings.get("row", "FT"))
+    line = {"run": record["run"], "task": task, "row": row, "seed": settings["seed"]}
+    line |= {"asked": settings.get("share", settings.get("times", math.nan)), "sparsity": zeros.get("measured", 0.0)}
+    line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}
+    line |= {"million parameters": record["parameters"] / 1e6}
+    line |= {"MB": record.get("megabytes", 4 * record["parameters"] / 1e6)}
+    line |= {"million trained": record.get("trained_weights", math.nan) / 1e6}
+    line |= {"training minutes": timings.get("training", math.nan) / 60} | dict.fromkeys(list(COSTS)[3:5], math.nan)
+    if estimate := record.get("emissions", {}).get("training"):  # its power, over all sittings
+        line["training Wh"] = estimate["watts"] * timings.get("training", estimate["seconds"]) / 3600
+    if used:
+        speeds = {one["model"]: one["ratio"] for one in used["throughput"] if "failed" not in one}
+        line |= {"speed-up": speeds.get("model", math.nan)}
+        line |= {"over FT": line["speed-up"] / speeds.get("dense", math.nan)}
+        read = used["emissions"]["inference"]
+        line["Wh per 1,000"] = read["watts"] * read["seconds"] / 3.6 / read["sentences"]
+        line["g CO2e per 1,000"] = line["Wh per 1,000"] * read["grams_a_kwh"] / 1000
+    return dict.fromkeys(COSTS, math.nan) | line
+
+
+def _mean(group: pd.DataFrame, column: str, digits: int) -> float | str:
+    return round(group[column].mean(), digits) if group[column].notna().any() else "not measured"
+
+
+def _lines_(axes: Axes, made: pd.DataFrame, column: str) -> None:
+    """A line a combination, from the model that was pruned on; the mean over seeds."""
+    for row, start in PRUNED_ROWS.items():
+        line = pd.concat([made[made["row"] == start].assign(asked=0.0), made[made["row"] == row]])
+        if (line["row"] == row).any():
+            line = line.groupby("asked")[column].mean()
+            axes.plot(line.index, line, "o-", color=COLOURS[row], label=f"{row} (from {start})")
+    axes.xaxis.set_major_formatter("{x:.0%}")
+
+
+def _legend_(drawn: Figure, axes: Axes) -> None:
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
