@@ -717,7 +717,7 @@ def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run
         rates = {"learning_rate": profile.adapter_rate, "rate_after": profile.adapter_rate, "head_rate": 1.0}
         settings |= {**rates, "frozen": None, "frozen_after": None, "average_from": None}
         settings |= _of(profile, "adapter_width") if row != "LoRA" else {}
-    name = _after(base, "09", f"{task}-{row.replace('+', '-').lower()}")
+    name = crossed_name(task, row, *_where(base))
     return Run(name, settings, {} if row == "FT" else {"base": tuned.name}, (name,))
 
 
@@ -735,8 +735,7 @@ def gated(profile: Profile, base: Run, start: Run, row: str, share: float) -> Ru
         **_of(profile, "gate_epochs", "gate_after", "gate_rate"),
         "gate_warm_up": GATE_WARM_UP,
     }
-    what = f"{settings['task']}-{row.replace('+', '-').lower()}-{100 * share:.0f}"
-    name = _after(base, "09", what)
+    name = crossed_name(settings["task"], row, *_where(base), share=share)
     return Run(name, settings, {"base": start.needs.get("base", start.name), "start": start.name}, (name,))
 
 
@@ -750,6 +749,7 @@ def searched(profile: Profile, base: Run, times: float) -> Run:
         "notebook": "09",
         "method": f"mask search {times:g}x",
         "task": "entities",
+        "row": "search",
         "times": times,
         **_of(profile, "importance_sentences", "cross_scored", "country"),
         "batches": [max(profile.speed_batches)],
@@ -760,14 +760,14 @@ def searched(profile: Profile, base: Run, times: float) -> Run:
 def pairs_sparse(profile: Profile, tuned: Run, criterion: str, share: float) -> Run:
     """Similarity pruned weight by weight, as notebook 03 prunes entities."""
     like = gradual(profile, tuned, criterion, share)
-    settings = like.settings | {"kind": "pairs sparse", "notebook": "09", "method": criterion}
-    name = _after(tuned, "09", f"similarity-{criterion}-{100 * share:.0f}")
+    settings = like.settings | {"kind": "pairs sparse", "notebook": "09", "row": criterion}
+    name = crossed_name("similarity", criterion, *_where(tuned), share=share)
     return Run(name, settings, {"base": tuned.name}, (name,))
 
 
 def pairs_int8(profile: Profile, tuned: Run) -> Run:
     """Similarity in static int8, by ranges as notebook 05 takes them first."""
-    name = _after(tuned, "09", "similarity-int8")
+    name = crossed_name("similarity", "int8", *_where(tuned))
     settings = {
         **tuned.settings,
         "kind": "pairs int8",
@@ -833,6 +833,12 @@ def graph_name(graph: str, backbone: str, corpus: str, seed: int) -> str:
 def changed_words_name(backbone: str, corpus: str, seed: int) -> str:
     """The run that compares graphs word by word."""
     return f"05-changed-words-{Path(backbone).name}-{corpus}-seed{seed}"
+
+
+def crossed_name(task: str, row: str, backbone: str, corpus: str, seed: int, *, share: float | None = None) -> str:
+    """The run of a row of notebook 09, and of a share that went."""
+    what = row.replace("+", "-").lower() + ("" if share is None else f"-{100 * share:.0f}")
+    return f"09-{task}-{what}-{Path(backbone).name}-{corpus}-seed{seed}"
 
 
 def speed_name(what: str, corpus: str) -> str:

@@ -443,10 +443,103 @@ def test_nothing_is_drawn_of_nothing():
 def test_the_committed_records_are_judged():
     records = store.read(Path(__file__).parents[1] / "figures" / "records")
     table = claims.draw(records)["claims"]
-    assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"] and len(table) == 9
+    assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"]
+    assert len(table) == len(claims.CLAIMS)
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, UNDECIDED, MISSING} and (table["numbers"] != "").all()
     assert table.loc[6, "verdict"] != MISSING and "07-base-int8-conll" in table.loc[6, "records"]
     heads = {one["run"] for one in plan.of_kind(records, "structured") if one["settings"]["method"] == "heads"}
     assert (table.loc[0, "verdict"] != MISSING) == bool(heads) and heads <= set(table.loc[0, "records"].split(", "))
     named = {run for cell in table["records"] for run in cell.split(", ") if run}
     assert named <= {record["run"] for record in records}
+
+
+# ---- Claims 12 and 13 ----
+
+
+def correlated(r, seed=0):
+    """Scores of one Pearson's r in all languages; the same noise for all, so that differences have narrow intervals."""
+    draw = np.random.default_rng(seed)
+    gold, noise = draw.normal(size=(2, 4000))
+    gold = (gold - gold.mean()) / gold.std()
+    noise = noise - noise.mean() - (noise @ gold) / len(gold) * gold
+    predicted = r * gold + (1 - r * r) ** 0.5 * noise / noise.std()
+    of = {"pearson": r, "values": {"gold": gold.tolist(), "predicted": predicted.tolist()}}
+    return {name: {"test": of} for name in ("en", "es", "nl")}
+
+
+def crossed(task, row, score, share=None, seed=1, megabytes=100.0, gone=None):
+    kind = "crossed" if share is None else "gated"
+    one = record(plan.crossed_name(task, row, "e5", "conll", seed, share=share), kind, seed=seed, task=task, row=row)
+    one["settings"] |= {"backbone": "e5", "share": share}
+    whole = {"heads": [list(range(4))] * 3, "neurons": [10] * 3}
+    structure = {"heads_left": (gone or [[4, 4, 3], [5, 4, 1]])[0], "neurons_left": (gone or [[4, 4, 3], [5, 4, 1]])[1]}
+    structure["heads_left"] = [list(range(number)) for number in structure["heads_left"]]
+    scores_of = correlated(score) if task == "similarity" else scores(score)
+    return one | {"scores": scores_of, "megabytes": megabytes, "structure": structure | {"whole": whole}}
+
+
+def told(records, number):
+    table = claims.draw(records)["claims"]
+    return table[table["claim"].str.startswith(f"{number}. ")].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("kept", "wanted"), [((0.72, 0.54, 0.45), HOLDS), ((0.72, 0.40, 0.45), FAILS), ((0.0, 0.0, 0.0), UNDECIDED)]
+)
+def test_claim_12_compares_what_both_tasks_keep(kept, wanted):
+    runs = [
+        crossed("similarity", "FT", 0.8),
+        crossed("similarity", "P", 0.72, 0.6),
+        crossed("entities", "P", kept, 0.6),
+    ]
+    assert told([dense(), *runs], 12)["verdict"] == wanted
+    row = told([dense(), *runs[:2]], 12)
+    assert row["verdict"] == MISSING and runs[2]["run"] in row["numbers"]
+
+
+def truth_table(a=(0.8, 0.6, 0.5), student=0.1, small=80.0, kept=(0.79, 0.6, 0.5), gone=None, milligrams=(2.0, 1.0)):
+    less = tuple(max(0.0, one - student) for one in a)
+    rows = [
+        crossed("entities", "A", a), crossed("entities", "D+A", less, megabytes=small),
+        crossed("entities", "P", kept, 0.6, gone=gone), crossed("entities", "P+A", kept, 0.6, gone=gone),
+        crossed("entities", "P+D+A", less, 0.6, megabytes=small),
+    ]  # fmt: skip
+    used = []
+    for one in rows:
+        grams = milligrams["D" in one["settings"]["row"]] / 1000
+        read = {"watts": 3.6, "seconds": 1.0, "sentences": 1, "grams_a_kwh": 1000 * grams}
+        used.append(record(f"09-use-{one['run']}", "use", model=one["run"]) | {"emissions": {"inference": read}})
+    return [dense(), *rows, *used]
+
+
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [
+        ({}, HOLDS),
+        ({"a": (0.7, 0.6, 0.5)}, FAILS),
+        ({"student": -0.1}, FAILS),
+        ({"small": 120.0}, FAILS),
+        ({"kept": (0.6, 0.6, 0.5)}, FAILS),
+        ({"gone": [[1, 1, 1], [9, 9, 9]]}, FAILS),
+        ({"gone": [[3, 4, 4], [1, 4, 5]]}, FAILS),
+        ({"milligrams": (1.0, 2.0)}, FAILS),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_claim_13_wants_all_four_sentences(changed, wanted):
+    row = told(truth_table(**changed), 13)
+    assert row["verdict"] == wanted, row["numbers"]
+
+
+def test_claim_13_without_emissions_is_undecided_and_tells_it():
+    row = told([one for one in truth_table() if one["settings"]["kind"] != "use"], 13)
+    assert row["verdict"] == UNDECIDED and "emissions not measured" in row["numbers"]
+
+
+def test_pearson_from_sums_is_pearson_in_every_draw():
+    one = {"scores": correlated(0.6)}
+    number, values = intervals.quality(one, "es"), one["scores"]["es"]["test"]["values"]
+    assert number[0] == pytest.approx(np.corrcoef(values["gold"], values["predicted"])[0, 1])
+    drawn = intervals._sentences(4000)[1].astype(int)
+    again = [np.repeat(np.array(values[name]), drawn) for name in ("gold", "predicted")]
+    assert number[1] == pytest.approx(np.corrcoef(*again)[0, 1], abs=1e-6)

@@ -23,7 +23,7 @@ def tracked(country: str) -> Iterator[dict]:
 
     if country not in DataSource().get_global_energy_mix_data():
         raise ValueError(f"'{country}' is no country whose grid is known. Give three letters, such as NLD or ESP.")
-    how = {"save_to_file": False, "log_level": "critical", "measure_power_secs": EVERY, "allow_multiple_runs": True}
+    how = {"output_methods": [], "log_level": "critical", "measure_power_secs": EVERY, "allow_multiple_runs": True}
     tracker, estimate = OfflineEmissionsTracker(country_iso_code=country, tracking_mode="process", **how), {}
     tracker.start()
     began = time.monotonic()

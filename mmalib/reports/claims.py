@@ -1,4 +1,4 @@
-"""The paper's nine claims, each with a verdict that code computes from records, the numbers, and the runs they are of.
+"""The papers' claims, each with a verdict that code computes from records, the numbers, and the runs they are of.
 
 F1 is that of the test sets, with a 95% interval over sentences and seeds; a speed stands with its quartiles over turns.
 The rules for F1 are in `verdicts`.
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mmalib import plan
 from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
-from mmalib.reports import combined, intervals, speed, verdicts
+from mmalib.reports import combined, crossed, intervals, speed, verdicts
 from mmalib.reports.compare import of_the_study
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
 from mmalib.reports.unstructured import gradual_runs
@@ -21,6 +21,8 @@ NOTHING_LEFT = "next to nothing is found in English either"
 ADDS_UP = 2.0  # points between a sum and a loss: half of the interval of one F1 on the complete Spanish test set
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
 FASTEST = ("base 90% 4-block int8", "base 90% unstructured int8")  # the paper's xlm_90_q; it does not say the pattern
+
+KEPT_AT = 0.6  # the share at which the third paper says that P+A keeps the quality
 
 Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
 
@@ -32,7 +34,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
         return {}
     corpus = _corpus(judged)
     rows = []
-    for number, (claim, answer) in enumerate(CLAIMS, start=1):
+    for number, (claim, answer) in NUMBERED.items():
         verdict, numbers, runs = answer(judged)
         row = {"claim": f"{number}. {claim}", "corpus": corpus, "verdict": verdict, "numbers": numbers}
         rows.append(row | {"records": ", ".join(dict.fromkeys(runs))})
@@ -204,6 +206,55 @@ def _claim_9(records: list[dict]) -> Answer:
     return decided([intervals.above(ours, NEARLY * SPEEDUP)], ours.high < 1), "; ".join(text), runs
 
 
+def _claim_12(records: list[dict]) -> Answer:
+    """From every way of compressing that both tasks have, on one model."""
+    there = {record["run"]: record for record in records}
+    answers, missing = {}, []
+    for record in of_kind(records, "crossed", "gated", "pairs sparse"):
+        settings = record["settings"]
+        if settings["task"] != "similarity" or settings["row"] == "FT":
+            continue
+        where, share = (settings["backbone"], settings["corpus"], settings["seed"]), settings.get("share")
+        if settings["kind"] == "pairs sparse":
+            other = plan.gradual_name(settings["row"], share, settings["schedule"], *where)
+        else:
+            other = plan.crossed_name("entities", settings["row"], *where, share=share)
+        dense = plan.crossed_name("similarity", "FT", *where), plan.baseline_name(*where)
+        if lacking := [run for run in (other, *dense) if run not in there]:
+            missing += lacking
+            continue
+        parts = ("similarity", "entities", "similarity, dense", "entities, dense")
+        seed = dict(zip(parts, (record, *(there[run] for run in (other, *dense))), strict=True))
+        if any(intervals.quality(each, name)[0] < NOTHING for each in list(seed.values())[2:] for name in LANGUAGES):
+            return MISSING, f"{dense[0]} or {dense[1]} finds nothing that could be lost", []
+        name = f"{settings['row']}{f' {share:.0%}' if share else ''}"
+        dead = any(intervals.quality(seed[part], "en")[0] < NOTHING for part in parts[:2])
+        conditions, text = ([None], NOTHING_LEFT) if dead else verdicts.tasks([seed])
+        answers[name] = decided(conditions, False), f"{text} points kept", [record["run"], other]
+    if not answers:
+        return _without(missing or ["runs of notebook 09 on similarity"])
+    verdict, text, runs = _agreed(answers)
+    return verdict, text + (f". missing: {', '.join(dict.fromkeys(missing))}" if missing else ""), runs
+
+
+def _claim_13(records: list[dict]) -> Answer:
+    """From the rows of the truth table at 60%, on entities."""
+    used = {record["settings"]["model"]: record for record in of_kind(records, "use")}
+
+    def wanted(*where) -> dict[str, str]:
+        shares = {"P": KEPT_AT, "P+A": KEPT_AT, "P+D+A": KEPT_AT}
+        rows = {row: plan.crossed_name("entities", row, *where, share=shares.get(row)) for row in (*shares, "A", "D+A")}
+        return {"FT": plan.baseline_name(*where)} | rows
+
+    def judge(seeds: list[Seed]) -> tuple[str, str]:
+        read = {row: used[one["run"]] for row, one in seeds[0].items() if one["run"] in used}
+        grams = {row: 1000 * crossed.per_thousand(one)[1] for row, one in read.items()}
+        gone = [crossed.gone_by_layer(seed[row]) for seed in seeds for row in ("P", "P+A")]
+        return verdicts.crossed(seeds, grams, gone)
+
+    return _judged(records, ("crossed",), wanted, judge, needed=("en",))
+
+
 CLAIMS = (
     ("About half of the heads can go before F1 falls, alike in every language", _claim_1),
     ("With equal heads in every layer the fall starts near 30%, alike in every language", _claim_2),
@@ -214,7 +265,10 @@ CLAIMS = (
     ("Static int8 is faster than dynamic", _claim_7),
     ("The losses and gains of combined techniques are those of the parts", _claim_8),
     ("End to end, the model is 11.5 times as fast as dense float32 in ONNX Runtime", _claim_9),
+    ("What compression leaves of unseen languages is the same for similarity and for entities", _claim_12),
+    ("Adapters equal full tuning, a student on top costs quality, feed-forward and last layers go first", _claim_13),
 )
+NUMBERED = dict(zip((*range(1, 10), 12, 13), CLAIMS, strict=True))
 
 
 def _judged(

@@ -167,8 +167,7 @@ def gone_by_layer(record: dict) -> tuple[np.ndarray, np.ndarray]:
 def _row(record: dict, used: dict | None) -> dict:
     settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
     task = settings.get("task", "entities")
-    row = {"searched": "search", "pairs sparse": settings["method"]}.get(settings["kind"], settings.get("row", "FT"))
-    line = {"run": record["run"], "task": task, "row": row, "seed": settings["seed"]}
+    line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
     line |= {"asked": settings.get("share", settings.get("times", math.nan)), "sparsity": zeros.get("measured", 0.0)}
     line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}
     line |= {"million parameters": record["parameters"] / 1e6}
@@ -181,10 +180,15 @@ def _row(record: dict, used: dict | None) -> dict:
         speeds = {one["model"]: one["ratio"] for one in used["throughput"] if "failed" not in one}
         line |= {"speed-up": speeds.get("model", math.nan)}
         line |= {"over FT": line["speed-up"] / speeds.get("dense", math.nan)}
-        read = used["emissions"]["inference"]
-        line["Wh per 1,000"] = read["watts"] * read["seconds"] / 3.6 / read["sentences"]
-        line["g CO2e per 1,000"] = line["Wh per 1,000"] * read["grams_a_kwh"] / 1000
+        line |= dict(zip(("Wh per 1,000", "g CO2e per 1,000"), per_thousand(used), strict=True))
     return dict.fromkeys(COSTS, math.nan) | line
+
+
+def per_thousand(used: dict) -> tuple[float, float]:
+    """Watt-hours and grams of CO2e of reading a thousand sentences, from the record of a model at work."""
+    read = used["emissions"]["inference"]
+    hours = read["watts"] * read["seconds"] / 3.6 / read["sentences"]
+    return hours, hours * read["grams_a_kwh"] / 1000
 
 
 def _mean(group: pd.DataFrame, column: str, digits: int) -> float | str:

@@ -51,6 +51,17 @@ def of_scores(scores: dict) -> Number:
     return 2 * drawn[:, counts.RIGHT] / np.maximum(drawn[:, counts.PREDICTED] + drawn[:, counts.GOLD], 1)
 
 
+def quality(record: dict, language: str) -> Number:
+    """Test F1 of a run, or Pearson's r where its task is similarity."""
+    scores = record["scores"][language]["test"]
+    if "values" not in scores:
+        return of_scores(scores)
+    x, y = (np.array(scores["values"][name]) for name in ("gold", "predicted"))
+    mean = _sentences(len(x)).astype(float) @ np.stack([x, y, x * y, x * x, y * y], axis=1) / len(x)
+    spread = (mean[:, 3] - mean[:, 0] ** 2) * (mean[:, 4] - mean[:, 1] ** 2)
+    return (mean[:, 2] - mean[:, 0] * mean[:, 1]) / np.sqrt(np.maximum(spread, 1e-12))
+
+
 def over_seeds(seeds: Sequence[Seed], what: Callable[[Seed], Number]) -> Number:
     """The mean over seeds."""
     each = np.stack([what(seed) for seed in seeds], axis=1)  # [1 + DRAWS, seeds]

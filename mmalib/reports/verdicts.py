@@ -7,6 +7,8 @@ is what the intervals show. What was not measured decides nothing.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from mmalib.plan import CRITERIA, INT8_KINDS
 from mmalib.reports import intervals
 from mmalib.reports.intervals import LANGUAGES, UNSEEN, Seed, above, at_most, of, within
@@ -19,6 +21,8 @@ ALIKE = 10.0  # points of what languages keep where English has begun to fall
 FREE = 0.4  # the sparsity that the paper says costs nothing
 POINT = 1.0  # of F1: what counts as little, and as no more than English; the paper's int8 loses about that
 QAT_KEEPS = 98.0  # %, the paper's own number
+SAME = 3.0  # points between what two tasks keep of a language
+KEEPS = 95.0  # % of the dense F1: what keeps the quality, as where F1 begins to fall
 
 Condition = bool | None
 
@@ -125,3 +129,42 @@ def int8(seeds: list[Seed]) -> tuple[str, str]:
         f"against the model before that training {intervals.points(intervals.change(seeds, 'qat', 'float'))} points)"
     )
     return decided([*conditions, *keeps, *[None] * len(dead)], all(met is False for met in keeps)), text
+
+
+def tasks(seeds: list[Seed]) -> tuple[list[Condition], str]:
+    """What one way of compressing leaves of Spanish and Dutch in similarity, against what it leaves in entities."""
+
+    def more(seed: Seed, name: str) -> intervals.Number:
+        kept = [
+            100 * intervals.quality(seed[part], name) / intervals.quality(seed[f"{part}, dense"], name)
+            for part in ("similarity", "entities")
+        ]
+        return kept[0] - kept[1]
+
+    apart = {name: intervals.over_seeds(seeds, lambda seed, name=name: more(seed, name)) for name in UNSEEN}
+    return [within(of(number), -SAME, SAME) for number in apart.values()], intervals.points(apart)
+
+
+def crossed(seeds: list[Seed], milligrams: dict[str, float], gone: Sequence) -> tuple[str, str]:
+    """The third paper's four sentences; `gone` is the share of attention and of feed-forward that went, by layer."""
+    adapters = intervals.change(seeds, "A", "FT")["en"]
+    kept = intervals.kept(seeds, "P+A", "FT")["en"]
+    conditions, text = [above(of(adapters), -POINT)], [f"adapters add {intervals.points({'en': adapters})} points"]
+    for more, less in (("D+A", "A"), ("P+D+A", "P+A")):
+        lost = intervals.change(seeds, more, less)["en"]
+        size = [sum(seed[row]["megabytes"] for seed in seeds) / len(seeds) for row in (more, less)]
+        conditions += [above(of(-lost), 0.0), size[0] < size[1]]
+        grams = [milligrams.get(row) for row in (more, less)]
+        conditions.append(None if None in grams else grams[0] < grams[1])
+        told = "emissions not measured" if None in grams else f"{grams[0]:.2f} mg CO2e for {grams[1]:.2f}"
+        text.append(
+            f"{more} for {less}: {intervals.points({'en': lost})} points, {size[0]:.0f} MB for {size[1]:.0f}, {told}"
+        )
+    third = -(-len(gone[0][0]) // 3)
+    went = np.array([[part.mean(), part[:third].mean(), part[-third:].mean()] for of in gone for part in of])
+    parts, thirds = (went[0::2, 0].mean(), went[1::2, 0].mean()), went[:, 1:].mean(axis=0)
+    conditions += [bool(parts[1] > parts[0]), bool(thirds[1] > thirds[0]), above(of(kept), KEEPS)]
+    text.append(f"of the feed-forward parts {parts[1]:.0%} goes, of attention {parts[0]:.0%}")
+    text.append(f"of the last third of the layers {thirds[1]:.0%}, of the first {thirds[0]:.0%}")
+    text.append(f"P+A keeps {intervals.percent({'en': kept})}")
+    return decided(conditions, all(condition is False for condition in conditions)), "; ".join(text)
