@@ -259,6 +259,9 @@ PROFILES = {
         calibration_sentences=256,
         qat_sentences=7000,
         floor_sentences=200,
+        gate_epochs=2,
+        gate_after=1,
+        gate_rate=0.02,
     ),
     "paper": Profile(
         name="paper",

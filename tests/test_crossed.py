@@ -227,7 +227,7 @@ def test_the_table_has_every_row_and_says_what_was_not_measured(records):
     assert table.loc[("entities", "P"), "training Wh"] >= 0 and table.loc[("entities", "P"), "asked"] == "0.6"
     drawn = report.draw(records)
     assert set(drawn) == {"table_crossed", "crossed_quality", "crossed_size", "crossed_removed", "crossed_emissions"}
-    assert report.searched(records) is None and not math.isnan(table["en mean"].sum())
+    assert report.searched(records).empty and not math.isnan(table["en mean"].sum())
 
 
 def test_what_went_is_counted_of_the_model_that_entered():

@@ -17,18 +17,16 @@ as many as make the size asked for; the gates of the others are folded into the 
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from mmalib.model import adapters
 from mmalib.model.backbones import layers, parts
 from mmalib.model.disk import heads_left
+from mmalib.prune.gradual import from_beside, put_beside, sweep_beside
 from mmalib.prune.heads import head_size, remove_heads_
 from mmalib.prune.uniform import remove_neurons_
 
@@ -197,11 +195,16 @@ class Gates(TrainerCallback):
     # ---- While the Trainer trains ----
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        self.adam = torch.optim.Adam(
-            [{"params": self._alphas()}, {"params": [self.multipliers], "maximize": True}], lr=self.rate
-        )
+        multipliers = {"params": [self.multipliers], "maximize": True}
+        self.adam = torch.optim.Adam([{"params": self._alphas()}, multipliers], lr=self.rate)
         if state.global_step:
-            self._restore_(_beside(args, state.global_step))
+            for key, tensor in from_beside(args, state.global_step, self.multipliers.device).items():
+                number, _, name = key.partition("/")
+                value = [*self._alphas(), self.multipliers][int(number)]
+                if name == "value":
+                    value.data.copy_(tensor)
+                else:
+                    self.adam.state[value][name] = tensor
         self.attach_()
 
     def on_step_begin(self, args, state, control, **_) -> None:
@@ -213,40 +216,17 @@ class Gates(TrainerCallback):
         self.penalty(self.share * grown).backward()
         self.adam.step()
         self.adam.zero_grad()
-        with torch.no_grad():
-            for log_alpha in self._alphas():
-                log_alpha.clamp_(-CLAMP, CLAMP)
+        for log_alpha in self._alphas():
+            log_alpha.data.clamp_(-CLAMP, CLAMP)
 
     def on_epoch_end(self, args, state, control, **_) -> None:
         # before the Trainer's own checkpoint, so that none is without its gates
-        path = _beside(args, state.global_step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = {}
-        for number, value in enumerate([*self._alphas(), self.multipliers]):
-            held |= {f"{number}/value": value.detach()}
-            held |= {f"{number}/{name}": tensor for name, tensor in self.adam.state[value].items()}
-        save_file(held, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
+        values = [*self._alphas(), self.multipliers]
+        held = [{"value": value.detach(), **self.adam.state[value]} for value in values]
+        put_beside(args, state.global_step, {f"{n}/{name}": t for n, of in enumerate(held) for name, t in of.items()})
 
     def on_save(self, args, state, control, **_) -> None:
-        for path in Path(args.output_dir).glob("gates-*.safetensors"):
-            if not path.with_name(f"checkpoint-{path.stem.partition('-')[2]}").exists():
-                path.unlink()
-
-    def _restore_(self, path: Path) -> None:
-        if not path.exists():
-            raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
-        values = [*self._alphas(), self.multipliers]
-        for key, tensor in load_file(path, device=str(self.multipliers.device)).items():
-            number, _, name = key.partition("/")
-            if name == "value":
-                values[int(number)].data.copy_(tensor)
-            else:
-                self.adam.state[values[int(number)]][name] = tensor
+        sweep_beside(args)
 
     def _alphas(self) -> list[Tensor]:
         return [log_alpha for part in self.parts for log_alpha in (part.units, part.whole)]
-
-
-def _beside(args, step: int) -> Path:
-    return Path(args.output_dir) / f"gates-{step}.safetensors"

@@ -100,7 +100,9 @@ class Pruning(Hold):
         self.criterion.state.clear()
         self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights(model).items()}
         if state.global_step:
-            self._restore_(_beside(args, state.global_step), model.device)
+            for key, tensor in from_beside(args, state.global_step, model.device).items():
+                kind, _, name = key.partition("/")
+                (self.masks if kind == "mask" else self.criterion.state)[name] = tensor
 
     def on_step_begin(self, args, state, control, *, model, **_) -> None:
         if state.global_step not in self.due:
@@ -121,15 +123,10 @@ class Pruning(Hold):
         # Before the Trainer's own checkpoint, which it writes right after this: no checkpoint is without its masks.
         held = {f"mask/{name}": mask for name, mask in self.masks.items()}
         held |= {f"state/{name}": tensor for name, tensor in self.criterion.state.items()}
-        path = _beside(args, state.global_step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in held.items()}, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
+        put_beside(args, state.global_step, held)
 
     def on_save(self, args, state, control, **_) -> None:
-        for path in Path(args.output_dir).glob("pruning-*.safetensors"):
-            if not path.with_name(f"checkpoint-{path.stem.partition('-')[2]}").exists():
-                path.unlink()
+        sweep_beside(args)
         if state.best_global_step and state.best_global_step <= max(self.due):
             raise ValueError(
                 f"An epoch is up for choice that ends before the last mask update ({self.updates[-1][0]} epochs). "
@@ -166,12 +163,28 @@ class Pruning(Hold):
         point = {"step": state.global_step, "epoch": state.epoch, "stage": stage, "sparsity": share}
         state.log_history.append(point | {"scores": self.score(model)})
 
-    def _restore_(self, path: Path, device: torch.device) -> None:
-        if not path.exists():
-            raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
-        for key, tensor in load_file(path, device=str(device)).items():
-            kind, _, name = key.partition("/")
-            (self.masks if kind == "mask" else self.criterion.state)[name] = tensor
+
+def put_beside(args, step: int, held: dict[str, torch.Tensor]) -> None:
+    """Put away what belongs to the checkpoint of this step."""
+    path = _beside(args, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in held.items()}, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
+
+
+def from_beside(args, step: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """What belongs to the checkpoint of this step."""
+    path = _beside(args, step)
+    if not path.exists():
+        raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
+    return load_file(path, device=str(device))
+
+
+def sweep_beside(args) -> None:
+    """Remove what belongs to checkpoints that are gone."""
+    for path in Path(args.output_dir).glob("pruning-*.safetensors"):
+        if not path.with_name(f"checkpoint-{path.stem.partition('-')[2]}").exists():
+            path.unlink()
 
 
 def _beside(args, step: int) -> Path:

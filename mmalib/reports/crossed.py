@@ -22,7 +22,7 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     if made.empty:
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_crossed": table(made)}
-    if (found := searched(records)) is not None:
+    if len(found := searched(records)):
         drawn["table_searched"] = found
     if gated := of_kind(records, "gated"):
         drawn |= {"crossed_quality": quality(made), "crossed_size": size(made), "crossed_removed": removed(gated)}
@@ -66,7 +66,7 @@ COSTS = {
 }
 
 
-def searched(records: list[dict]) -> pd.DataFrame | None:
+def searched(records: list[dict]) -> pd.DataFrame:
     """The speed-ups asked for from the mask search, and those measured."""
     found = [(r, r["speedup"]) for r in of_kind(records, "searched")]
     lines = [
@@ -75,7 +75,7 @@ def searched(records: list[dict]) -> pd.DataFrame | None:
         | {"a head": f"{one['head']:.3%}", "a neuron": f"{one['neuron']:.4%}", "the rest": f"{one['rest']:.1%}"}
         for r, one in found
     ]
-    return pd.DataFrame(lines) if lines else None
+    return pd.DataFrame(lines)
 
 
 def quality(made: pd.DataFrame) -> Figure:
@@ -89,9 +89,7 @@ def quality(made: pd.DataFrame) -> Figure:
                 _lines_(axes, made[made["task"] == task], language)
                 axes.set_title(f"{task}, {figures.LANGUAGE_NAMES[language]}", loc="left")
             panels[0].set_ylabel("entity F1" if task == "entities" else "Pearson's r")
-        _legend_(drawn, grid[0, 0])
-        drawn.supxlabel("share of the encoder that went", fontsize=8)
-    return drawn
+        return _told(drawn)
 
 
 def size(made: pd.DataFrame) -> Figure:
@@ -102,9 +100,7 @@ def size(made: pd.DataFrame) -> Figure:
         _lines_(axes, made[made["task"] == "entities"], "MB")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("MB on disk, float32")
-        axes.set_xlabel("share of the encoder that went")
-        _legend_(drawn, axes)
-    return drawn
+        return _told(drawn)
 
 
 def emissions(made: pd.DataFrame) -> Figure:
@@ -205,5 +201,7 @@ def _lines_(axes: Axes, made: pd.DataFrame, column: str) -> None:
     axes.xaxis.set_major_formatter("{x:.0%}")
 
 
-def _legend_(drawn: Figure, axes: Axes) -> None:
-    drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+def _told(drawn: Figure) -> Figure:
+    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    drawn.supxlabel("share of the encoder that went", fontsize=8)
+    return drawn
