@@ -36,7 +36,6 @@ CLAMP = 4.6  # log alpha stays within this, where its gradient has not died
 # whatever they are worth; here it is a question which part goes first.
 START = 2.5
 NEAR = 0.01  # how far from the share asked for a model may end
-COLLAPSED = 0.2  # how far beyond it gates may be expected to close
 
 
 class Part:
@@ -156,11 +155,10 @@ class Gates(TrainerCallback):
 
     def decide_(self) -> None:
         """Choose the units that stay: the least likely ones go, as many as make the share asked for."""
-        expected = float(self.expected().detach())
-        if not expected <= self.share + COLLAPSED:  # nor if it is no number
+        if not any((part.there() > 0.5).any() for part in self.parts):  # as there is not among numbers that are none
             raise ValueError(
-                f"The gates have collapsed: they would close {expected:.0%} of the encoder where {self.share:.0%} is "
-                "asked for. Lower the rate of the gates, or prune longer."
+                f"The gates have collapsed: all are closed, where {self.share:.0%} was asked for, and none is worth "
+                "more than another. Lower the rate of the gates, or prune longer."
             )
         costs = [part.weights for part in self.parts for _ in range(part.number)]
         order = torch.cat([part.there() for part in self.parts]).argsort(stable=True).tolist()

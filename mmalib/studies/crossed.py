@@ -122,6 +122,8 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
         how = {"seconds": settings["measured_seconds"], "turns": settings["turns"], "calls": settings["calls"]}
         how |= {"threads": machine.threads(), "baseline": graph}
         (row,) = throughput.measure([folder], ["onnxruntime"], settings["batches"], LENGTH, **how)
+        if "failed" in row:
+            raise ValueError(f"{run.name}: a candidate could not be timed: {row['failed']}")
         return row["ratio"]
 
     with emissions.tracked(settings["country"]) as estimate:
