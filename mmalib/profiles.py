@@ -221,6 +221,7 @@ PROFILES = {
         cross_sentences=150,
         cross_scored=30,
         cross_epochs=2,
+        adapter_rate=4e-3,
         gate_epochs=2,
         gate_after=1,
         gate_rate=0.15,

@@ -104,21 +104,29 @@ def size(made: pd.DataFrame) -> Figure:
 
 
 def emissions(made: pd.DataFrame) -> Figure:
-    """Speed-up over full tuning against what reading a thousand sentences emits."""
+    """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
+    read = made.dropna(subset=["over FT", "g CO2e per 1,000"])
+    tasks = [task for task in SCORE if task in set(read["task"])]
     with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.6))
-        axes = drawn.subplots()
-        for one in made.dropna(subset=["over FT", "g CO2e per 1,000"]).to_dict("records"):
-            is_entities = one["task"] == "entities"
-            at = one["over FT"], 1000 * one["g CO2e per 1,000"]
-            axes.plot(*at, "o" if is_entities else "s", color=COLOURS.get(one["row"], "#777777"))
-            asked = "" if math.isnan(one["asked"]) else f" {one['asked']:g}"
-            figures.note(axes, f"{one['row']}{asked}{'' if is_entities else '*'}", at)
-        axes.set_ylim(bottom=0)
-        axes.margins(x=0.2)
-        axes.set_xlabel("speed-up over FT in ONNX Runtime")
-        axes.set_ylabel("mg CO2e per 1,000 sentences")
-        drawn.supxlabel("an estimate (CodeCarbon); *: similarity", fontsize=7)
+        drawn = Figure(figsize=(0.4 + 3.2 * len(tasks), 2.7))
+        for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+            for one in read[read["task"] == task].to_dict("records"):
+                at, colour = (one["over FT"], 1000 * one["g CO2e per 1,000"]), COLOURS.get(one["row"], "#777777")
+                axes.plot(*at, "o", color=colour, label=one["row"] if one["row"] in COLOURS else None)
+                text = f"{100 * one['asked']:g}" if one["row"] in COLOURS else one["row"]
+                figures.note(axes, text, at, color=colour)
+            axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime")
+            axes.margins(0.15)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("{x:g}")
+            axes.set_title(task, loc="left")
+        drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
+        drawn.supxlabel("emissions are an estimate; numbers: % of the encoder that went", fontsize=7)
+        by_row = {
+            text: line for axes in drawn.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
     return drawn
 
 
