@@ -203,6 +203,7 @@ def test_mistakes_are_one_line(bert):
     over = gates.Gates(bert, 0.3)
     for part in over.parts:
         part.units.data.fill_(-4.6)
+        part.whole.data.fill_(-4.6)
     with pytest.raises(ValueError, match="collapsed"):
         over.decide_()
     over = gates.Gates(bert, 0.3)

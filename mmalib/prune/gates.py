@@ -155,7 +155,8 @@ class Gates(TrainerCallback):
 
     def decide_(self) -> None:
         """Choose the units that stay: the least likely ones go, as many as make the share asked for."""
-        if not any((part.there() > 0.5).any() for part in self.parts):  # as there is not among numbers that are none
+        closed = float(chance(torch.tensor(-CLAMP))) ** 2  # a unit and its part as far closed as they go
+        if not any((part.there() > 1.01 * closed).any() for part in self.parts):  # nor where training has diverged
             raise ValueError(
                 f"The gates have collapsed: all are closed, where {self.share:.0%} was asked for, and none is worth "
                 "more than another. Lower the rate of the gates, or prune longer."
