@@ -194,6 +194,8 @@ TEXT_BATCH = 8
 # Notebook 09, see `studies.crossed`: P prunes by gates, D is a student of every second layer, A trains adapters alone
 ROWS = ("FT", "A", "LoRA", "D", "D+A")  # FT is full tuning
 PRUNED_ROWS = {"P": "FT", "P+A": "A", "P+D": "D", "P+D+A": "D+A"}  # → the model that is pruned
+LAYERWISE = {"hidden": 0.9, "temperature": 2.0}  # D: shares of hidden states and labels, as in CoFi
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
 PAIR_CRITERIA = ("magnitude", "obs")
 GATE_WARM_UP = 0.5  # share of the pruning in which the share asked for grows
 
@@ -712,11 +714,11 @@ def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run
         "masked_words": 0.0 if task == "similarity" else profile.masked_words,
     }
     if "D" in row:
-        settings |= {"frozen": 0.0}  # the embeddings stay the teacher's
+        settings |= {**LAYERWISE, "teacher_digest": tuned.digest, "frozen": 0.0}  # the embeddings stay the teacher's
     if row == "LoRA" or "A" in row.split("+"):
         rates = {"learning_rate": profile.adapter_rate, "rate_after": profile.adapter_rate, "head_rate": 1.0}
         settings |= {**rates, "frozen": None, "frozen_after": None, "average_from": None}
-        settings |= _of(profile, "adapter_width") if row != "LoRA" else {}
+        settings |= LORA if row == "LoRA" else _of(profile, "adapter_width")
     name = crossed_name(task, row, *_where(base))
     return Run(name, settings, {} if row == "FT" else {"base": tuned.name}, (name,))
 

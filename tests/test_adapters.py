@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmalib import plan
 from mmalib.model import adapters, disk
 from mmalib.model.backbones import layers, parts
 
@@ -53,7 +54,8 @@ def test_adapters_change_nothing_at_first_and_only_they_learn(model, tokenizer, 
 
 def test_merged_lora_equals_unmerged(model, tokenizer, tmp_path):
     whole, shapes = logits(model), {name: weight.shape for name, weight in model.named_parameters()}
-    adapters.add_lora_(model, seed=1)
+    torch.manual_seed(1)
+    adapters.add_lora_(model, **plan.LORA)
     torch.testing.assert_close(logits(model), whole, atol=1e-6, rtol=0)
     adapters.freeze_backbone_(model)
     before = train_(model)

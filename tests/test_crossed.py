@@ -45,7 +45,7 @@ def test_the_loss_of_a_batch_by_hand(random_model):
     teacher, student, given = random_model("bert"), random_model("bert"), batch()
     layerwise.every_second_(student)
     assert len(layers(student)) == 1 and student.config.num_hidden_layers == 1
-    with layerwise.loss(student, teacher) as loss:
+    with layerwise.loss(student, teacher, **plan.LAYERWISE) as loss:
         logits = student(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
         found = loss(logits, given)
         found.backward()
@@ -66,8 +66,9 @@ def test_the_loss_of_a_batch_by_hand(random_model):
 def test_a_student_of_another_width_and_of_nothing_are_one_line(random_model, tiny_backbone):
     teacher, student = random_model("bert"), random_model("xlm-r")
     student.config.hidden_size = 16
-    with pytest.raises(ValueError, match="student is 16 wide and the teacher 32"), layerwise.loss(student, teacher):
-        pass
+    with pytest.raises(ValueError, match="student is 16 wide and the teacher 32"):  # noqa: SIM117
+        with layerwise.loss(student, teacher, **plan.LAYERWISE):
+            pass
     one = random_model("distilbert")
     layerwise.every_second_(one)
     with pytest.raises(ValueError, match="one layer"):

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from mmalib.model.backbones import layers, parts
 
 WIDTH = "adapter_width"  # the key in config.json
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
 
 
 class Adapter(nn.Module):
@@ -69,13 +68,12 @@ def freeze_backbone_(model: PreTrainedModel) -> None:
         weight.requires_grad_(new or id(weight) in norms)
 
 
-def add_lora_(model: PreTrainedModel, seed: int) -> None:
-    """Give query and value of every layer PEFT's low-rank update."""
+def add_lora_(model: PreTrainedModel, **how) -> None:
+    """Give query and value of every layer PEFT's low-rank update, made as its `LoraConfig` says."""
     from peft import LoraConfig, TaskType, inject_adapter_in_model  # here: it takes a second, and few runs need it
 
-    torch.manual_seed(seed)
     names = ["q_lin", "v_lin"] if hasattr(layers(model)[0], "ffn") else ["query", "value"]
-    inject_adapter_in_model(LoraConfig(task_type=TaskType.TOKEN_CLS, target_modules=names, **LORA), model)
+    inject_adapter_in_model(LoraConfig(task_type=TaskType.TOKEN_CLS, target_modules=names, **how), model)
 
 
 def merge_lora_(model: PreTrainedModel) -> None:

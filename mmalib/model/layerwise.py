@@ -1,7 +1,7 @@
 """A student of every second layer, taught layer by layer (CoFi: Xia, Zhong and Chen 2022, section 3.3).
 
     hidden * mean over the teacher's layers 3, 6, 9, ... of MSE(student's layer that stands for it, teacher's layer)
-    + (1 - hidden) * T² * KL(teacher's labels || student's labels),     hidden = 0.9, T = 2
+    + (1 - hidden) * T² * KL(teacher's labels || student's labels)
 
 Which layer of the student stands for one of the teacher is asked anew in every step: from the top down, the nearest of
 those below the one that was taken last. Padding and unscored words take no part. Gold labels take none either.
@@ -19,7 +19,6 @@ from mmalib.model import distill
 from mmalib.model.backbones import layers
 
 EVERY = 3  # of the teacher's layers, each third is matched
-HIDDEN, TEMPERATURE = 0.9, 2.0
 
 
 def every_second_(model: PreTrainedModel) -> None:
@@ -43,7 +42,9 @@ def alignment(distances: Tensor) -> list[int]:
 
 
 @contextmanager
-def loss(student: PreTrainedModel, teacher: PreTrainedModel) -> Iterator[Callable[[Tensor, dict], Tensor]]:
+def loss(
+    student: PreTrainedModel, teacher: PreTrainedModel, *, hidden: float, temperature: float
+) -> Iterator[Callable[[Tensor, dict], Tensor]]:
     """The loss of a batch from the student's logits, as `finetune` takes it; it watches the student's layers inside."""
     if student.config.hidden_size != teacher.config.hidden_size:
         raise ValueError(
@@ -66,10 +67,10 @@ def loss(student: PreTrainedModel, teacher: PreTrainedModel) -> Iterator[Callabl
             [torch.stack([(theirs[number][real].float() - one).square().mean() for one in own]) for number in wanted]
         )
         pairs = list(enumerate(alignment(distances.detach())))
-        hidden = torch.stack([distances[pair] for pair in pairs]).mean()
+        apart = torch.stack([distances[pair] for pair in pairs]).mean()
         answers = answers.masked_fill((batch["labels"] == IGNORED)[..., None], torch.nan)
-        told = distill.of_words(logits, answers, batch["labels"], hardness=1.0, temperature=TEMPERATURE)
-        return HIDDEN * hidden + (1 - HIDDEN) * told
+        told = distill.of_words(logits, answers, batch["labels"], hardness=1.0, temperature=temperature)
+        return hidden * apart + (1 - hidden) * told
 
     try:
         yield taught

@@ -24,7 +24,7 @@ from mmalib.model import adapters, disk, layerwise
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.finetune import Recipe, finetune
 from mmalib.model.task import TASKS, Task
-from mmalib.plan import LENGTH, Run
+from mmalib.plan import LAYERWISE, LENGTH, LORA, Run
 from mmalib.prune import gates, sparsity
 from mmalib.prune import search as masks
 from mmalib.records import clock, emissions, machine
@@ -46,11 +46,11 @@ def tune(study: Study, run: Run, unfinished: Path) -> dict:
             teacher, _ = study.model(run.needs["base"])
             model = model if has_adapters else study.model(run.needs["base"])[0]
             layerwise.every_second_(model)
-            loss = stack.enter_context(layerwise.loss(model, teacher))
+            loss = stack.enter_context(layerwise.loss(model, teacher, **{name: settings[name] for name in LAYERWISE}))
         if has_adapters:
             adapters.add_(model, settings["adapter_width"])
         if row == "LoRA":
-            adapters.add_lora_(model, settings["seed"])
+            adapters.add_lora_(model, **{name: settings[name] for name in LORA})
         made = _trained(run, task, data, model, tokenizer, [(recipe(settings), unfinished, ())], loss)
     if row == "LoRA":
         adapters.merge_lora_(model)
