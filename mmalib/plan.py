@@ -196,7 +196,6 @@ ROWS = ("FT", "A", "LoRA", "D", "D+A")  # FT is full tuning
 PRUNED_ROWS = {"P": "FT", "P+A": "A", "P+D": "D", "P+D+A": "D+A"}  # → the model that is pruned
 LAYERWISE = {"hidden": 0.9, "temperature": 2.0}  # D: shares of hidden states and labels, as in CoFi
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
-PAIR_CRITERIA = ("magnitude", "obs")
 GATE_WARM_UP = 0.5  # share of the pruning in which the share asked for grows
 
 
@@ -318,7 +317,9 @@ def _truth_table(profile: Profile, base: Run, task: str, wanted: Sequence[str], 
         shares = profile.cross_shares if complete else profile.cross_shares[:1]
         every += [gated(profile, base, starts[PRUNED_ROWS[row]], row, share) for share in shares]
     if task == "similarity":
-        every += [pairs_sparse(profile, tuned, name, share) for share in profile.sparsities for name in PAIR_CRITERIA]
+        every += [
+            pairs_sparse(profile, tuned, name, share) for share in profile.sparsities for name in profile.pair_criteria
+        ]
         every += [pairs_int8(profile, tuned)]
     return every
 

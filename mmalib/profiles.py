@@ -87,6 +87,7 @@ class Profile:
     speedups: tuple[float, ...] = (1.5, 2.0, 3.0)  # asked for from the mask search that trains nothing
     pairs: bool = True  # whether similarity, the second task, is studied too
     pair_rows: tuple[str, ...] | None = None  # its rows of the truth table, None for all of them
+    pair_criteria: tuple[str, ...] = ("magnitude", "obs")  # and how it is pruned weight by weight
     used_sentences: int = 1000  # read by each model while its emissions are estimated
     used_models: int | None = None  # cap on the models that are timed
     country: str = "NLD"  # whose grid the electricity comes from, by three letters
@@ -218,7 +219,7 @@ PROFILES = {
         floor_sentences=50,
         floor_layers=2,
         cross_shares=(0.6,),
-        cross_sentences=150,
+        cross_sentences=120,
         cross_scored=30,
         cross_epochs=2,
         adapter_rate=4e-3,
@@ -227,6 +228,7 @@ PROFILES = {
         gate_rate=0.15,
         speedups=(2.0,),
         pair_rows=("FT", "P"),
+        pair_criteria=("magnitude",),
         used_sentences=60,
         used_models=2,
     ),

@@ -20,7 +20,7 @@ from mmalib.model.backbones import evaluating
 from mmalib.prune.gates import hooks, parts_of, remove_
 from mmalib.prune.heads import row_losses
 
-ROUNDS, NEAR = 8, 0.03  # looks at the speed, and how close it must come to end the search before
+ROUNDS, NEAR = 8, 0.05  # looks at the speed, and how close it must come to end the search before
 
 
 def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> list[Tensor]:
