@@ -52,6 +52,7 @@ def test_logits_are_those_of_pytorch_for_any_batch_and_length(random_model, toke
     about = export.export(model, tokenizer, tmp_path / "out", provenance={"run": "01-x"})
     assert about["parity"]["max_abs_difference"] < 1e-4
     assert json.loads((tmp_path / "out" / "mmalib.json").read_text()) == about and about["run"] == "01-x"
+    onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "out" / "model.onnx"), strict_mode=True)  # widths of maps
     run = export.session(tmp_path / "out", 1)
     for rows, length in ((1, 2), (5, 23)):
         ids = torch.randint(5, 900, (rows, length), generator=torch.Generator().manual_seed(rows))

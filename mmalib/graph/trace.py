@@ -71,7 +71,7 @@ class _Map(torch.autograd.Function):
     def symbolic(graph, given, bias, name: str, linear: nn.Linear):
         """The node."""
         output, kind = graph.op(STAND_IN, given, bias, name_s=name), given.type()
-        return output.setType(kind.with_sizes([*kind.sizes()[:-1], linear.out_features]) if kind.sizes() else kind)
+        return output.setType(kind.with_sizes([*kind.varyingSizes()[:-1], len(linear.weight)]))
 
 
 def _named(linear: nn.Linear, name: str, given: Tensor) -> Tensor:
