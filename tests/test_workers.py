@@ -152,7 +152,7 @@ def test_without_ray_there_is_one_line(profile, tmp_path, monkeypatch):
     monkeypatch.setenv(workers.WORKERS, "2")
     monkeypatch.setitem(sys.modules, "ray", None)
     study = Study.open(profile, tmp_path, "sample")
-    with pytest.raises(ValueError, match=r"need Ray: pip install 'mmalib\[ray\]'"):
+    with pytest.raises(ValueError, match=r"need Ray: pip install '.\[study,ray\]'"):
         study.make_all(study.runs(kind="baseline"))
     monkeypatch.setenv(workers.WORKERS, "two")
     with pytest.raises(ValueError, match="MMALIB_WORKERS is 'two'"):

@@ -24,7 +24,7 @@ from mmalib.studies.workers import CLUSTER, asked_for
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
-ROOM = 2.0  # GiB that must be free before a study starts
+ROOM = 6.0  # GiB that must be free before a study starts
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
 
 # What a kernel runs. `lifeline` is the reading end of a pipe that only the study could write to: the read
