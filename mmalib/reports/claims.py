@@ -48,7 +48,7 @@ def _claim_1(records: list[dict]) -> Answer:
     return _judged(
         records,
         ("structured",),
-        lambda *where: {"heads": plan.structured_name("heads", *where)},
+        lambda *where: {"heads": plan.named("02", "heads", *where)},
         verdicts.half_of_heads,
     )
 
@@ -58,7 +58,7 @@ def _claim_2(records: list[dict]) -> Answer:
     return _judged(
         records,
         ("structured",),
-        lambda *where: {"uniform": plan.structured_name("uniform", *where)},
+        lambda *where: {"uniform": plan.named("02", "uniform", *where)},
         verdicts.equal_heads,
     )
 
@@ -239,7 +239,7 @@ def _claim_11(records: list[dict]) -> Answer:
 
     def wanted(*where) -> dict[str, str]:
         names = {"three": "three-90", "english": "english-90"}
-        made = {part: plan.upstream_name("transfer", name, *where) for part, name in names.items()}
+        made = {part: plan.named("08", f"transfer-{name}", *where) for part, name in names.items()}
         downstream = plan.gradual_name("obs", 0.9, plan.SCHEDULE["obs"], *where, taught=True)
         return {"dense": plan.baseline_name(*where), **made, "downstream": downstream}
 
