@@ -94,8 +94,4 @@ def _runs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _our_row(backbone: str, corpus: str, group: pd.DataFrame) -> dict:
     row = {"model": backbone, "source": f"this study, {corpus}", "seeds": group["seed"].nunique()}
-    f1 = group.groupby(["language", "split"])["f1"].agg(["mean", "std"])  # std over n - 1
-    for language, split in tables.CELLS:
-        if (language, split) in f1.index:
-            row[f"{language} {split} mean"], row[f"{language} {split} std"] = f1.loc[(language, split)]
-    return row
+    return row | tables.cells_over_seeds(group)

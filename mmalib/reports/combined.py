@@ -128,11 +128,8 @@ def goals(records: list[dict]) -> pd.DataFrame:
         int8 = record["size"]["quantized"] and not record.get("same_as")
         if dense is None or not int8 or record["settings"]["seed"] != first:
             continue
-        row = {
-            "run": record["run"],
-            "corpus": record["settings"]["corpus"],
-            "MB": round(record["size"]["megabytes"], 1),
-        }
+        row = {"run": record["run"], "corpus": record["settings"]["corpus"]}
+        row |= {"MB": round(record["size"]["megabytes"], 1)}
         row |= {"Spanish and Dutch text": target_text(record)} | _speed(record, records) | _scored_in(record, records)
         row["unseen F1 kept"] = _over((row["F1 es"] + row["F1 nl"]) / 2, unseen(dense, "test"))
         row["kept on dev"] = _over(unseen(record, "dev"), unseen(dense, "dev"))
@@ -168,10 +165,8 @@ def parts(record: dict) -> list[dict[str, str]]:
     if "int8" not in needs:
         return []
     what = "smaller, taught" if name in COMBINED_STUDENTS else "sparse, taught"
-    return [
-        {"what": what, "run": needs["start"], "against": needs["base"]},
-        {"what": "int8 (QAT)", "run": needs["int8"], "against": needs["float"]},
-    ]
+    int8 = {"what": "int8 (QAT)", "run": needs["int8"], "against": needs["float"]}
+    return [{"what": what, "run": needs["start"], "against": needs["base"]}, int8]
 
 
 def _label(backbone: str, name: str) -> str:

@@ -181,12 +181,8 @@ def recall(table: pd.DataFrame) -> Figure:
                 points = pd.DataFrame({"x": values, "y": table[name]}).dropna().sort_values("x")
                 axes.plot(points["x"], points["y"], "o", color=colour, alpha=0.4, markeredgewidth=0)
                 line = points[front((sign * points["x"]).tolist(), points["y"].tolist())]
-                axes.plot(
-                    line["x"],
-                    line["y"],
-                    color=colour,
-                    label=name.replace("unseen", "unseen languages").removesuffix(" kept %"),
-                )
+                label = name.replace("unseen", "unseen languages").removesuffix(" kept %")
+                axes.plot(line["x"], line["y"], color=colour, label=label)
         panels[0].set_xlabel("speed-up over dense XLM-R base in ONNX Runtime,\nof the fastest runtime")
         panels[1].set_xlabel("MB by gzip")
         panels[0].set_ylabel("% of the dense F1 kept, test")
@@ -199,9 +195,8 @@ def ablation_curves(table: pd.DataFrame) -> Figure:
     panels = list(table.groupby("varied", sort=False))
     with matplotlib.style.context(figures.STYLE):
         drawn = Figure(figsize=(1.6 + 1.5 * len(panels), 2.4))
-        for axes, (name, rows) in zip(
-            drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-        ):
+        grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (name, rows) in zip(grid[0], panels, strict=True):
             for share, points in rows.sort_values("value").groupby("sparsity"):
                 style = (0, (2, 2)) if share == max(table["sparsity"]) else "-"
                 for language, colour in figures.COLOURS.items():
@@ -226,9 +221,8 @@ def _scores(record: dict, records: list[dict], scores: dict | None = None) -> di
     row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"}
     row |= {name: round(_f1(scores[name]), 3) for name in figures.COLOURS}
     row |= dict(zip(KEPT, (round(left["en"], 1), round(np.mean([left["es"], left["nl"]]), 1)), strict=True))
-    return row | {
-        name: round(_f1(of), 3) for name, of in record.get("further", {}).items() if scores is record["scores"]
-    }
+    further = record.get("further", {}) if scores is record["scores"] else {}
+    return row | {name: round(_f1(of), 3) for name, of in further.items()}
 
 
 def _millions(number: int) -> float:
@@ -248,12 +242,8 @@ def _beside(rows: list[dict], number: int, about: Callable[[dict], dict]) -> pd.
     """Our rows, if any, and below them those of one of their tables."""
     theirs = tables.paper(f"obert {number}").fillna(0)
     of_paper = [
-        {
-            **about(row),
-            "sparsity": f"{row['sparsity']:.0f}%",
-            "source": f"paper, {row['task']}",
-            "paper F1": row["value"],
-        }
+        {**about(row), "sparsity": f"{row['sparsity']:.0f}%"}
+        | {"source": f"paper, {row['task']}", "paper F1": row["value"]}
         for row in theirs[theirs["metric"] == "F1"].to_dict("records")
     ]
     return pd.DataFrame([*rows, *of_paper] if rows else [])

@@ -14,6 +14,8 @@ from mmalib.reports import figures
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
+COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2, "over FT": 2}  # and their digits
+COSTS |= {"training minutes": 1, "training Wh": 2, "Wh per 1,000": 4, "g CO2e per 1,000": 4}
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -51,19 +53,6 @@ def table(made: pd.DataFrame) -> pd.DataFrame:
             line[column] = _mean(group, column, digits)
         lines.append(line | {"order": (task, ORDER.index(row), -1 if math.isnan(asked) else asked)})
     return pd.DataFrame(sorted(lines, key=lambda line: line.pop("order")))
-
-
-COSTS = {
-    "million parameters": 2,
-    "MB": 1,
-    "million trained": 3,
-    "speed-up": 2,
-    "over FT": 2,
-    "training minutes": 1,
-    "training Wh": 2,
-    "Wh per 1,000": 4,
-    "g CO2e per 1,000": 4,
-}
 
 
 def searched(records: list[dict]) -> pd.DataFrame:
@@ -123,9 +112,8 @@ def emissions(made: pd.DataFrame) -> Figure:
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
         drawn.supxlabel("emissions are an estimate; numbers: % of the encoder that went", fontsize=7)
-        by_row = {
-            text: line for axes in drawn.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
+        told = [pair for axes in drawn.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+        by_row = {text: line for line, text in told}
         drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
     return drawn
 

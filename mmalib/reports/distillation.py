@@ -55,12 +55,7 @@ def printed_mls(base: str) -> pd.DataFrame:
     The paper does not say which one it takes. Its own numbers follow from mlbert (but for MiniLM's dev), while the
     teacher is xlm.
     """
-    baseline = tables.paper(1).set_index("model").loc[base]
-    printed = tables.paper(4)
-    made = printed[["model"]].copy()
-    for split in ("dev", "test"):
-        made[f"mls {split}"] = sum(printed[f"{name}_{split}"] - baseline[f"{name}_{split}"] for name in ("es", "nl"))
-    return made
+    return tables.printed_mls(4, base, {"dev": "dev", "test": "test"})
 
 
 def gains(records: list[dict]) -> pd.DataFrame:

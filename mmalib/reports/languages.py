@@ -30,8 +30,8 @@ def kept(records: list[dict]) -> pd.DataFrame:
         before, about = _f1(base), {"label": record["settings"]["label"], "model": _label(record)}
         about["seed"] = record["settings"]["seed"]
         for language, score in _f1(record).items():
-            kept_share = _share(score, before.get(language))
-            rows.append(about | {"language": language, "f1": score["f1"], "kept": kept_share})
+            about |= {"language": language, "f1": score["f1"]}
+            rows.append(about | {"kept": _share(score, before.get(language))})
     return pd.DataFrame(rows)
 
 

@@ -77,9 +77,7 @@ def table(curves: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
         before = start.loc[pd.MultiIndex.from_frame(group[["run", "language", "split"]])].to_numpy()
         group = group.assign(lost=group["f1"] - before)
-        for language, split in tables.CELLS:
-            cell = group[(group["language"] == language) & (group["split"] == split)]["f1"]
-            row |= {f"{language} {split} mean": cell.mean(), f"{language} {split} std": cell.std()}
+        row |= tables.cells_over_seeds(group)
         for split in ("dev", "test"):
             unseen = group[(group["split"] == split) & (group["language"] != "en")]
             by_seed = unseen.groupby("seed")["lost"].sum()
@@ -158,10 +156,8 @@ def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
     rows = []
     for cut in cuts:
         base = of_part(cut, "base", records)
-        for name, size, scores in (
-            ("whole", cut["before"], base["scores"] if base else {}),
-            ("cut", cut["after"], cut["scores"]),
-        ):
+        of_both = ("whole", cut["before"], base["scores"] if base else {}), ("cut", cut["after"], cut["scores"])
+        for name, size, scores in of_both:
             row = {"run": cut["run"], "vocabulary": name, "MB": round(size["megabytes"], 1)}
             row["million parameters"] = round(size["parameters"] / 1e6, 2)
             row["of these embedding"] = f"{size['embedding_parameters'] / size['parameters']:.0%}"
