@@ -1,6 +1,5 @@
 """Notebook 01, from records: table 1, the figure of the baselines, and what was tried to tune them."""
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -55,8 +54,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Test F1 of every baseline, a row a language, a dot a seed, with the 95% interval over sentences."""
     rows = frame[(frame["method"] == "baseline") & (frame["split"] == "test")]
     groups = list(rows.groupby(["label", "corpus", "language"], sort=False))
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 0.7 + 0.34 * len(groups)))
+    with figures.drawing(3.4, 0.7 + 0.34 * len(groups)) as drawn:
         axes = drawn.subplots()
         for row, ((_, _, language), group) in enumerate(groups):
             colour = figures.COLOURS[language]

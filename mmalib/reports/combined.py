@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -89,8 +88,7 @@ def sums_table(losses: pd.DataFrame) -> pd.DataFrame:
 
 def sums_figure(losses: pd.DataFrame) -> Figure:
     """The loss that the parts predict against the measured one: a point a combination and language."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(4.4, 3.0))
+    with figures.drawing(4.4, 3.0) as drawn:
         axes = drawn.subplots()
         names = list(dict.fromkeys(losses["combination"]))
         mean = losses.groupby(["combination", "language"], sort=False)[["predicted", "measured"]].mean()

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -70,8 +69,7 @@ def searched(records: list[dict]) -> pd.DataFrame:
 def quality(made: pd.DataFrame) -> Figure:
     """The score against the share that went, for every combination: a panel a task and language."""
     tasks = [task for task in SCORE if task in set(made["task"])]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.3 + 2.2 * len(tasks)))
+    with figures.drawing(6.9, 0.3 + 2.2 * len(tasks)) as drawn:
         grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
         for panels, task in zip(grid, tasks, strict=True):
             for axes, language in zip(panels, figures.COLOURS, strict=True):
@@ -83,8 +81,7 @@ def quality(made: pd.DataFrame) -> Figure:
 
 def size(made: pd.DataFrame) -> Figure:
     """Megabytes against the share that went, for every combination."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.4))
+    with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
         _lines_(axes, made[made["task"] == "entities"], "MB")
         axes.set_ylim(bottom=0)
@@ -96,8 +93,7 @@ def emissions(made: pd.DataFrame) -> Figure:
     """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
     read = made.dropna(subset=["over FT", "g CO2e per 1,000"])
     tasks = [task for task in SCORE if task in set(read["task"])]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(0.4 + 3.2 * len(tasks), 2.7))
+    with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             for one in read[read["task"] == task].to_dict("records"):
                 at, colour = (one["over FT"], 1000 * one["g CO2e per 1,000"]), COLOURS.get(one["row"], "#777777")
@@ -125,8 +121,7 @@ def removed(records: list[dict]) -> Figure:
     by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}
     names = [row for row in PRUNED_ROWS if any(row == of for of, _ in by_place)]
     shares = sorted({share for _, share in by_place})
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.4 + 1.7 * len(shares)))
+    with figures.drawing(6.9, 0.4 + 1.7 * len(shares)) as drawn:
         grid = drawn.subplots(len(shares), len(names), squeeze=False)
         shades = None
         for panels, share in zip(grid, shares, strict=True):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -94,8 +93,7 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
     """F1 against the share of heads removed: a line a language and split, as pruned and recovered, knees marked."""
     curves = curves[curves["method"] == method]
     marked = knees(curves)
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 2.5))
+    with figures.drawing(6.9, 2.5) as drawn:
         for axes, recovered in zip(drawn.subplots(1, 2, sharey=True), (False, True), strict=True):
             ends = []
             panel = curves[curves["recovered"] == recovered]
@@ -126,8 +124,7 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
 
 def removal_map(records: list[dict]) -> Figure:
     """Layer × head of every seed, coloured by the share of heads that was gone when this one went."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(min(6.9, 1.5 + 1.9 * len(records)), 2.1))
+    with figures.drawing(min(6.9, 1.5 + 1.9 * len(records)), 2.1) as drawn:
         panels = drawn.subplots(1, len(records), squeeze=False, sharey=True)[0]
         for axes, record in zip(panels, records, strict=True):
             first = record["curve"][0]["heads_left"]

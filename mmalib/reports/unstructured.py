@@ -1,6 +1,5 @@
 """Notebook 03, from records: table 3, figures 3 to 5 of the paper, who keeps which languages, one-shot and trials."""
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -63,8 +62,7 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
     """F1 of every language and split against sparsity while it grows, for the highest final sparsity."""
     rows = curves[(curves["method"] == criterion) & (curves["schedule"] == schedule)]
     rows = rows[rows["share"] == rows["share"].max()]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.5))
+    with figures.drawing(3.4, 2.5) as drawn:
         axes, ends = drawn.subplots(), []
         for (language, split), line in held(rows).groupby(["language", "split"]):
             mean = line.sort_values("step").groupby("sparsity", sort=True)["f1"].mean()
@@ -108,8 +106,7 @@ def held(curves: pd.DataFrame) -> pd.DataFrame:
 
 def kept(records: list[dict]) -> Figure:
     """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.9))
+    with figures.drawing(3.4, 2.9) as drawn:
         axes = drawn.subplots()
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
         named, collapsed = {}, []
