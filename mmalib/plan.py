@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 
 from mmalib.model.packed import fingerprint
@@ -50,16 +50,8 @@ TRAINING = (
 AFTER = ("rate_after", "frozen_after")  # and those that say how its model is trained on
 
 # Notebook 01: how a backbone is tuned, each setting tried alone and some together, chosen by English dev alone.
-RECIPE = {
-    "epochs": 3,
-    "batch_size": 16,
-    "learning_rate": 1e-4,
-    "frozen": 0.0,
-    "head_rate": 1.0,
-    "label_smoothing": 0.0,
-    "masked_words": 0.0,
-    "average_from": None,
-}
+RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-4, "frozen": 0.0}
+RECIPE |= {"head_rate": 1.0, "label_smoothing": 0.0, "masked_words": 0.0, "average_from": None}
 FAST_HEAD = {"learning_rate": 2e-4, "head_rate": 10.0}
 LONG = {"learning_rate": 7e-5, "head_rate": 10.0, "frozen": None, "masked_words": 0.1, "epochs": 5}
 RECIPES = {
@@ -112,27 +104,15 @@ PUBLISHED = {
     "movement": PRUNING | FOLLOWING | {"every": 1, "begin": 0.1, "per_matrix": True},  # Sanh et al., their commands
     "obs": PRUNING | {"damp": 1e-7},
 }
-CHOSEN = {  # on the backbone of `small`, by English dev F1 among TRIALS; `paper` does not use them
-    "random": PRUNING,
-    "magnitude": PRUNING,
-    "movement": PRUNING | FOLLOWING,
-    "obs": PRUNING | {"damp": 1e-7},
-}
+# On the backbone of `small`, by English dev F1 among TRIALS; `paper` does not use them. All but movement's came out so.
+CHOSEN = PUBLISHED | {"movement": PRUNING | FOLLOWING}
 SHARED_TRIALS = ({}, {"rate": 2.0}, {"rate": 0.5}, {"cycles": 4})  # the last is the first paper's cyclic rate
-TRIALS = {  # as many settings for every criterion
-    "magnitude": tuple(
-        PUBLISHED["magnitude"] | tried
-        for tried in (*SHARED_TRIALS, {"rate": 4.0}, {"initial": 0.5}, {"rate": 2.0, "updates": 26})
-    ),
-    "movement": tuple(
-        PRUNING | FOLLOWING | tried
-        for tried in (*SHARED_TRIALS, {"score_rate": 1e-1}, {"begin": 1 / 3}, {"per_matrix": True})
-    ),
-    "obs": tuple(
-        PUBLISHED["obs"] | tried
-        for tried in (*SHARED_TRIALS, {"damp": 1e-5}, {"initial": 0.5}, {"rate": 2.0, "updates": 26})
-    ),
+OWN_TRIALS = {  # as many for every criterion
+    "magnitude": ({"rate": 4.0}, {"initial": 0.5}, {"rate": 2.0, "updates": 26}),
+    "movement": ({"score_rate": 1e-1}, {"begin": 1 / 3}, {"per_matrix": True}),
+    "obs": ({"damp": 1e-5}, {"initial": 0.5}, {"rate": 2.0, "updates": 26}),
 }
+TRIALS = {name: tuple(CHOSEN[name] | tried for tried in (*SHARED_TRIALS, *own)) for name, own in OWN_TRIALS.items()}
 TRIAL = {"trial_sentences": 2000, "trial_dev_sentences": 500, "pruning_epochs": 2.0, "sparse_epochs": 1.0, "share": 0.8}
 # What keeps movement alive: each setting adds one thing to the one before it.
 SUMMED = PRUNING | FOLLOWING | {"updates": 13, "every": None, "score_rate": None}
@@ -184,6 +164,7 @@ HALVED = ("halved-q", "distil-halved-q")  # the teacher, the student
 COMBINED_STUDENTS = {"distil-q": "teacher", "distil-text-q": "unlabelled"}  # → the setting of notebook 04
 
 # Notebook 07, see `studies.speed`
+OPENED = [name for name in ALL if name not in SPARSE]  # the open runtimes, by their settings in order
 LENGTH = 128  # subwords, as in the paper
 READERS = ("base", "trained", "trained int8")  # of text: the paper's shape, random; the tuned baseline; and in int8
 TEXT_BATCH = 8
@@ -216,6 +197,7 @@ ROWS = ("FT", "A", "LoRA", "D", "D+A")  # FT is full tuning
 PRUNED_ROWS = {"P": "FT", "P+A": "A", "P+D": "D", "P+D+A": "D+A"}  # → the model that is pruned
 LAYERWISE = {"hidden": 0.9, "temperature": 2.0}  # D: shares of hidden states and labels, as in CoFi
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
+CROSSED = ("cross_sentences", "cross_scored", *AFTER, "country")  # settings of a profile that every row has
 GATE_WARM_UP = 0.5  # share of the pruning in which the share asked for grows
 
 
@@ -277,12 +259,8 @@ def _cells(record: dict) -> dict[tuple[str, str], None]:
 
 
 def _runs(profile: Profile, corpus: str) -> list[Run]:
-    seeds = dict.fromkeys((*profile.seeds, *profile.pruning_seeds))
-    dense = {
-        (name, seed): baseline(profile, name, corpus, seed)
-        for name in dict.fromkeys((*profile.backbones, profile.teacher))
-        for seed in seeds
-    }
+    wanted = product((*profile.backbones, profile.teacher), (*profile.seeds, *profile.pruning_seeds))
+    dense = {(name, seed): baseline(profile, name, corpus, seed) for name, seed in wanted}
     bases = [dense[name, seed] for seed in profile.pruning_seeds for name in profile.backbones]
     teachers = [dense[profile.teacher, seed] for seed in profile.pruning_seeds]
     first = dense[profile.backbones[0], profile.seeds[0]]
@@ -394,14 +372,9 @@ def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> li
             model = names[run.settings["model"]]
             folder = run.settings["folder"].replace(run.settings["model"], model, 1)
             settings |= {"model": model, "folder": folder}
-        varied.append(
-            Run(
-                names[run.name],
-                settings,
-                {part: names.get(need, need) for part, need in run.needs.items()},
-                tuple(leaf.replace(run.name, names[run.name], 1) for leaf in run.leaves),
-            )
-        )
+        needs = {part: names.get(need, need) for part, need in run.needs.items()}
+        leaves = tuple(leaf.replace(run.name, names[run.name], 1) for leaf in run.leaves)
+        varied.append(Run(names[run.name], settings, needs, leaves))
     return varied
 
 
@@ -417,66 +390,36 @@ def _short(value: object) -> str:
 
 def baseline(profile: Profile, backbone: str, corpus: str, seed: int) -> Run:
     """A backbone tuned on English, scored on every language."""
-    settings = {
-        "kind": "baseline",
-        "notebook": "01",
-        "method": "baseline",
-        "label": Path(backbone).name,
-        "backbone": backbone,
-        "weights": fingerprint(backbone),
-        "corpus": corpus,
-        "seed": seed,
-        "train_sentences": profile.train_sentences,
-        "eval_sentences": profile.eval_sentences,
-        **_of(profile, *TRAINING),
-    }
-    name = baseline_name(backbone, corpus, seed)
-    return Run(name, settings, leaves=(name,))
+    settings = {"kind": "baseline", "notebook": "01", "method": "baseline", "label": Path(backbone).name}
+    settings |= {"backbone": backbone, "weights": fingerprint(backbone), "corpus": corpus, "seed": seed}
+    settings |= _of(profile, "train_sentences", "eval_sentences", *TRAINING)
+    return _leaving(baseline_name(backbone, corpus, seed), settings)
 
 
 def recipe(profile: Profile, base: Run, name: str) -> Run:
     """A backbone tuned in another way on a part of English."""
-    same = ("label", "backbone", "weights", "corpus", "seed", "max_length")
-    settings = {
-        "kind": "recipe",
-        "notebook": "01",
-        "method": "recipe",
-        **{key: base.settings[key] for key in same},
-        "trial": name,
-        **RECIPE_TRIAL,
-        **RECIPE,
-        **RECIPES[name],
-    }
-    return Run(f"01-trial-{name}-{_model(base)}-{base.settings['corpus']}", settings)
+    settings = _about(base, "01", "recipe", trial=name) | RECIPE_TRIAL | RECIPE | RECIPES[name]
+    return Run(_trial_name(base, "01", f"trial-{name}"), settings)
 
 
 def kept_shares(profile: Profile) -> list[float]:
     """Those of `KEPT_SHARES` that steps of this size come by."""
-    return [
-        share for share in KEPT_SHARES if abs(share / profile.head_share - round(share / profile.head_share)) < 1e-6
-    ]
+    steps = {share: share / profile.head_share for share in KEPT_SHARES}
+    return [share for share, number in steps.items() if abs(number - round(number)) < 1e-6]
 
 
 def structured(profile: Profile, base: Run, method: str) -> Run:
     """A trajectory of heads, or of heads and neurons, removed step by step."""
-    name = structured_name(method, *_where(base))
     names = ("curve_sentences", "head_share", "importance_sentences", "recovery_sentences")
-    settings = {
-        **base.settings,
-        "kind": "structured",
-        "notebook": "02",
-        "method": method,
-        "importance_batch": IMPORTANCE_BATCH,
-        **_of(profile, *AFTER, *names),
-    }
-    return Run(name, settings, {"base": base.name}, tuple(kept_leaf(name, share) for share in kept_shares(profile)))
+    settings = _from(base, "02", "structured", method=method, importance_batch=IMPORTANCE_BATCH)
+    name = named("02", method, *_where(base))
+    leaves = tuple(kept_leaf(name, share) for share in kept_shares(profile))
+    return Run(name, settings | _of(profile, *AFTER, *names), {"base": base.name}, leaves)
 
 
 def vocabulary(base: Run) -> Run:
     """The subwords gone that no training text uses."""
-    name = structured_name("vocabulary", *_where(base))
-    settings = base.settings | {"kind": "vocabulary", "notebook": "02", "method": "vocabulary"}
-    return Run(name, settings, {"base": base.name}, (name,))
+    return _leaving(named("02", "vocabulary", *_where(base)), _from(base, "02", "vocabulary"), base=base)
 
 
 def gradual(
@@ -484,85 +427,55 @@ def gradual(
 ) -> Run:
     """A baseline pruned while it trains on; a taught one by the recipe of Kurtic et al., its dense self as teacher."""
     schedule = schedule or SCHEDULE[criterion]
-    name = gradual_name(criterion, share, schedule, *_where(base), taught=taught)
-    settings = {
-        **base.settings,
-        **_criterion(profile, criterion),
-        "kind": "gradual",
-        "share": share,
-        "schedule": schedule,
-        "pattern": "1",
-        "batch_size": profile.pruning_batch or profile.batch_size,
-        **({} if criterion == "movement" else {"updates": profile.pruning_updates}),
-        **_of(profile, "pruning_epochs", "sparse_epochs", *AFTER),
-        # a trajectory is scored before and after most mask updates, which would take longer than the training
-        "curve_sentences": profile.curve_sentences and max(1, profile.curve_sentences // 4),
-        **(OBERT_TAUGHT if taught else {}),
-        **({"initial": share * 7 / 9} if taught and share <= OBERT_TAUGHT["initial"] else {}),  # it must be less
-    }
-    return Run(name, settings, {"base": base.name}, (name,))
+    settings = base.settings | _criterion(profile, criterion) | {"kind": "gradual", "share": share}
+    settings |= {"schedule": schedule, "pattern": "1", "batch_size": profile.pruning_batch or profile.batch_size}
+    settings |= _of(profile, "pruning_epochs", "sparse_epochs", *AFTER)
+    # a trajectory is scored before and after most mask updates, which would take longer than the training
+    settings["curve_sentences"] = profile.curve_sentences and max(1, profile.curve_sentences // 4)
+    if criterion != "movement":
+        settings["updates"] = profile.pruning_updates
+    if taught:  # the first jump must be less than what goes in all
+        settings |= OBERT_TAUGHT | ({"initial": share * 7 / 9} if share <= OBERT_TAUGHT["initial"] else {})
+    return _leaving(gradual_name(criterion, share, schedule, *_where(base), taught=taught), settings, base=base)
 
 
 def one_shot(profile: Profile, base: Run, criterion: str) -> Run:
     """A baseline pruned at once, without training after it, at every sparsity that the profile asks for."""
-    settings = {
-        **base.settings,
-        **_criterion(profile, criterion, {"damp": PUBLISHED["obs"]["damp"]}),  # nothing else plays a part
-        "kind": "one-shot",
-        "points": [*([share, "1"] for share in profile.one_shot), list(TWO_OF_FOUR)],
-        **_of(profile, "curve_sentences"),
-    }
-    return Run(_after(base, "03", f"oneshot-{criterion}"), settings, {"base": base.name})
+    settings = base.settings | _criterion(profile, criterion, {"damp": PUBLISHED["obs"]["damp"]})  # nothing else counts
+    settings |= {"kind": "one-shot", "points": [*([share, "1"] for share in profile.one_shot), list(TWO_OF_FOUR)]}
+    name = named("03", f"oneshot-{criterion}", *_where(base))
+    return Run(name, settings | _of(profile, "curve_sentences"), {"base": base.name})
 
 
 def trial(profile: Profile, base: Run, criterion: str, number: int) -> Run:
     """A short pruning whose English dev F1 is all that is looked at."""
-    name = f"03-trial-{criterion}-{number}-{_model(base)}-{base.settings['corpus']}"
+    name = _trial_name(base, "03", f"trial-{criterion}-{number}")
     return _tried(profile, base, name, criterion, TRIALS[criterion][number], TRIAL | {"trial": number})
 
 
 def movement_trial(profile: Profile, base: Run, step: str) -> Run:
     """One setting of `MOVEMENT`: what keeps movement alive."""
-    name = f"03-step-{re.sub('[^a-z0-9]+', '-', step.lower())}-{_model(base)}-{base.settings['corpus']}"
+    name = _trial_name(base, "03", f"step-{re.sub('[^a-z0-9]+', '-', step.lower())}")
     criterion = "random" if step == "random" else "movement"
     return _tried(profile, base, name, criterion, MOVEMENT[step], MOVEMENT_TRIAL | {"step": step, "kind": "movement"})
 
 
 def _tried(profile: Profile, base: Run, name: str, criterion: str, chosen: dict, size: dict) -> Run:
-    settings = {
-        **base.settings,
-        **_criterion(profile, criterion, chosen),
-        "kind": "trial",
-        **_of(profile, *AFTER),
-        "schedule": SCHEDULE[criterion],
-        "pattern": "1",
-        "batch_size": profile.pruning_batch or profile.batch_size,
-        **size,
-        **{key: chosen[key] for key in ("batch_size", "schedule") if key in chosen},
-    }
-    return Run(name, settings, {"base": base.name})
+    usual = {"schedule": SCHEDULE[criterion], "batch_size": profile.pruning_batch or profile.batch_size}
+    settings = base.settings | usual
+    settings |= _criterion(profile, criterion, chosen) | {"kind": "trial", "pattern": "1"} | _of(profile, *AFTER)
+    return Run(name, settings | size, {"base": base.name})
 
 
 def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
     """A smaller backbone tuned in one of the settings of notebook 04; `plain` is compared with the teacher too."""
     own = baseline(profile, backbone, teacher.settings["corpus"], teacher.settings["seed"])
-    taught = {"hardness": 0.0} if setting == "plain" else {**TEACHER, "teacher_epochs": profile.epochs}
-    longer = _of(profile, "unlabelled_sentences") if setting in ("longer", "unlabelled") else {}
-    settings = {
-        **own.settings,
-        "kind": "student",
-        "notebook": "04",
-        "method": "distillation",
-        "setting": setting,
-        "sees_target_text": setting == "unlabelled",
-        "teacher": profile.teacher,
-        "teacher_weights": teacher.settings["weights"],
-        "epochs": profile.distil_epochs,
-        **taught,
-        **longer,
-    }
-    name = student_name(backbone, setting, *_where(own)[1:])
-    return Run(name, settings, {"base": teacher.name}, (name,))
+    settings = _from(own, "04", "student", method="distillation", setting=setting, epochs=profile.distil_epochs)
+    settings |= {"sees_target_text": setting == "unlabelled"}
+    settings |= {"teacher": profile.teacher, "teacher_weights": teacher.settings["weights"]}
+    settings |= {"hardness": 0.0} if setting == "plain" else {**TEACHER, "teacher_epochs": profile.epochs}
+    settings |= _of(profile, "unlabelled_sentences") if setting in ("longer", "unlabelled") else {}
+    return _leaving(student_name(backbone, setting, *_where(own)[1:]), settings, base=teacher)
 
 
 def graphs(profile: Profile) -> list[str]:
@@ -579,17 +492,8 @@ def graphs(profile: Profile) -> list[str]:
 def graph(profile: Profile, base: Run, name: str) -> Run:
     """A baseline as a graph in one of the forms of `GRAPHS`, scored itself."""
     kind, form = GRAPHS[name]
-    settings = {
-        **base.settings,
-        "kind": "graph",
-        "notebook": "05",
-        "method": "quantization",
-        "graph": name,
-        "int8": kind,
-        "format": form,
-        "runtime": "onnxruntime",
-        **_of(profile, "int8_sentences"),
-    }
+    settings = _from(base, "05", "graph", method="quantization", graph=name, int8=kind, format=form)
+    settings |= {"runtime": "onnxruntime"} | _of(profile, "int8_sentences")
     if kind == "static":
         settings |= _of(profile, "calibration_sentences", "calibration_methods")
     if kind == "without data":
@@ -609,16 +513,10 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
 def changed_words(profile: Profile, base: Run) -> Run:
     """Every kind of int8 beside the float graph, word by word."""
     compared = ["float", *(name for name in graphs(profile) if name in (*INT8_KINDS, "longer"))]
-    settings = {
-        **base.settings,
-        "kind": "changed words",
-        "notebook": "05",
-        "method": "changed words",
-        **_of(profile, "int8_sentences"),
-        "graphs": {name: graph(profile, base, name).settings for name in compared},
-    }
-    needs = {name: graph_name(name, *_where(base)) for name in compared}
-    return Run(changed_words_name(*_where(base)), settings, {"base": base.name, **needs})
+    made = {name: graph(profile, base, name) for name in compared}
+    settings = _from(base, "05", "changed words", graphs={name: run.settings for name, run in made.items()})
+    needs = {"base": base.name} | {name: run.name for name, run in made.items()}
+    return Run(graph_name("changed-words", *_where(base)), settings | _of(profile, "int8_sentences"), needs)
 
 
 def combinations(profile: Profile) -> list[str]:
@@ -637,18 +535,10 @@ def combination_format(name: str) -> str:
 def halved(profile: Profile, teacher: Run, name: str) -> Run:
     """The float model of one of `HALVED`: half of heads and neurons and the unused subwords gone, tuned and taught."""
     start = teacher if name == "halved-q" else student(profile, teacher, profile.students[0], "teacher")
-    run = _after(teacher, "06", name.removesuffix("-q"))
-    settings = {
-        **start.settings,
-        "kind": "halved",
-        "notebook": "06",
-        "method": "halved",
-        "removed": HALF,
-        "importance_batch": IMPORTANCE_BATCH,
-        **_of(profile, "head_share", "importance_sentences", "distil_epochs", *AFTER),
-        **TEACHER,
-    }
-    return Run(run, settings, {"base": teacher.name, "start": start.name}, (run,))
+    names = ("head_share", "importance_sentences", "distil_epochs", *AFTER)
+    settings = _from(start, "06", "halved", removed=HALF, importance_batch=IMPORTANCE_BATCH)
+    settings |= _of(profile, *names) | TEACHER
+    return _leaving(named("06", name.removesuffix("-q"), *_where(teacher)), settings, base=teacher, start=start)
 
 
 def combination(profile: Profile, teacher: Run, name: str) -> Run:
@@ -660,23 +550,12 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
     else:
         start = gradual(profile, teacher, "obs", int(name.split("-")[0]) / 100, taught=True)
     form = combination_format(name)
-    settings = {
-        **teacher.settings,
-        "kind": "combination",
-        "notebook": "06",
-        "method": "combination",
-        "combination": name,
-        "format": form,
-        "runtime": "onnxruntime",
-        **_of(profile, "int8_sentences", "qat_sentences", "qat_epochs", *AFTER, "distil_epochs"),
-        "qat_rate": QAT_RATE,
-        **TEACHER,
-        "start": start.settings,
-    }
+    settings = _from(teacher, "06", "combination", combination=name, start=start.settings, format=form)
+    settings |= _of(profile, "distil_epochs", "int8_sentences") | _learning_int8(profile)
     needs = {"base": teacher.name, "start": start.name, "float": graph_name("float", *_where(teacher))}
     if name not in HALVED:
         needs["int8"] = graph_name(TAUGHT_GRAPHS[form], *_where(teacher))
-    run = _after(teacher, "06", name)
+    run = named("06", name, *_where(teacher))
     return Run(run, settings, needs, (run,))
 
 
@@ -688,21 +567,10 @@ def planned_cases(profile: Profile) -> list[Case]:
 def shape(profile: Profile, case: Case, corpus: str) -> Run:
     """A random model of one of the paper's shapes, timed beside the dense one."""
     own_batches = case.batches if profile.speed_cases is None else None
-    settings = {
-        **_timing(profile, corpus, "shape", case.name),
-        "case": case.name,
-        "shape": case.shape,
-        "depth": case.depth,
-        "deepest": profile.speed_layers,
-        "zeros": case.sparsity,
-        "pattern": case.pattern,
-        "heads": case.heads,
-        "uniform": case.uniform,
-        "int8": case.int8,
-        "runtimes": _asked(profile, case.runtimes),
-        "batches": list(own_batches or profile.speed_batches),
-    }
-    return Run(speed_name(case.name, corpus), settings)
+    settings = _timing(profile, corpus, "shape", case.name) | {"case": case.name, "zeros": case.sparsity}
+    settings |= {name: getattr(case, name) for name in ("shape", "depth", "pattern", "heads", "uniform", "int8")}
+    settings |= {"runtimes": _asked(profile, case.runtimes), "batches": list(own_batches or profile.speed_batches)}
+    return Run(speed_name(case.name, corpus), settings | {"deepest": profile.speed_layers})
 
 
 def readers(profile: Profile) -> tuple[str, ...]:
@@ -712,34 +580,21 @@ def readers(profile: Profile) -> tuple[str, ...]:
 
 def text(profile: Profile, base: Run, reader: str, corpus: str) -> Run:
     """Real sentences, read by one of `READERS` in all runtimes."""
-    settings = {
-        **_timing(profile, corpus, "text", reader),
-        "model": reader,
-        "text_batch": TEXT_BATCH,
-        "text_sentences": profile.speed_sentences,
-        # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
-        "runtimes": _asked(
-            profile, ALL if reader != "trained int8" else [n for n in (*ALL, *TORCH) if n not in SPARSE]
-        ),
-    }
+    # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
+    wanted = ALL if reader != "trained int8" else [*OPENED, *TORCH]
+    settings = _timing(profile, corpus, "text", reader) | {"model": reader, "text_batch": TEXT_BATCH}
+    settings |= {"text_sentences": profile.speed_sentences, "runtimes": _asked(profile, wanted)}
     return Run(speed_name(f"text {reader}", corpus), settings, {} if reader == "base" else {"base": base.name})
 
 
 def trained(profile: Profile, base: Run, run: Run, leaf: str) -> Run:
     """A model that a run has left, timed beside the dense baseline, in the runtimes that run its form fast."""
     form = run.settings.get("format", "float")
-    in_order = [name for name in ALL if name not in SPARSE]
-    fast = {"float": ALL, "qoperator": SPARSE, "dynamic": in_order}.get(form, [*in_order, *TORCH])
-    settings = {
-        **_timing(profile, run.settings["corpus"], "trained", run.settings["label"]),
-        "model": run.name,
-        "folder": leaf,
-        "digest": run.digest,
-        "trained_in": run.settings["notebook"],
-        "runtimes": _asked(profile, fast),
-        "batches": list(profile.speed_batches),
-        "scored_sentences": profile.int8_sentences,
-    }
+    fast = {"float": ALL, "qoperator": SPARSE, "dynamic": OPENED}.get(form, [*OPENED, *TORCH])
+    settings = _timing(profile, run.settings["corpus"], "trained", run.settings["label"])
+    settings |= {"model": run.name, "folder": leaf, "digest": run.digest, "trained_in": run.settings["notebook"]}
+    settings |= {"runtimes": _asked(profile, fast), "batches": list(profile.speed_batches)}
+    settings |= {"scored_sentences": profile.int8_sentences}
     needs = {"model": run.name, "base": base.name}
     return Run(speed_name(f"trained {leaf}", run.settings["corpus"]), settings, needs)
 
@@ -768,10 +623,9 @@ def _float(form: str) -> str:
 
 def dropped(profile: Profile, base: Run, depth: int, choice: str) -> Run:
     """A baseline with fewer layers, tuned with its whole self as teacher."""
-    names = ("curve_sentences", "importance_sentences", "distil_epochs")
-    settings = _from(base, "layers", layers=depth, choice=choice, share=0.0) | _of(profile, *names, *AFTER) | TEACHER
-    name = _after(base, "08", f"{depth}-layers-{choice}")
-    return Run(name, settings, {"base": base.name}, (name,))
+    settings = _from(base, "08", "layers", layers=depth, choice=choice, share=0.0) | TEACHER
+    settings |= _of(profile, "curve_sentences", "importance_sentences", "distil_epochs", *AFTER)
+    return _leaving(named("08", f"{depth}-layers-{choice}", *_where(base)), settings, base=base)
 
 
 def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -> Run:
@@ -779,11 +633,9 @@ def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -
     start = base if depth == profile.depths[0] else dropped(profile, base, depth, profile.layer_choices[0])
     if "int8" in form:
         start = compound(profile, base, depth, share, _float(form))
-        settings = _from(base, "compound int8", layers=depth, share=share, embeddings=True)
-        settings |= _of(profile, "qat_sentences", "qat_epochs", *AFTER) | TEACHER
-        settings |= {"qat_rate": QAT_RATE, "int8_sentences": None, "format": "qoperator", "runtime": "onnxruntime"}
-        settings |= {"combination": form, "start": start.settings}
-        name = _after(base, "08", f"{depth}-layers-{100 * share:.0f}-{form.replace(' ', '-')}")
+        settings = _from(base, "08", "compound int8", layers=depth, share=share, embeddings=True, combination=form)
+        settings |= _learning_int8(profile) | {"int8_sentences": None, "format": "qoperator", "start": start.settings}
+        name = named("08", f"{depth}-layers-{100 * share:.0f}-{form.replace(' ', '-')}", *_where(base))
         return Run(name, settings, {"base": base.name, "start": start.name}, (name, f"{name}-qdq"))
     if not share:
         return start
@@ -813,38 +665,33 @@ def _pruned(
         about["updates"] = profile.compound_updates
     if start is not base:
         about["initial"] = min(SHALLOW, like.settings["initial"])
-    settings = like.settings | about | changed
-    name = _after(base, "08", what)
-    return Run(name, settings, {"base": base.name, "start": start.name}, (name,))
+    return _leaving(named("08", what, *_where(base)), like.settings | about | changed, base=base, start=start)
 
 
 def held(profile: Profile, base: Run, criterion: str) -> Run:
     """Half of every four weights gone at once, then an epoch of training with masks held and the dense teacher."""
     share, pattern = TWO_OF_FOUR
-    settings = _from(base, "held", **_criterion(profile, criterion), share=share, pattern=pattern, held_epochs=1)
-    name = _after(base, "08", f"2-of-4-{criterion}")
-    return Run(name, settings | _of(profile, *AFTER) | TEACHER, {"base": base.name}, (name,))
+    how = _criterion(profile, criterion) | {"notebook": "08", "share": share, "pattern": pattern, "held_epochs": 1}
+    settings = base.settings | how | {"kind": "held"} | _of(profile, *AFTER) | TEACHER
+    return _leaving(named("08", f"2-of-4-{criterion}", *_where(base)), settings, base=base)
 
 
 def upstream(profile: Profile, base: Run, name: str) -> Run:
     """The teacher's backbone pruned on plain text before it is tuned; a backbone of its own."""
     criterion, share, languages = UPSTREAM[name]
-    same = ("label", "backbone", "weights", "corpus", "seed", "max_length")
-    settings = {key: base.settings[key] for key in same}
-    settings |= {"kind": "upstream", "notebook": "08", "method": criterion, "upstream": name, "share": share}
-    settings |= UPSTREAM_RECIPE | {"languages": languages, "text": "folder" if profile.text_folder else "corpora"}
+    settings = _about(base, "08", "upstream", method=criterion, upstream=name, share=share) | UPSTREAM_RECIPE
+    settings |= {"languages": languages, "text": "folder" if profile.text_folder else "corpora"}
     settings |= _of(profile, "upstream_subwords", "upstream_epochs", "upstream_batch")
     settings |= _of(profile, "fisher_gradients", "fisher_block") if criterion == "obs" else {}
-    run = upstream_name("upstream", name, *_where(base))
-    return Run(run, settings, leaves=(run,))
+    return _leaving(named("08", f"upstream-{name}", *_where(base)), settings)
 
 
 def transfer(profile: Profile, base: Run, name: str) -> Run:
     """A backbone that was pruned upstream, tuned on English with masks held and the dense teacher."""
     start = upstream(profile, base, name)
     about = {"epochs": profile.distil_epochs, "upstream": name, "share": UPSTREAM[name][1], "start": start.settings}
-    run = upstream_name("transfer", name, *_where(base))
-    return Run(run, _from(base, "transfer", **TRANSFER, **about), {"base": base.name, "start": start.name}, (run,))
+    settings = _from(base, "08", "transfer", **TRANSFER, **about)
+    return _leaving(named("08", f"transfer-{name}", *_where(base)), settings, base=base, start=start)
 
 
 def ablation(profile: Profile, base: Run, line: str) -> Run:
@@ -856,139 +703,88 @@ def ablation(profile: Profile, base: Run, line: str) -> Run:
     settings |= {"varies": varied, "points": [[share, "1", n] for n in values for share in profile.ablation_shares]}
     if line == "matrix-free":
         settings["method"] = line
-    return Run(_after(base, "08", f"ablation-{line}"), settings, {"base": base.name})
+    return Run(named("08", f"ablation-{line}", *_where(base)), settings, {"base": base.name})
 
 
 def compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
     """What a compound model weighs, and its speed beside the dense baseline, in every runtime that runs its forms."""
     depth, share, form = compound_models(profile)[name]
-    opened = [one for one in ALL if one not in SPARSE]
-    by_form = [[*SPARSE, SKIPPING], [*opened, TORCH[0]]] if "int8" in form else [ALL]
+    by_form = [[*SPARSE, SKIPPING], [*OPENED, TORCH[0]]] if "int8" in form else [ALL]
     settings = _timing(profile, base.settings["corpus"], "compound speed", base.settings["label"])
     settings |= {"notebook": "08", "model": name, "layers": depth, "share": share, "form": form, "calls": 1}
     settings |= {"seed": base.settings["seed"], "batches": list(profile.compound_batches), "digest": model.digest}
     settings |= {"runtimes": [_asked(profile, names) for names in by_form], "scored_sentences": profile.int8_sentences}
     what = f"speed-{name.replace(' ', '-').replace('%', '')}"
-    return Run(_after(base, "08", what), settings, {"base": base.name, "model": model.name})
-
-
-def _from(base: Run, kind: str, **further) -> dict:
-    return base.settings | {"method": kind} | further | {"kind": kind, "notebook": "08"}
+    return Run(named("08", what, *_where(base)), settings, {"base": base.name, "model": model.name})
 
 
 def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run:
     """A row of the truth table without P; `tuned`, the row FT, teaches D. Adapters leave the pretrained model alone."""
-    settings = {
-        **base.settings,
-        "kind": "crossed",
-        "notebook": "09",
-        "method": row,
-        "task": task,
-        "row": row,
-        **_of(profile, "cross_sentences", "cross_scored", *AFTER, "country"),
-        "epochs": profile.cross_epochs or profile.epochs,
-        "label_smoothing": 0.0 if task == "similarity" or "D" in row else profile.label_smoothing,
-        "masked_words": 0.0 if task == "similarity" else profile.masked_words,
-    }
+    settings = _from(base, "09", "crossed", method=row, task=task, row=row)
+    settings |= _of(profile, *CROSSED) | {"epochs": profile.cross_epochs or profile.epochs}
+    settings["label_smoothing"] = 0.0 if task == "similarity" or "D" in row else profile.label_smoothing
+    settings["masked_words"] = 0.0 if task == "similarity" else profile.masked_words
     if "D" in row:
         settings |= {**LAYERWISE, "teacher_digest": tuned.digest, "frozen": 0.0}  # the embeddings stay the teacher's
     if row == "LoRA" or "A" in row.split("+"):
         rates = {"learning_rate": profile.adapter_rate, "rate_after": profile.adapter_rate, "head_rate": 1.0}
         settings |= {**rates, "frozen": None, "frozen_after": None, "average_from": None}
         settings |= LORA if row == "LoRA" else _of(profile, "adapter_width")
-    name = crossed_name(task, row, *_where(base))
-    return Run(name, settings, {} if row == "FT" else {"base": tuned.name}, (name,))
+    return _leaving(crossed_name(task, row, *_where(base)), settings, **({} if row == "FT" else {"base": tuned}))
 
 
 def gated(profile: Profile, base: Run, start: Run, row: str, share: float) -> Run:
     """A row of the truth table with P: gates close on a model of the row without it, which is then tuned on."""
-    settings = {
-        "task": "entities",
-        **_of(profile, "cross_sentences", "cross_scored", *AFTER, "country"),
-        **start.settings,
-        "kind": "gated",
-        "notebook": "09",
-        "method": f"{row} {share:.0%}",
-        "row": row,
-        "share": share,
-        **_of(profile, "gate_epochs", "gate_after", "gate_rate"),
-        "gate_warm_up": GATE_WARM_UP,
-    }
+    settings = {"task": "entities"} | _of(profile, *CROSSED) | _from(start, "09", "gated", method=f"{row} {share:.0%}")
+    settings |= _of(profile, "gate_epochs", "gate_after", "gate_rate")
+    settings |= {"row": row, "share": share, "gate_warm_up": GATE_WARM_UP}
     name = crossed_name(settings["task"], row, *_where(base), share=share)
     return Run(name, settings, {"base": start.needs.get("base", start.name), "start": start.name}, (name,))
 
 
 def searched(profile: Profile, base: Run, times: float) -> Run:
     """Heads and neurons taken out of a baseline for a speed-up that is asked for, without training."""
-    name = _after(base, "09", f"searched-{times:g}x")
-    settings = {
-        **_timing(profile, base.settings["corpus"], "searched", base.settings["label"]),
-        **base.settings,
-        "kind": "searched",
-        "notebook": "09",
-        "method": f"mask search {times:g}x",
-        "task": "entities",
-        "row": "search",
-        "times": times,
-        **_of(profile, "importance_sentences", "cross_scored", "country"),
-        "batches": [max(profile.speed_batches)],
-    }
-    return Run(name, settings, {"base": base.name}, (name,))
+    settings = _timing(profile, base.settings["corpus"], "searched", base.settings["label"])
+    settings |= _from(base, "09", "searched", method=f"mask search {times:g}x", task="entities", row="search")
+    settings |= _of(profile, "importance_sentences", "cross_scored", "country")
+    settings |= {"times": times, "batches": [max(profile.speed_batches)]}
+    return _leaving(named("09", f"searched-{times:g}x", *_where(base)), settings, base=base)
 
 
 def pairs_sparse(profile: Profile, tuned: Run, criterion: str, share: float) -> Run:
     """Similarity pruned weight by weight, as notebook 03 prunes entities."""
     like = gradual(profile, tuned, criterion, share)
     settings = like.settings | {"kind": "pairs sparse", "notebook": "09", "row": criterion}
-    name = crossed_name("similarity", criterion, *_where(tuned), share=share)
-    return Run(name, settings, {"base": tuned.name}, (name,))
+    return _leaving(crossed_name("similarity", criterion, *_where(tuned), share=share), settings, base=tuned)
 
 
 def pairs_int8(profile: Profile, tuned: Run) -> Run:
     """Similarity in static int8, by ranges as notebook 05 takes them first."""
-    name = crossed_name("similarity", "int8", *_where(tuned))
-    settings = {
-        **tuned.settings,
-        "kind": "pairs int8",
-        "method": "int8",
-        "row": "int8",
-        **_of(profile, "calibration_sentences"),
-        "calibration": profile.calibration_methods[0],
-    }
-    return Run(name, settings, {"base": tuned.name}, (name,))
+    settings = _from(tuned, "09", "pairs int8", method="int8", row="int8", calibration=profile.calibration_methods[0])
+    settings |= _of(profile, "calibration_sentences")
+    return _leaving(crossed_name("similarity", "int8", *_where(tuned)), settings, base=tuned)
 
 
 def use(profile: Profile, base: Run, run: Run) -> Run:
     """A model of notebook 09 at work: its speed beside the dense one's, and what reading takes."""
-    settings = {
-        **_timing(profile, run.settings["corpus"], "use", run.settings["label"]),
-        "notebook": "09",
-        "model": run.name,
-        "folder": run.leaves[0],
-        "digest": run.digest,
-        "task": run.settings.get("task", "entities"),
-        "batches": [max(profile.speed_batches)],
-        **_of(profile, "used_sentences", "country"),
-    }
+    settings = _timing(profile, run.settings["corpus"], "use", run.settings["label"]) | {"notebook": "09"}
+    settings |= {"model": run.name, "folder": run.leaves[0], "digest": run.digest}
+    settings |= {"task": run.settings.get("task", "entities"), "batches": [max(profile.speed_batches)]}
+    settings |= _of(profile, "used_sentences", "country")
     return Run(f"09-use-{run.name.removeprefix('09-')}", settings, {"model": run.name, "base": base.name})
 
 
 # ---- Names ----
 
 
-def upstream_name(kind: str, name: str, backbone: str, corpus: str, seed: int) -> str:
-    """The run of a backbone that is pruned upstream, or of its transfer to English."""
-    return f"08-{kind}-{name}-{Path(backbone).name}-{corpus}-seed{seed}"
+def named(notebook: str, what: str, backbone: str, corpus: str, seed: int) -> str:
+    """The run of a notebook that makes this of a backbone."""
+    return f"{notebook}-{what}-{Path(backbone).name}-{corpus}-seed{seed}"
 
 
 def baseline_name(backbone: str, corpus: str, seed: int) -> str:
     """The run of a baseline."""
     return f"01-{Path(backbone).name}-{corpus}-seed{seed}"
-
-
-def structured_name(method: str, backbone: str, corpus: str, seed: int) -> str:
-    """The run of a trajectory, or of the cut vocabulary."""
-    return f"02-{method}-{Path(backbone).name}-{corpus}-seed{seed}"
 
 
 def kept_leaf(run: str, share: float) -> str:
@@ -1000,8 +796,7 @@ def gradual_name(
     criterion: str, share: float, schedule: str, backbone: str, corpus: str, seed: int, *, taught: bool = False
 ) -> str:
     """The run of a gradually pruned model."""
-    how = f"{schedule}-taught" if taught else schedule
-    return f"03-{criterion}-{100 * share:.0f}-{how}-{Path(backbone).name}-{corpus}-seed{seed}"
+    return named("03", f"{criterion}-{100 * share:.0f}-{schedule}{'-taught' * taught}", backbone, corpus, seed)
 
 
 def student_name(student: str, setting: str, corpus: str, seed: int) -> str:
@@ -1011,18 +806,13 @@ def student_name(student: str, setting: str, corpus: str, seed: int) -> str:
 
 def graph_name(graph: str, backbone: str, corpus: str, seed: int) -> str:
     """The run of one graph of a baseline."""
-    return f"05-{graph}-{Path(backbone).name}-{corpus}-seed{seed}"
-
-
-def changed_words_name(backbone: str, corpus: str, seed: int) -> str:
-    """The run that compares graphs word by word."""
-    return f"05-changed-words-{Path(backbone).name}-{corpus}-seed{seed}"
+    return named("05", graph, backbone, corpus, seed)
 
 
 def crossed_name(task: str, row: str, backbone: str, corpus: str, seed: int, *, share: float | None = None) -> str:
     """The run of a row of notebook 09, and of a share that went."""
     what = row.replace("+", "-").lower() + ("" if share is None else f"-{100 * share:.0f}")
-    return f"09-{task}-{what}-{Path(backbone).name}-{corpus}-seed{seed}"
+    return named("09", f"{task}-{what}", backbone, corpus, seed)
 
 
 def speed_name(what: str, corpus: str) -> str:
@@ -1030,12 +820,8 @@ def speed_name(what: str, corpus: str) -> str:
     return "07-" + re.sub(r"[^A-Za-z0-9.+,=]+", "-", what.replace("%", "")) + f"-{corpus}"
 
 
-def _after(base: Run, notebook: str, what: str) -> str:
-    return f"{notebook}-{what}-{_model(base)}-{base.settings['corpus']}-seed{base.settings['seed']}"
-
-
-def _model(base: Run) -> str:
-    return Path(base.settings["backbone"]).name
+def _trial_name(base: Run, notebook: str, what: str) -> str:
+    return f"{notebook}-{what}-{Path(base.settings['backbone']).name}-{base.settings['corpus']}"
 
 
 def _where(base: Run) -> tuple[str, str, int]:
@@ -1049,6 +835,22 @@ def _of(profile: Profile, *names: str) -> dict:
     return {name: getattr(profile, name) for name in names}
 
 
+def _from(base: Run, notebook: str, kind: str, **further) -> dict:
+    """The settings of a run that goes on from another one."""
+    return base.settings | {"kind": kind, "notebook": notebook, "method": kind} | further
+
+
+def _about(base: Run, notebook: str, kind: str, **further) -> dict:
+    """The settings of a run that begins at a baseline's backbone."""
+    same = ("label", "backbone", "weights", "corpus", "seed", "max_length")
+    return {"kind": kind, "notebook": notebook, "method": kind} | {key: base.settings[key] for key in same} | further
+
+
+def _leaving(name: str, settings: dict, **needs: Run) -> Run:
+    """A run that leaves one model."""
+    return Run(name, settings, {part: run.name for part, run in needs.items()}, (name,))
+
+
 def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> dict:
     """What the settings say of a criterion: how it prunes, and for second order what its Fisher is made of."""
     chosen = chosen or (PUBLISHED if profile.published else CHOSEN)[criterion]
@@ -1058,6 +860,11 @@ def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> 
     return {name: value for name, value in settings.items() if name != "damp"}
 
 
+def _learning_int8(profile: Profile) -> dict:
+    about = {"qat_rate": QAT_RATE, "runtime": "onnxruntime"}
+    return _of(profile, "qat_sentences", "qat_epochs", *AFTER) | TEACHER | about
+
+
 def _graph_needs(name: str) -> tuple[str, ...]:
     if name == "float":
         return ()
@@ -1065,17 +872,9 @@ def _graph_needs(name: str) -> tuple[str, ...]:
 
 
 def _timing(profile: Profile, corpus: str, kind: str, label: str) -> dict:
-    return {
-        "kind": kind,
-        "notebook": "07",
-        "method": kind,
-        "label": label,
-        "corpus": corpus,
-        "length": LENGTH,
-        "measured_seconds": profile.speed_seconds,
-        "turns": profile.speed_turns,
-        "calls": profile.speed_calls,
-    }
+    about = {"kind": kind, "notebook": "07", "method": kind, "label": label, "corpus": corpus, "length": LENGTH}
+    how = {"measured_seconds": "speed_seconds", "turns": "speed_turns", "calls": "speed_calls"}
+    return about | {name: getattr(profile, setting) for name, setting in how.items()}
 
 
 def _asked(profile: Profile, wanted: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ def trajectory(method, steps, seed=1, f1=DENSE):
         for step in range(12)
         for recovered in (False, True)
     ]
-    run = plan.structured_name(method, "e5", "conll", seed)
+    run = plan.named("02", method, "e5", "conll", seed)
     return record(run, "structured", seed=seed, method=method, curve=curve)
 
 
@@ -470,7 +470,7 @@ def test_claim_10_needs_speed_and_every_language(made, told):
 
 
 def pruned_upstream(three, english, downstream, seed=1):
-    runs = {name: plan.upstream_name("transfer", name, "e5", "conll", seed) for name in ("three-90", "english-90")}
+    runs = {name: plan.named("08", f"transfer-{name}", "e5", "conll", seed) for name in ("three-90", "english-90")}
     made = [record(run, "transfer", f1, seed=seed) for run, f1 in zip(runs.values(), (three, english), strict=True)]
     for one, f1 in zip(made, (three, english), strict=True):
         one["further"] = {"fr": scores((f1[1],) * 3)["en"]}

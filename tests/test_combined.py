@@ -112,7 +112,7 @@ def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
 
 
 def test_a_kept_model_is_made_again_as_it_was(study, records, tmp_path):
-    run = plan.structured_name("uniform", study.profile.teacher, "sample", 1)
+    run = plan.named("02", "uniform", study.profile.teacher, "sample", 1)
     folder = study.folder(plan.kept_leaf(run, plan.HALF))
     study.make(run)
     before = (folder / disk.WEIGHTS).read_bytes()

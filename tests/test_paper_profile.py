@@ -74,9 +74,9 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
     for run in study.runs("06", "combination"):  # brings runs of notebooks 02, 04 and 05 with it, each on XLM-R
         study.make(run)
     for name in paper.backbones:
-        study.make(plan.structured_name("heads", name, "sample", 1))
+        study.make(plan.named("02", "heads", name, "sample", 1))
         study.make(plan.graph_name("static-qoperator", name, "sample", 1))
-    cut = study.make(plan.structured_name("vocabulary", "xlm", "sample", 1))
+    cut = study.make(plan.named("02", "vocabulary", "xlm", "sample", 1))
     for criterion in plan.CRITERIA:
         study.make(plan.gradual_name(criterion, 0.9, plan.SCHEDULE[criterion], "mlbert", "sample", 1))
     for setting in ("plain", "teacher", "unlabelled"):

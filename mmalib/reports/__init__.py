@@ -33,9 +33,7 @@ TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
 NOTEBOOKS = (
     *(baselines, structured, unstructured, distillation, quantization, combined, speed, speed_real),
-    compound,
-    crossed,
-    *(languages, claims, costs),
+    *(compound, crossed, languages, claims, costs),
 )
 
 

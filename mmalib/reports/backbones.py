@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.records.machine import WEIGHTS
-from mmalib.reports.figures import COLOURS, STYLE, label_ends, note
+from mmalib.reports.figures import COLOURS, drawing, label_ends, note
 
 REPORT = "training.json"  # beside the weights
 
@@ -29,18 +28,11 @@ def draw(reports: dict[str, dict]) -> dict[str, pd.DataFrame | Figure]:
 def overview(reports: dict[str, dict]) -> pd.DataFrame:
     """One row a backbone: shape, size, cost, and how often it finds a line's translation."""
     return pd.DataFrame(
-        {
-            "backbone": name,
-            "layers": report["layers"],
-            "width": report["width"],
-            "neurons": report["neurons"],
-            "million weights": f"{report['parameters'] / 1e6:.1f}",
-            "of them in layers": f"{report['layer_parameters'] / 1e6:.1f}",
-            "MB in the package": f"{report['megabytes']:.1f}",
-            "made from": report["origin"],
-            "minutes": f"{report['seconds'] / 60:.0f}",
-            "million subwords read": f"{report['tokens_seen'] / 1e6:.1f}",
-        }
+        {"backbone": name, **{key: report[key] for key in ("layers", "width", "neurons")}}
+        | {"million weights": f"{report['parameters'] / 1e6:.1f}"}
+        | {"of them in layers": f"{report['layer_parameters'] / 1e6:.1f}"}
+        | {"MB in the package": f"{report['megabytes']:.1f}", "made from": report["origin"]}
+        | {"minutes": f"{report['seconds'] / 60:.0f}", "million subwords read": f"{report['tokens_seen'] / 1e6:.1f}"}
         | {f"retrieval {direction}": f"{share:.3f}" for direction, share in report["retrieval"].items()}
         for name, report in reports.items()
     )
@@ -50,22 +42,16 @@ def coverage(reports: dict[str, dict]) -> pd.DataFrame:
     """What the cut vocabulary costs each language, on lines that no choice was made from."""
     rows = next(report["coverage"] for report in reports.values() if "coverage" in report)
     return pd.DataFrame(
-        {
-            "language": row["language"],
-            "subwords covered": f"{row['covered']:.2%}",
-            "words cut otherwise": f"{row['changed']:.2%}",
-            "their subwords before": f"{row['before']:.1f}",
-            "after": f"{row['after']:.1f}",
-            "unknown in 100,000": f"{row['unknown']:.1f}",
-        }
+        {"language": row["language"], "subwords covered": f"{row['covered']:.2%}"}
+        | {"words cut otherwise": f"{row['changed']:.2%}", "their subwords before": f"{row['before']:.1f}"}
+        | {"after": f"{row['after']:.1f}", "unknown in 100,000": f"{row['unknown']:.1f}"}
         for row in rows
     )
 
 
 def learning_curves(logs: dict[str, list[dict]]) -> Figure:
     """Training loss over steps, one named line a student, from the logs that training leaves."""
-    with matplotlib.style.context(STYLE):
-        figure = Figure()
+    with drawing() as figure:
         axes = figure.subplots()
         ends = []
         for name, log in logs.items():
@@ -84,8 +70,7 @@ def retrieval(reports: dict[str, dict]) -> Figure:
     accuracy = {name: report["retrieval"] for name, report in reports.items()}
     lines = min(report["retrieval_lines"] for report in reports.values())
     directions = list(dict.fromkeys(direction for shares in accuracy.values() for direction in shares))
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(3.4, 0.7 + 0.5 * len(accuracy)))
+    with drawing(3.4, 0.7 + 0.5 * len(accuracy)) as figure:
         axes = figure.subplots()
         for number, direction in enumerate(directions):
             colour = COLOURS[direction[-2:]]  # of the language that is searched

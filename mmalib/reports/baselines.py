@@ -1,6 +1,5 @@
 """Notebook 01, from records: table 1, the figure of the baselines, and what was tried to tune them."""
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -55,8 +54,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Test F1 of every baseline, a row a language, a dot a seed, with the 95% interval over sentences."""
     rows = frame[(frame["method"] == "baseline") & (frame["split"] == "test")]
     groups = list(rows.groupby(["label", "corpus", "language"], sort=False))
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 0.7 + 0.34 * len(groups)))
+    with figures.drawing(3.4, 0.7 + 0.34 * len(groups)) as drawn:
         axes = drawn.subplots()
         for row, ((_, _, language), group) in enumerate(groups):
             colour = figures.COLOURS[language]
@@ -94,8 +92,4 @@ def _runs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _our_row(backbone: str, corpus: str, group: pd.DataFrame) -> dict:
     row = {"model": backbone, "source": f"this study, {corpus}", "seeds": group["seed"].nunique()}
-    f1 = group.groupby(["language", "split"])["f1"].agg(["mean", "std"])  # std over n - 1
-    for language, split in tables.CELLS:
-        if (language, split) in f1.index:
-            row[f"{language} {split} mean"], row[f"{language} {split} std"] = f1.loc[(language, split)]
-    return row
+    return row | tables.cells_over_seeds(group)

@@ -45,33 +45,20 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
 
 def _claim_1(records: list[dict]) -> Answer:
     """From the trajectories that take heads wherever they are."""
-    return _judged(
-        records,
-        ("structured",),
-        lambda *where: {"heads": plan.structured_name("heads", *where)},
-        verdicts.half_of_heads,
-    )
+    return _judged(records, "structured", lambda *at: {"heads": plan.named("02", "heads", *at)}, verdicts.half_of_heads)
 
 
 def _claim_2(records: list[dict]) -> Answer:
     """From the trajectories that leave every layer as many heads."""
     return _judged(
-        records,
-        ("structured",),
-        lambda *where: {"uniform": plan.structured_name("uniform", *where)},
-        verdicts.equal_heads,
+        records, "structured", lambda *at: {"uniform": plan.named("02", "uniform", *at)}, verdicts.equal_heads
     )
 
 
 def _claim_3(records: list[dict]) -> Answer:
     """From the gradual runs of all three criteria, which share one recipe, at each sparsity."""
-    shares = sorted(
-        {
-            run["settings"]["share"]
-            for run in gradual_runs(records)
-            if run["settings"]["schedule"] == plan.SCHEDULE[run["settings"]["method"]]
-        }
-    )
+    pruned = [run["settings"] for run in gradual_runs(records)]
+    shares = sorted({run["share"] for run in pruned if run["schedule"] == plan.SCHEDULE[run["method"]]})
     if not shares:
         return _without(["gradual runs of notebook 03"])
 
@@ -80,7 +67,7 @@ def _claim_3(records: list[dict]) -> Answer:
             names = {name: plan.gradual_name(name, share, plan.SCHEDULE[name], *where) for name in CRITERIA}
             return {"dense": plan.baseline_name(*where)} | names
 
-        return _judged(records, ("gradual",), wanted, verdicts.criteria)
+        return _judged(records, "gradual", wanted, verdicts.criteria)
 
     return _agreed({f"{share:.0%} sparse": answer(share) for share in shares})
 
@@ -95,7 +82,7 @@ def _claim_4(records: list[dict]) -> Answer:
         names = {name: plan.gradual_name("obs", max(shares), name, *where) for name in ("cubic", "linear")}
         return {"dense": plan.baseline_name(*where)} | names
 
-    return _judged(records, ("gradual",), wanted, verdicts.curves)
+    return _judged(records, "gradual", wanted, verdicts.curves)
 
 
 def _claim_5(records: list[dict]) -> Answer:
@@ -104,7 +91,7 @@ def _claim_5(records: list[dict]) -> Answer:
     def wanted(*where) -> dict[str, str]:
         return {setting: plan.student_name(where[0], setting, *where[1:]) for setting in ("plain", "teacher")}
 
-    return _judged(records, ("student",), wanted, verdicts.taught, needed=("en",))
+    return _judged(records, "student", wanted, verdicts.taught, needed=("en",))
 
 
 def _claim_6(records: list[dict]) -> Answer:
@@ -113,7 +100,7 @@ def _claim_6(records: list[dict]) -> Answer:
     def wanted(*where) -> dict[str, str]:
         return {graph: plan.graph_name(graph, *where) for graph in ("float", "longer", *INT8_KINDS)}
 
-    return _judged(records, ("graph",), wanted, verdicts.int8)
+    return _judged(records, "graph", wanted, verdicts.int8)
 
 
 def _claim_7(records: list[dict]) -> Answer:
@@ -130,10 +117,8 @@ def _claim_7(records: list[dict]) -> Answer:
         else:
             failed += [f"{case} in {runtime}" for case, row in by_case.items() if pd.isna(row["ratio"])]
     for runtime, of_runtime in pairs.items():
-        batches = ", ".join(
-            f"{intervals.show(each, digits=2)} at batch {batch:.0f}" for batch, each in of_runtime.items()
-        )
-        text.append(f"static over dynamic in {runtime}: {batches}")
+        shown = [f"{intervals.show(each, digits=2)} at batch {batch:.0f}" for batch, each in of_runtime.items()]
+        text.append(f"static over dynamic in {runtime}: {', '.join(shown)}")
     text += [f"failed: {', '.join(dict.fromkeys(failed))}"] * bool(failed)
     text += ["the machine was busy"] * busy
     every = [each for of_runtime in pairs.values() for each in of_runtime.values()]
@@ -166,9 +151,7 @@ def _claim_8(records: list[dict]) -> Answer:
         for language in LANGUAGES:
             alone = [intervals.change(seeds, f"against {part}", part)[language] for part in ("start", "int8")]
             off[language] = lost[language] - sum(alone)
-        means = [
-            f"{language} {lost[language][0]:.1f} for {(lost[language] - off[language])[0]:.1f}" for language in off
-        ]
+        means = [f"{name} {lost[name][0]:.1f} for {(lost[name] - off[name])[0]:.1f}" for name in off]
         text.append(f"{combination} loses {', '.join(means)} ({intervals.points(off)})")
         if not set(dead) & {record["run"] for seed in seeds for record in seed.values()}:
             conditions[combination] = [intervals.within(intervals.of(each), -ADDS_UP, ADDS_UP) for each in off.values()]
@@ -187,11 +170,8 @@ def _claim_9(records: list[dict]) -> Answer:
     ran = measured.dropna(subset="ratio")
     is_open, is_printed = ran["runtime"].str.split(":").str[0].isin(speed.OPEN), ran["case"].isin(FASTEST)
     printed = ran[is_printed & (ran["runtime"] == "deepsparse")]
-    wanted = {
-        "in DeepSparse": printed,
-        "the same in an open runtime": ran[is_printed & is_open],
-        "any in an open runtime": ran[is_open],
-    }
+    wanted = {"in DeepSparse": printed, "the same in an open runtime": ran[is_printed & is_open]}
+    wanted |= {"any in an open runtime": ran[is_open]}
     best = {name: rows.loc[rows["chosen by"].idxmax()].to_dict() for name, rows in wanted.items() if len(rows)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
@@ -209,14 +189,13 @@ def _claim_9(records: list[dict]) -> Answer:
 
 def _claim_10(records: list[dict]) -> Answer:
     """A quarter of the layers, 80% in blocks and int8, over the whole dense model, both in DeepSparse."""
-    timed = {tuple(r["settings"][name] for name in ("layers", "share", "form")): r
-             for r in of_kind(records, "compound speed")}  # fmt: skip
+    key, timed = ("layers", "share", "form"), of_kind(records, "compound speed")
+    timed = {tuple(record["settings"][name] for name in key): record for record in timed}
     whole = max((depth for depth, *_ in timed), default=0)
     base, small = timed.get((whole, 0.0, "dense")), timed.get((whole // 4, 0.8, "4-block int8"))
     if not base or not small:
-        return _without(
-            ["the speeds of notebook 08's dense model and of its 80% 4-block int8 one of a quarter of layers"]
-        )
+        two = "notebook 08's dense model and of its 80% 4-block int8 one of a quarter of layers"
+        return _without([f"the speeds of {two}"])
     there, name = {record["run"]: record for record in records}, small["settings"]["model"]
     runs = [small["needs"]["base"], small["needs"]["model"], base["run"], small["run"]]
     if missing := [run for run in runs if run not in there]:
@@ -239,11 +218,11 @@ def _claim_11(records: list[dict]) -> Answer:
 
     def wanted(*where) -> dict[str, str]:
         names = {"three": "three-90", "english": "english-90"}
-        made = {part: plan.upstream_name("transfer", name, *where) for part, name in names.items()}
+        made = {part: plan.named("08", f"transfer-{name}", *where) for part, name in names.items()}
         downstream = plan.gradual_name("obs", 0.9, plan.SCHEDULE["obs"], *where, taught=True)
         return {"dense": plan.baseline_name(*where), **made, "downstream": downstream}
 
-    return _judged(records, ("transfer",), wanted, verdicts.upstream)
+    return _judged(records, "transfer", wanted, verdicts.upstream)
 
 
 def _claim_12(records: list[dict]) -> Answer:
@@ -292,7 +271,7 @@ def _claim_13(records: list[dict]) -> Answer:
         gone = [crossed.gone_by_layer(seed[row]) for seed in seeds for row in ("P", "P+A")]
         return verdicts.crossed(seeds, grams, gone)
 
-    return _judged(records, ("crossed",), wanted, judge, needed=("en",))
+    return _judged(records, "crossed", wanted, judge, needed=("en",))
 
 
 CLAIMS = (
@@ -322,7 +301,7 @@ CLAIMS = (
 
 def _judged(
     records: list[dict],
-    kinds: tuple[str, ...],
+    kind: str,
     wanted: Callable[..., dict[str, str]],
     judge: Callable[[list[Seed]], tuple[str, str]],
     needed: tuple[str, ...] = LANGUAGES,
@@ -332,7 +311,7 @@ def _judged(
     The first of these runs must find names in the `needed` languages, or there is nothing to compare with.
     """
     there, places, answers = {record["run"]: record for record in records}, {}, {}
-    for settings in (record["settings"] for record in of_kind(records, *kinds)):
+    for settings in (record["settings"] for record in of_kind(records, kind)):
         places.setdefault(settings["label"], set()).add((settings["corpus"], settings["seed"]))
     for model, of_model in places.items():
         names = [wanted(model, *place) for place in sorted(of_model)]
@@ -351,7 +330,7 @@ def _judged(
             text += f"; {NOTHING_LEFT}: {', '.join(dead)}" if dead else ""
             text += f"; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
             answers[model] = verdict, text + (f"; missing: {', '.join(missing)}" if missing else ""), runs
-    return _agreed(answers) if answers else _without([f"runs of the kind {' or '.join(kinds)}"])
+    return _agreed(answers) if answers else _without([f"runs of the kind {kind}"])
 
 
 def _agreed(answers: dict[str, Answer]) -> Answer:
@@ -382,14 +361,10 @@ def _beginning(record: dict, language: str) -> float:
 def _parts(record: dict, there: dict[str, dict]) -> Seed:
     """A combined model, the float graph that it is compared with, its parts, and what each of them is compared with."""
     start, int8 = combined.parts(record)
-    return {
-        "complete": record,
-        "float": there[record["needs"]["float"]],
-        "start": there[start["run"]],
-        "against start": there[start["against"]],
-        "int8": there[int8["run"]],
-        "against int8": there[int8["against"]],
-    }
+    seed = {"complete": record, "float": there[record["needs"]["float"]]}
+    for name, part in (("start", start), ("int8", int8)):
+        seed |= {name: there[part["run"]], f"against {name}": there[part["against"]]}
+    return seed
 
 
 def _needed(record: dict) -> list[str]:

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -89,8 +88,7 @@ def sums_table(losses: pd.DataFrame) -> pd.DataFrame:
 
 def sums_figure(losses: pd.DataFrame) -> Figure:
     """The loss that the parts predict against the measured one: a point a combination and language."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(4.4, 3.0))
+    with figures.drawing(4.4, 3.0) as drawn:
         axes = drawn.subplots()
         names = list(dict.fromkeys(losses["combination"]))
         mean = losses.groupby(["combination", "language"], sort=False)[["predicted", "measured"]].mean()
@@ -128,11 +126,8 @@ def goals(records: list[dict]) -> pd.DataFrame:
         int8 = record["size"]["quantized"] and not record.get("same_as")
         if dense is None or not int8 or record["settings"]["seed"] != first:
             continue
-        row = {
-            "run": record["run"],
-            "corpus": record["settings"]["corpus"],
-            "MB": round(record["size"]["megabytes"], 1),
-        }
+        row = {"run": record["run"], "corpus": record["settings"]["corpus"]}
+        row |= {"MB": round(record["size"]["megabytes"], 1)}
         row |= {"Spanish and Dutch text": target_text(record)} | _speed(record, records) | _scored_in(record, records)
         row["unseen F1 kept"] = _over((row["F1 es"] + row["F1 nl"]) / 2, unseen(dense, "test"))
         row["kept on dev"] = _over(unseen(record, "dev"), unseen(dense, "dev"))
@@ -168,10 +163,8 @@ def parts(record: dict) -> list[dict[str, str]]:
     if "int8" not in needs:
         return []
     what = "smaller, taught" if name in COMBINED_STUDENTS else "sparse, taught"
-    return [
-        {"what": what, "run": needs["start"], "against": needs["base"]},
-        {"what": "int8 (QAT)", "run": needs["int8"], "against": needs["float"]},
-    ]
+    int8 = {"what": "int8 (QAT)", "run": needs["int8"], "against": needs["float"]}
+    return [{"what": what, "run": needs["start"], "against": needs["base"]}, int8]
 
 
 def _label(backbone: str, name: str) -> str:

@@ -7,7 +7,6 @@ stand beside as printed: F1 on SQuAD in percent, of which they take shares of BE
 
 from collections.abc import Callable
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -173,8 +172,7 @@ def ablations(records: list[dict]) -> pd.DataFrame:
 def recall(table: pd.DataFrame) -> Figure:
     """Their figure 2 for two: F1 kept against speed-up and against size; a line joins what no other model beats."""
     fastest = table[list(RUNTIMES.values())].astype(float).max(axis=1)
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 2.7))
+    with figures.drawing(6.9, 2.7) as drawn:
         panels = drawn.subplots(1, 2, sharey=True)
         for axes, values, sign in zip(panels, (fastest, table["MB by gzip"]), (1, -1), strict=True):
             for name, colour in KEPT.items():
@@ -192,10 +190,9 @@ def recall(table: pd.DataFrame) -> Figure:
 def ablation_curves(table: pd.DataFrame) -> Figure:
     """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
     panels = list(table.groupby("varied", sort=False))
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(1.6 + 1.5 * len(panels), 2.4))
-        every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (name, rows) in zip(every, panels, strict=True):
+    with figures.drawing(1.6 + 1.5 * len(panels), 2.4) as drawn:
+        grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (name, rows) in zip(grid[0], panels, strict=True):
             for share, points in rows.sort_values("value").groupby("sparsity"):
                 style = (0, (2, 2)) if share == max(table["sparsity"]) else "-"
                 for language, colour in figures.COLOURS.items():
@@ -236,12 +233,8 @@ def _beside(rows: list[dict], number: int, about: Callable[[dict], dict]) -> pd.
     """Our rows, if any, and below them those of one of their tables."""
     theirs = tables.paper(f"obert {number}").fillna(0)
     of_paper = [
-        {
-            **about(row),
-            "sparsity": f"{row['sparsity']:.0f}%",
-            "source": f"paper, {row['task']}",
-            "paper F1": row["value"],
-        }
+        {**about(row), "sparsity": f"{row['sparsity']:.0f}%"}
+        | {"source": f"paper, {row['task']}", "paper F1": row["value"]}
         for row in theirs[theirs["metric"] == "F1"].to_dict("records")
     ]
     return pd.DataFrame([*rows, *of_paper] if rows else [])

@@ -15,12 +15,8 @@ def table(records: list[dict]) -> pd.DataFrame:
     What a run starts from is a run of its own.
     """
     rows = [
-        {
-            "notebook": settings["notebook"],
-            "kind": _kind(settings),
-            "minutes": sum(timings.values()) / 60,
-            "cores": record["machine"]["cores"],
-        }
+        {"notebook": settings["notebook"], "kind": _kind(settings)}
+        | {"minutes": sum(timings.values()) / 60, "cores": record["machine"]["cores"]}
         for record in records
         if (settings := record["settings"]).get("notebook") and (timings := record.get("timings"))
     ]

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +13,8 @@ from mmalib.reports import figures
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
+COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2, "over FT": 2}  # and their digits
+COSTS |= {"training minutes": 1, "training Wh": 2, "Wh per 1,000": 4, "g CO2e per 1,000": 4}
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -53,19 +54,6 @@ def table(made: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(sorted(lines, key=lambda line: line.pop("order")))
 
 
-COSTS = {
-    "million parameters": 2,
-    "MB": 1,
-    "million trained": 3,
-    "speed-up": 2,
-    "over FT": 2,
-    "training minutes": 1,
-    "training Wh": 2,
-    "Wh per 1,000": 4,
-    "g CO2e per 1,000": 4,
-}
-
-
 def searched(records: list[dict]) -> pd.DataFrame:
     """The speed-ups asked for from the mask search, and those measured."""
     found = [(r, r["speedup"]) for r in of_kind(records, "searched")]
@@ -81,8 +69,7 @@ def searched(records: list[dict]) -> pd.DataFrame:
 def quality(made: pd.DataFrame) -> Figure:
     """The score against the share that went, for every combination: a panel a task and language."""
     tasks = [task for task in SCORE if task in set(made["task"])]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.3 + 2.2 * len(tasks)))
+    with figures.drawing(6.9, 0.3 + 2.2 * len(tasks)) as drawn:
         grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
         for panels, task in zip(grid, tasks, strict=True):
             for axes, language in zip(panels, figures.COLOURS, strict=True):
@@ -94,8 +81,7 @@ def quality(made: pd.DataFrame) -> Figure:
 
 def size(made: pd.DataFrame) -> Figure:
     """Megabytes against the share that went, for every combination."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.4))
+    with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
         _lines_(axes, made[made["task"] == "entities"], "MB")
         axes.set_ylim(bottom=0)
@@ -107,8 +93,7 @@ def emissions(made: pd.DataFrame) -> Figure:
     """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
     read = made.dropna(subset=["over FT", "g CO2e per 1,000"])
     tasks = [task for task in SCORE if task in set(read["task"])]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(0.4 + 3.2 * len(tasks), 2.7))
+    with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             for one in read[read["task"] == task].to_dict("records"):
                 at, colour = (one["over FT"], 1000 * one["g CO2e per 1,000"]), COLOURS.get(one["row"], "#777777")
@@ -123,9 +108,8 @@ def emissions(made: pd.DataFrame) -> Figure:
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
         drawn.supxlabel("emissions are an estimate; numbers: % of the encoder that went", fontsize=7)
-        by_row = {
-            text: line for axes in drawn.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
+        told = [pair for axes in drawn.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+        by_row = {text: line for line, text in told}
         drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
     return drawn
 
@@ -137,8 +121,7 @@ def removed(records: list[dict]) -> Figure:
     by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}
     names = [row for row in PRUNED_ROWS if any(row == of for of, _ in by_place)]
     shares = sorted({share for _, share in by_place})
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.4 + 1.7 * len(shares)))
+    with figures.drawing(6.9, 0.4 + 1.7 * len(shares)) as drawn:
         grid = drawn.subplots(len(shares), len(names), squeeze=False)
         shades = None
         for panels, share in zip(grid, shares, strict=True):

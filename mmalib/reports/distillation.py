@@ -1,6 +1,5 @@
 """Notebook 04, from records: table 4 beside the paper's, and F1 per language of every student in every setting."""
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -55,12 +54,7 @@ def printed_mls(base: str) -> pd.DataFrame:
     The paper does not say which one it takes. Its own numbers follow from mlbert (but for MiniLM's dev), while the
     teacher is xlm.
     """
-    baseline = tables.paper(1).set_index("model").loc[base]
-    printed = tables.paper(4)
-    made = printed[["model"]].copy()
-    for split in ("dev", "test"):
-        made[f"mls {split}"] = sum(printed[f"{name}_{split}"] - baseline[f"{name}_{split}"] for name in ("es", "nl"))
-    return made
+    return tables.printed_mls(4, base, {"dev": "dev", "test": "test"})
 
 
 def gains(records: list[dict]) -> pd.DataFrame:
@@ -91,8 +85,7 @@ def figure(records: list[dict]) -> Figure:
     }
     students = sorted(settings, key=lambda student: (-len(settings[student]), student))
     corpora = sorted(frame["corpus"].unique())
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.2 + 2.5 * len(corpora)))
+    with figures.drawing(6.9, 0.2 + 2.5 * len(corpora)) as drawn:
         widths = [len(settings[student]) + 0.6 for student in students]
         grid = drawn.subplots(len(corpora), len(students), sharey="row", squeeze=False, width_ratios=widths)
         for of_corpus, corpus in zip(grid, corpora, strict=True):
@@ -131,9 +124,7 @@ def _name_(axes: Axes, group: pd.DataFrame) -> None:
         return
     last = group[group["setting"] == [name for name in NAMES if name in set(group["setting"])][-1]]
     means = {language: last[f"{language} test"].mean() for language in figures.COLOURS}
-    figures.label_ends(
-        axes, [(mean, figures.LANGUAGE_NAMES[name], figures.COLOURS[name]) for name, mean in means.items()]
-    )
+    figures.label_languages(axes, means)
 
 
 def _measured(record: dict, base: dict | None) -> dict:

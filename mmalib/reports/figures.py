@@ -1,7 +1,8 @@
 """What every figure of the study shares: the style, a colour and a name for each language, the files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +23,13 @@ def language_name(code: str) -> str:
     return LANGUAGE_NAMES.get(code) or Locale("en").languages.get(code, code)
 
 
+@contextmanager
+def drawing(*size: float) -> Iterator[Figure]:
+    """A new figure of this width and height in inches, drawn in the study's style."""
+    with matplotlib.style.context(STYLE):
+        yield Figure(figsize=size or None)
+
+
 def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.075) -> None:
     """Write (height, text, colour) right of the lines that end there, moved apart where they would overlap.
 
@@ -40,6 +48,11 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.07
     heights = [height + lift for height in heights]
     for height, (_, text, colour) in zip(heights, ends, strict=True):
         note(axes, text, (1.0, height), xycoords=("axes fraction", "data"), color=colour, annotation_clip=False)
+
+
+def label_languages(axes: Axes, heights: Mapping[str, float]) -> None:
+    """Write the languages' names right of their lines."""
+    label_ends(axes, [(height, LANGUAGE_NAMES[name], COLOURS[name]) for name, height in heights.items()])
 
 
 def note(axes: Axes, text: str, at: tuple, **how) -> None:

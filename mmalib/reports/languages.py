@@ -4,7 +4,6 @@ The test sets of further languages come from another corpus (WikiNEuRal) than th
 do not compare with one another; within a row, what a model keeps of its own dense F1 does.
 """
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -30,8 +29,8 @@ def kept(records: list[dict]) -> pd.DataFrame:
         before, about = _f1(base), {"label": record["settings"]["label"], "model": _label(record)}
         about["seed"] = record["settings"]["seed"]
         for language, score in _f1(record).items():
-            kept_share = _share(score, before.get(language))
-            rows.append(about | {"language": language, "f1": score["f1"], "kept": kept_share})
+            about |= {"language": language, "f1": score["f1"]}
+            rows.append(about | {"kept": _share(score, before.get(language))})
     return pd.DataFrame(rows)
 
 
@@ -47,9 +46,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     """A row a language: F1 of the dense models, a dot a seed; and the share of it that others keep, if any."""
     languages, backbones = _order(frame), list(dict.fromkeys(frame["label"]))
     dense, rest = (frame[(frame["model"] == "dense") == is_dense] for is_dense in (True, False))
-    with matplotlib.style.context(figures.STYLE):
-        panels = 1 if rest.empty else 2
-        drawn = Figure(figsize=(3.4 * panels, 0.9 + 0.26 * len(languages)))
+    panels = 1 if rest.empty else 2
+    with figures.drawing(3.4 * panels, 0.9 + 0.26 * len(languages)) as drawn:
         axes = drawn.subplots(1, panels, squeeze=False, sharey=True)[0]
         for row, language in enumerate(languages):
             for number, backbone in enumerate(backbones):

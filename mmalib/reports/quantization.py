@@ -23,7 +23,7 @@ NAMES = {
     "floor": "Static with a floor, English dev",
     "floor-all": "Static with a floor, all dev sets*",
 }
-LANGUAGES = tuple(figures.COLOURS)
+YES = {True: "yes", False: "no"}
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -65,13 +65,7 @@ def printed_mls(split_of_base: str) -> pd.DataFrame:
 
     The printed ones, those of test too, follow from mlbert's F1 on dev.
     """
-    baseline = tables.paper(1).set_index("model").loc["mlbert"]
-    printed = tables.paper(6)
-    made = printed[["model"]].copy()
-    for split in ("dev", "test"):
-        lost = [printed[f"{name}_{split}"] - baseline[f"{name}_{split_of_base}"] for name in ("es", "nl")]
-        made[f"mls {split}"] = sum(lost)
-    return made
+    return tables.printed_mls(6, "mlbert", dict.fromkeys(("dev", "test"), split_of_base))
 
 
 def sizes(records: list[dict]) -> pd.DataFrame:
@@ -80,11 +74,8 @@ def sizes(records: list[dict]) -> pd.DataFrame:
     for (corpus, backbone, graph), group in _groups(_frame(records)):
         mean = group[["megabytes", "share", "zeros", "zeros_int8"]].mean()
         row = {"model": f"{backbone}, {NAMES[graph]}", "source": f"this study, {corpus}"}
-        row |= {
-            "format": group["format"].iloc[0],
-            "MB": round(mean["megabytes"], 1),
-            "of float": f"{mean['share']:.0%}",
-        }
+        row |= {"format": group["format"].iloc[0], "MB": round(mean["megabytes"], 1)}
+        row |= {"of float": f"{mean['share']:.0%}"}
         rounded = "" if np.isnan(mean["zeros_int8"]) else f"{mean['zeros_int8']:.1%}"
         rows.append(row | {"zeros in float": f"{mean['zeros']:.1%}", "zeros in int8": rounded})
     return pd.DataFrame(rows)
@@ -113,9 +104,8 @@ def changed_words(records: list[dict]) -> pd.DataFrame:
                 row |= {"tags changed": f"{difference['changed'] / difference['words']:.2%}"}
                 words = [f"{word['word']}, {word['how']}, {word['times']} times" for word in difference["most"]]
                 without = difference.get("points_without_first", difference["points"])
-                rows.append(
-                    row | {"word most often changed": [*words, "none"][0], "points without it": f"{without:+.2f}"}
-                )
+                row |= {"word most often changed": [*words, "none"][0]}
+                rows.append(row | {"points without it": f"{without:+.2f}"})
     return pd.DataFrame(rows)
 
 
@@ -130,9 +120,9 @@ def floors(records: list[dict]) -> pd.DataFrame:
         named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(floor["skip"], where, strict=True)]
         row = _about(record) | {"looked at dev of": " ".join(floor["languages"])}
         row |= {"maps in float": ", ".join(named) or "none", "int8 graphs": floor["measured"]}
-        row |= {"met there": _yes(floor["met"])}
-        row |= {f"{name} dev lost": round(floor["lost_on_dev"][name], 2) for name in LANGUAGES}
-        rows.append(row | {"met everywhere": _yes(floor["met_everywhere"])})
+        row |= {"met there": YES[floor["met"]]}
+        row |= {f"{name} dev lost": round(floor["lost_on_dev"][name], 2) for name in figures.COLOURS}
+        rows.append(row | {"met everywhere": YES[floor["met_everywhere"]]})
     return pd.DataFrame(sorted(rows, key=lambda row: (*list(row.values())[:3], len(row["looked at dev of"]))))
 
 
@@ -201,7 +191,3 @@ def _training(settings: dict) -> str:
 def _of_total(record: dict, drift: float) -> float:
     total = record["floor"]["drift_at_first"]
     return drift / total if total > 0 else 0.0
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -1,6 +1,5 @@
 """What int8 costs, drawn: the change of F1 in each language, and which map's int8 moves the labels most."""
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -24,8 +23,7 @@ def losses(changes: pd.DataFrame) -> Figure:
     """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
     frame = changes[changes["graph"].isin(TICKS)]
     studies = frame[["label", "corpus"]].drop_duplicates().to_numpy()
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.3 + 2.3 * len(studies)))
+    with figures.drawing(6.9, 0.3 + 2.3 * len(studies)) as drawn:
         grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)
         for of_study, (backbone, corpus) in zip(grid, studies, strict=True):
             mine = frame[(frame["label"] == backbone) & (frame["corpus"] == corpus)]
@@ -37,9 +35,7 @@ def losses(changes: pd.DataFrame) -> Figure:
             for axes, split in zip(of_study, ("dev", "test"), strict=True):
                 last = mine[(mine["split"] == split) & (mine["graph"] == _shown(mine)[-1])]
                 means = last.groupby("language")["points"].mean()
-                figures.label_ends(
-                    axes, [(mean, figures.LANGUAGE_NAMES[name], figures.COLOURS[name]) for name, mean in means.items()]
-                )
+                figures.label_languages(axes, means)
             of_study[0].set_ylabel("change of F1 in points (dashed: −1)")
     return drawn
 
@@ -48,8 +44,7 @@ def sensitivity(drifts: pd.DataFrame) -> Figure:
     """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
     studies = drifts.groupby(["label", "corpus"])
     most = int(studies["layer"].nunique().max())
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)))
+    with figures.drawing(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)) as drawn:
         of_studies = drawn.subplots(1, len(studies), squeeze=False)[0]
         for axes, ((backbone, corpus), mine) in zip(of_studies, studies, strict=True):
             _heat_(drawn, axes, mine)

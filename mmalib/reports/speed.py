@@ -82,12 +82,9 @@ def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
             for runtime, batch in keys:
                 own = ours[(ours["runtime"] == runtime) & (ours["batch"] == batch)]
                 speed, ratio = (own[key].iloc[0] if len(own) else None for key in ("samples_per_second", "ratio"))
-                made.append(
-                    {"model": printed, "measured as": name, "runtime": runtime, "batch": _integer(batch)}
-                    | {"samples/s": rounded(speed, 1), "speed-up": rounded(ratio, 2)}
-                    | _theirs(theirs, runtime, batch)
-                    | {"note": note(own)}
-                )
+                row = {"model": printed, "measured as": name, "runtime": runtime, "batch": _integer(batch)}
+                row |= {"samples/s": rounded(speed, 1), "speed-up": rounded(ratio, 2)}
+                made.append(row | _theirs(theirs, runtime, batch) | {"note": note(own)})
     return pd.DataFrame(made)
 
 
@@ -103,28 +100,16 @@ def fastest(measured: pd.DataFrame) -> pd.DataFrame:
         best = group.sort_values("chosen by", ascending=False).drop_duplicates("case")
         for row in best.head(12 if kind == "this study" else 1).to_dict("records"):
             latency = None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
-            lines.append(
-                {
-                    "configuration": row["case"],
-                    "source": kind,
-                    "runtime": row["runtime"],
-                    "batch": _integer(row["batch"]),
-                }
-                | {"samples/s": round(row["samples_per_second"], 1), "speed-up": round(row["ratio"], 2)}
-                | {"F1": "no F1: random weights", "p50 ms a batch": latency, "note": note(pd.DataFrame([row]))}
-            )
+            line = {"configuration": row["case"], "source": kind, "runtime": row["runtime"]}
+            line |= {"batch": _integer(row["batch"]), "samples/s": round(row["samples_per_second"], 1)}
+            line |= {"speed-up": round(row["ratio"], 2), "F1": "no F1: random weights", "p50 ms a batch": latency}
+            lines.append(line | {"note": note(pd.DataFrame([row]))})
     printed = _best_printed()
-    lines.append(
-        {"configuration": printed["model"], "source": "paper", "runtime": printed["runtime"]}
-        | {"batch": _integer(printed["batch_size"]), "samples/s": printed["throughput"]}
-        | {
-            "speed-up": round(printed_best(), 2),
-            "F1": _printed_f1(printed["model"]),
-            "p50 ms a batch": None,
-            "note": "",
-        }
-    )
-    return pd.DataFrame(lines).sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
+    line = {"configuration": printed["model"], "source": "paper", "runtime": printed["runtime"]}
+    line |= {"batch": _integer(printed["batch_size"]), "samples/s": printed["throughput"]}
+    line |= {"speed-up": round(printed_best(), 2), "F1": _printed_f1(printed["model"])}
+    table = pd.DataFrame([*lines, line | {"p50 ms a batch": None, "note": ""}])
+    return table.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
 
 
 def printed_best() -> float:
@@ -146,14 +131,12 @@ def table_17(records: list[dict]) -> pd.DataFrame:
         batch, speed = (own["batch"].iloc[0], own["samples_per_second"].iloc[0]) if len(own) else (None, None)
         dense = _dense_deepsparse(measured, batch)
         size = _gzip(sized[name])
-        made.append(
-            {"layers": printed["layers"], "zeros": f"{printed['sparsity']}%", "method": printed["method"]}
-            | {"batch": _integer(batch), "samples/s": rounded(speed, 1)}
-            | {"speed-up": rounded(over(speed, dense), 2), "paper speed-up": printed["speedup"]}
-            | {"MB by gzip": rounded(size, 1), "paper MB": printed["gzip_mb"]}
-            | {"smaller by": rounded(over(dense_size, size), 2), "paper smaller by": printed["compression"]}
-            | {"note": note(own)}
-        )
+        row = {"layers": printed["layers"], "zeros": f"{printed['sparsity']}%", "method": printed["method"]}
+        row |= {"batch": _integer(batch), "samples/s": rounded(speed, 1)}
+        row |= {"speed-up": rounded(over(speed, dense), 2), "paper speed-up": printed["speedup"]}
+        row |= {"MB by gzip": rounded(size, 1), "paper MB": printed["gzip_mb"]}
+        row |= {"smaller by": rounded(over(dense_size, size), 2), "paper smaller by": printed["compression"]}
+        made.append(row | {"note": note(own)})
     return pd.DataFrame(made)
 
 

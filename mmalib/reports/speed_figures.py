@@ -1,6 +1,5 @@
 """Notebook 07's figures: speed-ups of all cases, speed against what was removed, F1 against speed."""
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -23,8 +22,7 @@ def speedups(measured: pd.DataFrame, printed_best: float) -> Figure:
     speeds = listed.dropna(subset=["ratio"]).assign(family=lambda rows: rows["runtime"].str.split(":").str[0])
     best = speeds.groupby(["case", "family"])["ratio"].max().unstack()
     best = best.loc[best.max(axis=1).sort_values().index]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 0.9 + 0.17 * len(best)))
+    with figures.drawing(6.9, 0.9 + 0.17 * len(best)) as drawn:
         axes = drawn.subplots()
         for family, (name, colour, marker) in RUNTIMES.items():
             if family in best:
@@ -47,8 +45,7 @@ def shrinking(measured: pd.DataFrame, way: str) -> Figure:
     kept = measured[of_way & measured["runtime"].isin(RUNTIMES)].dropna(subset=["ratio"])
     batches = sorted(kept["batch"].unique())
     names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 2.3))
+    with figures.drawing(6.9, 2.3) as drawn:
         panels = drawn.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=False):
             for number, batch in enumerate(batches):
@@ -77,8 +74,7 @@ def pareto(points: pd.DataFrame) -> Figure:
     """
     points = points.sort_values("speed-up", ascending=False)
     best, printed = points[points["front"]], points[points["source"] == "paper"]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 2.9))
+    with figures.drawing(6.9, 2.9) as drawn:
         axes = drawn.subplots()
         for family, (name, colour, marker) in RUNTIMES.items():
             ours = points[(points["runtime"].str.split(":").str[0] == family) & (points["source"] != "paper")]

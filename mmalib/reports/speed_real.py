@@ -24,13 +24,11 @@ def text_table(records: list[dict]) -> pd.DataFrame:
     made = []
     for record in of_kind(records, "text"):
         for row in record["text"]:
-            made.append(
-                {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
-                | {"sentences/s": speed.rounded(row.get("sentences_per_second"), 1)}
-                | {"words/s": speed.rounded(row.get("words_per_second"), 0)}
-                | {"speed-up": speed.rounded(row.get("ratio"), 2)}
-                | {"note": speed.note(pd.DataFrame([{"failed": None, **row}]))}
-            )
+            line = {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
+            line |= {"sentences/s": speed.rounded(row.get("sentences_per_second"), 1)}
+            line |= {"words/s": speed.rounded(row.get("words_per_second"), 0)}
+            line |= {"speed-up": speed.rounded(row.get("ratio"), 2)}
+            made.append(line | {"note": speed.note(pd.DataFrame([{"failed": None, **row}]))})
     return pd.DataFrame(made)
 
 
@@ -56,19 +54,17 @@ def trained(records: list[dict]) -> pd.DataFrame:
         scored, f1 = scored_in(record, best)
         dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
         ratio = speed.reported(best)["ratio"]
-        made.append(
-            {"model": record["settings"]["folder"], "source": "this study", "text read": _text_read(record, records)}
-            | {"runtime": best["runtime"], "batch": best["batch"], "samples/s": round(best["samples_per_second"], 1)}
-            | {"speed-up": round(ratio, 2)}
-            | {"over its own dense": speed.rounded(speed.over(ratio, dense.get(best["batch"])), 2)}
-            | {"F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
-            | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
-        )
+        row = {"model": record["settings"]["folder"], "source": "this study"}
+        row |= {"text read": _text_read(record, records), "runtime": best["runtime"], "batch": best["batch"]}
+        row |= {"samples/s": round(best["samples_per_second"], 1), "speed-up": round(ratio, 2)}
+        row |= {"over its own dense": speed.rounded(speed.over(ratio, dense.get(best["batch"])), 2)}
+        row |= {"F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
+        made.append(row | {f"F1 {language}": round(value, 3) for language, value in f1.items()})
     points = pd.DataFrame(made)
     if made:
         points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
         points = pd.concat([points, pd.DataFrame(_printed())], ignore_index=True)
-        points = points.sort_values("speed-up", ascending=False, kind="stable").reset_index(drop=True)
+        points = points.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
     return points
 
 
@@ -94,14 +90,10 @@ def _printed() -> list[dict]:
     for model, own in speeds.groupby("model"):
         best = own.loc[own["throughput"].idxmax()]
         f1 = {f"F1 {language}": scores.loc[model, f"{language}_test"] for language in ("en", "es", "nl")}
-        rows.append(
-            {"model": model, "source": "paper", "text read": "", "runtime": best["runtime"]}
-            | {"batch": int(best["batch_size"]), "samples/s": best["throughput"]}
-            | {"speed-up": round(best["throughput"] / speed.printed_base(), 2)}
-            | {"F1 in": best["runtime"], "F1": round(sum(f1.values()) / len(f1), 4)}
-            | f1
-            | {"front": False}
-        )
+        row = {"model": model, "source": "paper", "text read": "", "runtime": best["runtime"], "F1 in": best["runtime"]}
+        row |= {"batch": int(best["batch_size"]), "samples/s": best["throughput"], "front": False} | f1
+        row |= {"speed-up": round(best["throughput"] / speed.printed_base(), 2)}
+        rows.append(row | {"F1": round(sum(f1.values()) / len(f1), 4)})
     return rows
 
 

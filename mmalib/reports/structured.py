@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -77,9 +76,7 @@ def table(curves: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
         before = start.loc[pd.MultiIndex.from_frame(group[["run", "language", "split"]])].to_numpy()
         group = group.assign(lost=group["f1"] - before)
-        for language, split in tables.CELLS:
-            cell = group[(group["language"] == language) & (group["split"] == split)]["f1"]
-            row |= {f"{language} {split} mean": cell.mean(), f"{language} {split} std": cell.std()}
+        row |= tables.cells_over_seeds(group)
         for split in ("dev", "test"):
             unseen = group[(group["split"] == split) & (group["language"] != "en")]
             by_seed = unseen.groupby("seed")["lost"].sum()
@@ -96,8 +93,7 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
     """F1 against the share of heads removed: a line a language and split, as pruned and recovered, knees marked."""
     curves = curves[curves["method"] == method]
     marked = knees(curves)
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(6.9, 2.5))
+    with figures.drawing(6.9, 2.5) as drawn:
         for axes, recovered in zip(drawn.subplots(1, 2, sharey=True), (False, True), strict=True):
             ends = []
             panel = curves[curves["recovered"] == recovered]
@@ -128,8 +124,7 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
 
 def removal_map(records: list[dict]) -> Figure:
     """Layer × head of every seed, coloured by the share of heads that was gone when this one went."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(min(6.9, 1.5 + 1.9 * len(records)), 2.1))
+    with figures.drawing(min(6.9, 1.5 + 1.9 * len(records)), 2.1) as drawn:
         panels = drawn.subplots(1, len(records), squeeze=False, sharey=True)[0]
         for axes, record in zip(panels, records, strict=True):
             first = record["curve"][0]["heads_left"]
@@ -158,10 +153,8 @@ def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
     rows = []
     for cut in cuts:
         base = of_part(cut, "base", records)
-        for name, size, scores in (
-            ("whole", cut["before"], base["scores"] if base else {}),
-            ("cut", cut["after"], cut["scores"]),
-        ):
+        of_both = ("whole", cut["before"], base["scores"] if base else {}), ("cut", cut["after"], cut["scores"])
+        for name, size, scores in of_both:
             row = {"run": cut["run"], "vocabulary": name, "MB": round(size["megabytes"], 1)}
             row["million parameters"] = round(size["parameters"] / 1e6, 2)
             row["of these embedding"] = f"{size['embedding_parameters'] / size['parameters']:.0%}"

@@ -32,11 +32,8 @@ def paper(table: int | str) -> pd.DataFrame:
         if table in tables:
             printed = pd.read_csv(REFERENCE / file)
             if "table" in printed:
-                printed = (
-                    printed[printed["table"] == int(str(table).split()[-1])]
-                    .drop(columns="table")
-                    .reset_index(drop=True)
-                )
+                number = int(str(table).split()[-1])
+                printed = printed[printed["table"] == number].drop(columns="table").reset_index(drop=True)
             return printed.dropna(axis="columns", how="all")
     known = ", ".join(str(name) for tables in FILES.values() for name in tables)
     raise ValueError(f"The paper's table {table!r} is not carried here. Choose one of: {known}.")
@@ -51,6 +48,15 @@ def printed_rows(table: int, **about) -> list[dict]:
     ]
 
 
+def printed_mls(table: int, base: str, splits: dict[str, str]) -> pd.DataFrame:
+    """Multilingual scores made from the F1 of a printed table and one baseline's of table 1, on a split each."""
+    printed, baseline = paper(table), paper(1).set_index("model").loc[base]
+    made = printed[["model"]].copy()
+    for split, other in splits.items():
+        made[f"mls {split}"] = sum(printed[f"{name}_{split}"] - baseline[f"{name}_{other}"] for name in ("es", "nl"))
+    return made
+
+
 def scores_of(scores: dict, base: dict | None) -> dict[str, float]:
     """`SCORES` of one record; the multilingual ones are against the scores of a base, nan without one."""
     f1 = {f"{language} {split}": scores[language][split]["f1"] for language, split in CELLS}
@@ -60,6 +66,12 @@ def scores_of(scores: dict, base: dict | None) -> dict[str, float]:
 def over_seeds(group: pd.DataFrame) -> dict[str, float]:
     """Mean and deviation of every one of `SCORES`."""
     return {f"{score} {kind}": group[score].agg(kind) for score in SCORES for kind in ("mean", "std")}
+
+
+def cells_over_seeds(group: pd.DataFrame) -> dict[str, float]:
+    """Mean and deviation of F1 in every one of `CELLS`, of a group of points."""
+    f1 = group.groupby(["language", "split"])["f1"].agg(["mean", "std"]).reindex(CELLS)  # std over n - 1
+    return {f"{language} {split} {kind}": f1.at[(language, split), kind] for language, split in CELLS for kind in f1}
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:

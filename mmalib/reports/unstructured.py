@@ -1,6 +1,5 @@
 """Notebook 03, from records: table 3, figures 3 to 5 of the paper, who keeps which languages, one-shot and trials."""
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,7 +7,7 @@ from matplotlib.figure import Figure
 from mmalib.plan import GRADUAL, MOVEMENT, SCHEDULE, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.reports.compare import multilingual_score, of_part, retention
+from mmalib.reports.compare import of_part, retention
 from mmalib.reports.structured import knee, over_seeds
 
 CURVES = {  # file → what the paper drew there
@@ -54,14 +53,8 @@ def table_3(records: list[dict]) -> pd.DataFrame:
         row = {"model": f"{backbone} {NAMES[method]} {100 * share:.0f}", "schedule": schedule, "teacher": teacher}
         row |= {"source": f"this study, {corpus}", "seeds": len(group)}
         row["order"] = (share, GRADUAL.index(method), schedule, teacher)
-        for name in [*(f"{language} {split}" for language, split in tables.CELLS), "mls dev", "mls test"]:
-            row |= {f"{name} mean": group[name].mean(), f"{name} std": group[name].std()}
-        rows.append(row)
-    rows = sorted(rows, key=lambda row: row.pop("order"))
-    for printed in tables.paper(3).to_dict("records"):
-        row = {"model": printed["model"], "schedule": "", "teacher": "", "source": "paper"}
-        row |= {f"{language} {split} mean": printed[f"{language}_{split}"] for language, split in tables.CELLS}
-        rows.append(row | {f"mls {split} mean": printed[f"mls_{split}"] for split in ("dev", "test")})
+        rows.append(row | tables.over_seeds(group))
+    rows = sorted(rows, key=lambda row: row.pop("order")) + tables.printed_rows(3, schedule="", teacher="")
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
 
 
@@ -69,8 +62,7 @@ def on_the_way(curves: pd.DataFrame, criterion: str, schedule: str) -> Figure:
     """F1 of every language and split against sparsity while it grows, for the highest final sparsity."""
     rows = curves[(curves["method"] == criterion) & (curves["schedule"] == schedule)]
     rows = rows[rows["share"] == rows["share"].max()]
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.5))
+    with figures.drawing(3.4, 2.5) as drawn:
         axes, ends = drawn.subplots(), []
         for (language, split), line in held(rows).groupby(["language", "split"]):
             mean = line.sort_values("step").groupby("sparsity", sort=True)["f1"].mean()
@@ -114,8 +106,7 @@ def held(curves: pd.DataFrame) -> pd.DataFrame:
 
 def kept(records: list[dict]) -> Figure:
     """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
-    with matplotlib.style.context(figures.STYLE):
-        drawn = Figure(figsize=(3.4, 2.9))
+    with figures.drawing(3.4, 2.9) as drawn:
         axes = drawn.subplots()
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
         named, collapsed = {}, []
@@ -157,20 +148,15 @@ def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
         share, pattern, backbone, corpus, method = key
         row = {"sparsity": f"{share:.0%}", "pattern": "single" if pattern == "1" else pattern}
         row |= {"criterion": NAMES[method], "model": backbone, "corpus": corpus, "seeds": group["seed"].nunique()}
-        for language, split in tables.CELLS:
-            cell = group[(group["language"] == language) & (group["split"] == split)]["f1"]
-            row |= {f"{language} {split} mean": cell.mean(), f"{language} {split} std": cell.std()}
-        rows.append(row)
+        rows.append(row | tables.cells_over_seeds(group))
     return pd.DataFrame(rows)
 
 
 def trials_table(tried: list[dict]) -> pd.DataFrame:
     """What was tried for every criterion, with the English dev F1 that alone decided."""
     names = ("rate", "cycles", "initial", "updates", "every", "begin", "score_rate", "per_matrix", "damp")
-    rows = []
-    for record in sorted(
-        tried, key=lambda r: (r["settings"]["corpus"], r["settings"]["method"], r["settings"]["trial"])
-    ):
+    rows, keys = [], ("corpus", "method", "trial")
+    for record in sorted(tried, key=lambda record: [record["settings"][key] for key in keys]):
         settings = record["settings"]
         row = {"criterion": NAMES[settings["method"]], "trial": settings["trial"], "corpus": settings["corpus"]}
         row |= {name.replace("_", " "): "" if settings.get(name) is None else f"{settings[name]:g}" for name in names}
@@ -180,25 +166,18 @@ def trials_table(tried: list[dict]) -> pd.DataFrame:
 
 def movement_table(steps: list[dict]) -> pd.DataFrame:
     """What keeps movement alive: each setting adds one thing to the one before; the English dev F1 that is left."""
-    order = list(MOVEMENT)
-    rows = [
-        {
-            "setting": record["settings"]["step"],
-            "model": record["settings"]["label"],
-            "corpus": record["settings"]["corpus"],
-            "sparsity": f"{record['settings']['share']:.0%}",
-            "English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4),
-        }
-        for record in sorted(steps, key=lambda record: order.index(record["settings"]["step"]))
-    ]
-    return pd.DataFrame(rows)
+    steps = sorted(steps, key=lambda record: list(MOVEMENT).index(record["settings"]["step"]))
+    return pd.DataFrame(
+        {"setting": settings["step"], "model": settings["label"], "corpus": settings["corpus"]}
+        | {"sparsity": f"{settings['share']:.0%}"}
+        | {"English dev F1": round(record["scores"]["en"]["dev"]["f1"], 4)}
+        for record in steps
+        if (settings := record["settings"])
+    )
 
 
 def _final(record: dict, base: dict | None) -> dict:
-    settings, scores = record["settings"], record["scores"]
+    settings = record["settings"]
     row = {key: settings[key] for key in ("label", "corpus", "method", "share", "schedule", "seed")}
     row["teacher"] = "dense, first jump to 70%" if "hardness" in settings else "none"
-    row |= {f"{language} {split}": scores[language][split]["f1"] for language, split in tables.CELLS}
-    for split in ("dev", "test"):
-        row[f"mls {split}"] = np.nan if base is None else multilingual_score(scores, base["scores"], split)
-    return row
+    return row | tables.scores_of(record["scores"], base and base["scores"])

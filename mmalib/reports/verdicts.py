@@ -6,6 +6,7 @@ is what the intervals show. What was not measured decides nothing.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -50,15 +51,12 @@ def equal_heads(seeds: list[Seed]) -> tuple[str, str]:
 def _falls(seeds: list[Seed], part: str, where: tuple[float, float]) -> tuple[str, str]:
     curves = [{name: intervals.trajectory(seed[part], name) for name in LANGUAGES} for seed in seeds]
     at = {name: intervals.over_seeds(curves, lambda of_seed, name=name: of_seed[name].fall()) for name in LANGUAGES}
-    fewer = {
-        name: intervals.over_seeds(
-            curves,
-            lambda of_seed, name=name: (
-                of_seed[name].kept_at(of_seed["en"].fall()) - of_seed["en"].kept_at(of_seed["en"].fall())
-            ),
-        )
-        for name in UNSEEN
-    }
+
+    def more(of_seed: dict[str, intervals.Curve], name: str) -> intervals.Number:
+        share = of_seed["en"].fall()
+        return of_seed[name].kept_at(share) - of_seed["en"].kept_at(share)
+
+    fewer = {name: intervals.over_seeds(curves, partial(more, name=name)) for name in UNSEEN}
     text = f"F1 falls at {intervals.shares(at)} of the heads, as pruned; where English falls, the share kept is "
     text += f"{intervals.points(fewer)} points from that of English"
     there = [within(of(number), *where) for number in at.values()]
@@ -69,9 +67,8 @@ def _falls(seeds: list[Seed], part: str, where: tuple[float, float]) -> tuple[st
 
 def criteria(seeds: list[Seed]) -> tuple[str, str]:
     """Second order keeps more of each unseen language than each rival that has learnt; against it: one keeps more."""
-    text = "; ".join(
-        f"{NAMES[name]} keeps {intervals.percent(intervals.kept(seeds, name, 'dense'))}" for name in CRITERIA
-    )
+    keeps = {name: intervals.percent(intervals.kept(seeds, name, "dense")) for name in CRITERIA}
+    text = "; ".join(f"{NAMES[name]} keeps {percent}" for name, percent in keeps.items())
     rivals = [name for name in CRITERIA if name != "obs" and not intervals.collapsed(seeds, name)]
     if not rivals:
         return UNDECIDED, f"{text}; nothing is left to compare with"
@@ -126,9 +123,8 @@ def int8(seeds: list[Seed]) -> tuple[str, str]:
     keeps = [above(of(number), QAT_KEEPS) for number in kept.values()]
     text = "; ".join(f"{kind} {intervals.points(lost[kind])}" for kind in INT8_KINDS)
     text += f" points (QAT against the same training in float, of which it keeps {intervals.percent(kept, digits=1)}; "
-    text += (
-        f"against the model before that training {intervals.points(intervals.change(seeds, 'qat', 'float'))} points)"
-    )
+    before = intervals.points(intervals.change(seeds, "qat", "float"))
+    text += f"against the model before that training {before} points)"
     return decided([*conditions, *keeps, *[None] * len(dead)], all(met is False for met in keeps)), text
 
 
@@ -155,13 +151,11 @@ def tasks(seeds: list[Seed]) -> tuple[list[Condition], str]:
     """What one way of compressing leaves of Spanish and Dutch in similarity, against what it leaves in entities."""
 
     def more(seed: Seed, name: str) -> intervals.Number:
-        kept = [
-            100 * intervals.quality(seed[part], name) / intervals.quality(seed[f"{part}, dense"], name)
-            for part in ("similarity", "entities")
-        ]
+        quality = {part: intervals.quality(record, name) for part, record in seed.items()}
+        kept = [100 * quality[part] / quality[f"{part}, dense"] for part in ("similarity", "entities")]
         return kept[0] - kept[1]
 
-    apart = {name: intervals.over_seeds(seeds, lambda seed, name=name: more(seed, name)) for name in UNSEEN}
+    apart = {name: intervals.over_seeds(seeds, partial(more, name=name)) for name in UNSEEN}
     return [within(of(number), -SAME, SAME) for number in apart.values()], intervals.points(apart)
 
 
@@ -177,9 +171,8 @@ def crossed(seeds: list[Seed], milligrams: dict[str, float], gone: Sequence) -> 
         grams = [milligrams.get(row) for row in (more, less)]
         conditions.append(None if None in grams else grams[0] < grams[1])
         told = "emissions not measured" if None in grams else f"{grams[0]:.2f} mg CO2e for {grams[1]:.2f}"
-        text.append(
-            f"{more} for {less}: {intervals.points({'en': lost})} points, {size[0]:.0f} MB for {size[1]:.0f}, {told}"
-        )
+        told = f"{size[0]:.0f} MB for {size[1]:.0f}, {told}"
+        text.append(f"{more} for {less}: {intervals.points({'en': lost})} points, {told}")
     third = -(-len(gone[0][0]) // 3)
     went = np.array([[part.mean(), part[:third].mean(), part[-third:].mean()] for of in gone for part in of])
     parts, thirds = (went[0::2, 0].mean(), went[1::2, 0].mean()), went[:, 1:].mean(axis=0)

@@ -60,18 +60,12 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     if name == "distil-text-q":
         train = with_unlabelled(study, train)
     rows, callbacks = taught(study, run, model, train), [gradual.Hold(masks)] if requested else []
-    how = {"unfinished": unfinished, "about": study.about(run)}
-    how["embeddings"] = name in HALVED or "embeddings" in settings
-    how |= {"loss": distill.loss(**TEACHER), "callbacks": callbacks}
+    how = {"unfinished": unfinished, "about": study.about(run), "loss": distill.loss(**TEACHER)}
+    how |= {"embeddings": name in HALVED or "embeddings" in settings, "callbacks": callbacks}
     size, facts = int8_training.learn(settings, model, rows, dev, folder, **how)
     to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)
     predict = partial(export.predict_tags, graph, tokenizer, max_length=settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
-    return {
-        "scores": scored(predict, to_score),
-        "further": further_scores(predict, corpora.further),
-        "size": {**size, **speed.sizes(folder)},
-        "sparsity": {"requested": requested, "measured": size["sparsity"]},
-        "parameters": model.num_parameters(),
-        **facts,
-    }
+    facts |= {"scores": scored(predict, to_score), "further": further_scores(predict, corpora.further)}
+    facts |= {"sparsity": {"requested": requested, "measured": size["sparsity"]}}
+    return facts | {"size": {**size, **speed.sizes(folder)}, "parameters": model.num_parameters()}

@@ -60,11 +60,6 @@ def tune(
 
 def size_of(about: dict) -> dict:
     """What a folder's mmalib.json says of size and zeros, float or int8."""
-    of_int8 = about.get("quantization", {})
-    return {
-        "megabytes": about["megabytes"],
-        "megabytes_float": of_int8.get("megabytes_float", about["megabytes"]),
-        "quantized": of_int8.get("quantized", 0),
-        "sparsity": of_int8.get("sparsity", about["sparsity"]),
-        "sparsity_int8": of_int8.get("sparsity_int8"),
-    }
+    size = {"megabytes": about["megabytes"], "megabytes_float": about["megabytes"], "quantized": 0}
+    size |= {"sparsity": about["sparsity"], "sparsity_int8": None}
+    return size | {key: value for key, value in about.get("quantization", {}).items() if key in size}

@@ -131,16 +131,10 @@ def criterion(
         return magnitude.criterion()
     if settings["method"] == "movement":
         return movement.criterion(settings["score_rate"], per_matrix=settings["per_matrix"])
+    names = {"damp": "damp", "num_grads": "fisher_gradients", "batch_size": "fisher_batch"}
+    how = {name: settings[key] for name, key in names.items()}
     if settings["method"] == "matrix-free":
-        how = {"num_grads": settings["fisher_gradients"], "batch_size": settings["fisher_batch"]}
-        return mfac.criterion(rows, tokenizer, damp=settings["damp"], **how)
+        return mfac.criterion(rows, tokenizer, **how)
     size = settings["fisher_block"]
     obs.check(model, settings.get("pattern", "1"), block_size=size)  # before anything is trained
-    return obs.criterion(
-        rows,
-        tokenizer,
-        damp=settings["damp"],
-        num_grads=settings["fisher_gradients"],
-        batch_size=settings["fisher_batch"],
-        block_size=size,
-    )
+    return obs.criterion(rows, tokenizer, block_size=size, **how)
