@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import shutil
+from functools import partial
 
 import pytest
 from datasets import DatasetDict
@@ -11,7 +12,7 @@ from mmalib import plan, profiles
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
 from mmalib.data.subwords import encode_split
 from mmalib.graph import export, quantize, ranges
-from mmalib.model.evaluate import score
+from mmalib.model.evaluate import score, scored
 from mmalib.records import machine, store
 from mmalib.reports import quantization as report
 from mmalib.reports import quantization_figures, tables
@@ -82,7 +83,7 @@ def test_the_graph_itself_is_scored_and_float_is_what_pytorch_says(study, made, 
     assert made["float"]["scores"]["en"]["dev"]["f1"] > 0.2
     for graph in ("dynamic", "qat-qoperator"):
         session = export.session(folder(graph), 1)
-        assert made[graph]["scores"] == export.score(session, tokenizer, some, max_length=size)
+        assert made[graph]["scores"] == scored(partial(export.predict_tags, session, tokenizer, max_length=size), some)
 
 
 def test_a_baseline_comes_back_on_the_machines_device(study, made, monkeypatch):

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from datasets import DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -24,7 +23,6 @@ from mmalib.data import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
 from mmalib.model.disk import PROVENANCE, complete_folder
-from mmalib.model.evaluate import scored
 from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"
@@ -85,18 +83,10 @@ def predict_tags(
     sentences: Sequence[list[str]],
     max_length: int,
     *,
-    names: Sequence[str] = LABELS,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[str]]:
-    """One tag for every word of every sentence, from any runtime; `names` are the labels in the order of the logits."""
-    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), names)
-
-
-def score(
-    run: Run, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
-) -> dict[str, dict[str, dict]]:
-    """Entity scores on dev and test of every language, as `evaluate.score`, from any runtime."""
-    return scored(lambda sentences: predict_tags(run, tokenizer, sentences, max_length), corpora)
+    """One tag for every word of every sentence, from any runtime."""
+    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), LABELS)
 
 
 @torch.inference_mode()
