@@ -66,12 +66,6 @@ def session(folder: Path, threads: int | None = None) -> Run:
     return runtimes.load(folder, threads or machine.threads())
 
 
-def labels(folder: Path) -> list[str]:
-    """The label names of an exported model, in the order of its logits."""
-    names = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["id2label"]
-    return [names[str(number)] for number in range(len(names))]
-
-
 def size_mb(folder: Path) -> float:
     """Size of the graph with its weights in megabytes of a million bytes."""
     return (Path(folder) / GRAPH).stat().st_size / 1e6
