@@ -194,7 +194,7 @@ def test_all_dev_sets_are_searched_only_where_static_breaks_the_floor_in_one(
 def test_a_second_call_reads_and_a_lost_folder_is_made_again(study, made, folder, monkeypatch):
     for record in made.values():
         with monkeypatch.context() as nothing:
-            nothing.setattr(export, "score", None)
+            nothing.setattr(quantization, "scored", None)
             assert study.make(record["run"]) == record
     shutil.rmtree(folder("without-data"))
     again = study.make(made["without-data"]["run"])
@@ -211,7 +211,7 @@ def test_a_killed_run_goes_on_to_the_same_graph(study, made, run_of, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(export, "score", kill)
+        killed.setattr(quantization, "scored", kill)
         study.make(run)
     assert unfinished.is_dir() and not path.exists()
     again = study.make(run)
