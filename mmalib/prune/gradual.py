@@ -77,15 +77,14 @@ class Pruning(Hold):
         updates: Sequence[tuple[float, float]],
         *,
         pattern: str = "1",
-        steps: int = 1,
         score: Callable[[PreTrainedModel], dict] | None = None,
         apart: float = 0.0,
     ) -> None:
         if not updates:
             raise ValueError("The schedule has no mask update. Give at least one (epoch, sparsity).")
         super().__init__({})
-        self.criterion, self.updates, self.pattern, self.steps, self.score = criterion, updates, pattern, steps, score
-        self.apart = apart
+        self.criterion, self.updates, self.pattern = criterion, updates, pattern
+        self.score, self.apart = score, apart
         self.points: list[dict] = []
 
     def on_train_begin(self, args, state, control, *, model, **_) -> None:
@@ -111,7 +110,7 @@ class Pruning(Hold):
         if measured:
             self._log(state, model, "recovered")
         sparsity = self.due[state.global_step]
-        self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks, self.steps)
+        self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks)
         if measured and sparsity:  # where nothing has gone, it is the same model
             self._log(state, model, "pruned")
 
