@@ -12,6 +12,7 @@ from mmalib import plan, profiles
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
 from mmalib.data.subwords import encode_split
 from mmalib.graph import export, quantize, ranges
+from mmalib.model import disk
 from mmalib.model.evaluate import score, scored
 from mmalib.records import machine, store
 from mmalib.reports import quantization as report
@@ -175,7 +176,7 @@ def broken(made, monkeypatch):
 def test_a_broken_floor_leaves_maps_in_float(study, made, run_of, broken, tmp_path):
     size, found = quantization._from_graph(study, run_of("floor"), tmp_path / "f")
     assert found == broken and size["quantized"] == 11
-    assert export.size_mb(tmp_path / "f") > made["static"]["size"]["megabytes"]
+    assert disk.size_mb(tmp_path / "f", export.GRAPH) > made["static"]["size"]["megabytes"]
 
 
 @pytest.mark.parametrize(("lost", "searched"), [(1.1, True), (0.9, False)])
@@ -198,7 +199,7 @@ def test_a_second_call_reads_and_a_lost_folder_is_made_again(study, made, folder
             assert study.make(record["run"]) == record
     shutil.rmtree(folder("without-data"))
     again = study.make(made["without-data"]["run"])
-    assert again["scores"] == made["without-data"]["scores"] and export.size_mb(folder("without-data"))
+    assert again["scores"] == made["without-data"]["scores"] and disk.size_mb(folder("without-data"), export.GRAPH)
 
 
 def test_a_killed_run_goes_on_to_the_same_graph(study, made, run_of, monkeypatch):

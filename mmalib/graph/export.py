@@ -22,7 +22,7 @@ from mmalib import runtimes
 from mmalib.data import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
-from mmalib.model.disk import PROVENANCE, complete_folder
+from mmalib.model.disk import PROVENANCE, complete_folder, size_mb
 from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"
@@ -52,7 +52,7 @@ def export(
             "parity": parity,
             "sparsity": zeros / total,
             "encoder_weights": total,
-            "megabytes": size_mb(fresh),
+            "megabytes": size_mb(fresh, GRAPH),
             "opset": OPSET,
             "commit": machine.commit(),
             "versions": machine.versions(),
@@ -64,11 +64,6 @@ def export(
 def session(folder: Path, threads: int | None = None) -> Run:
     """The exported model in ONNX Runtime on the CPU, on as many threads as a run has unless told."""
     return runtimes.load(folder, threads or machine.threads())
-
-
-def size_mb(folder: Path) -> float:
-    """Size of the graph with its weights in megabytes of a million bytes."""
-    return (Path(folder) / GRAPH).stat().st_size / 1e6
 
 
 def predict_tags(
