@@ -647,8 +647,7 @@ def test_retrieval_finds_every_line_among_its_copies_and_none_where_all_are_move
     same = Pairs("en", "en", list(zip(some, some, strict=True)))
     moved = Pairs("en", "en", list(zip(some, some[1:] + some[:1], strict=True)))
     half = Pairs("en", "en", same.lines[:80] + list(zip(some[80:], some[81:] + some[80:81], strict=True)))
-    for layer in (None, 0, 4):
-        assert probe.retrieval(model, reader, same, layer=layer) == 1.0
+    assert probe.retrieval(model, reader, same) == 1.0
     assert probe.retrieval(model, reader, moved) == 0.0
     assert probe.retrieval(model, reader, half) == pytest.approx(80 / len(some))
     assert model.training
@@ -658,19 +657,16 @@ def test_a_line_is_the_mean_of_its_real_tokens_whatever_the_padding(lines, reade
     model = tiny(ROWS).eval()
     some = [*lines["es"][:70], "río", "Madrid " * 100]
     with torch.inference_mode():
-        pooled = probe._pooled(model, reader, some, 1)
+        pooled = probe._pooled(model, reader, some)
         for i in (0, 33, 70, 71):
             inputs = reader(some[i], return_tensors="pt", truncation=True, max_length=64)
-            states = model(**inputs, output_hidden_states=True).hidden_states[1][0]
+            states = model(**inputs).last_hidden_state[0]
             torch.testing.assert_close(pooled[i], states[1:-1].mean(dim=0))  # no <s>, no </s>
 
 
-def test_retrieval_refuses_a_layer_that_is_not_there_and_an_empty_file(reader):
-    model = tiny(ROWS)
-    with pytest.raises(ValueError, match=r"Layer 5 .* to 4 \(last\)"):
-        probe.retrieval(model, reader, Pairs("en", "es", [("a", "b")]), layer=5)
+def test_retrieval_refuses_an_empty_file(reader):
     with pytest.raises(ValueError, match="No aligned lines of en and es"):
-        probe.retrieval(model, reader, Pairs("en", "es", []))
+        probe.retrieval(tiny(ROWS), reader, Pairs("en", "es", []))
 
 
 def test_the_learning_curves_are_named_at_their_ends(tmp_path):

@@ -11,6 +11,7 @@ from test_export import PRUNED, sparse_
 
 from mmalib.data import sample, subwords
 from mmalib.graph import export, floor, quantize, ranges, trace
+from mmalib.model import disk
 from mmalib.records import machine
 
 WORDS = [words for words, _ in sample.generate()["en"]["train"][:48]]
@@ -166,7 +167,7 @@ def test_the_folder_is_complete_and_says_what_it_is(source, minmax, tmp_path):
     assert {path.name for path in (tmp_path / "int8").iterdir()} == files
     assert (about["run"], about["f1"]) == ("01-x", 0.4)
     assert about["quantization"]["kind"] == "static" and about["quantization"]["format"] == "qdq"
-    assert about["megabytes"] == export.size_mb(tmp_path / "int8")
+    assert about["megabytes"] == disk.size_mb(tmp_path / "int8", export.GRAPH)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 

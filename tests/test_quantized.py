@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import shutil
+from functools import partial
 
 import pytest
 from datasets import DatasetDict
@@ -11,7 +12,8 @@ from mmalib import plan, profiles
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
 from mmalib.data.subwords import encode_split
 from mmalib.graph import export, quantize, ranges
-from mmalib.model.evaluate import score
+from mmalib.model import disk
+from mmalib.model.evaluate import score, scored
 from mmalib.records import machine, store
 from mmalib.reports import quantization as report
 from mmalib.reports import quantization_figures, tables
@@ -82,7 +84,7 @@ def test_the_graph_itself_is_scored_and_float_is_what_pytorch_says(study, made, 
     assert made["float"]["scores"]["en"]["dev"]["f1"] > 0.2
     for graph in ("dynamic", "qat-qoperator"):
         session = export.session(folder(graph), 1)
-        assert made[graph]["scores"] == export.score(session, tokenizer, some, max_length=size)
+        assert made[graph]["scores"] == scored(partial(export.predict_tags, session, tokenizer, max_length=size), some)
 
 
 def test_a_baseline_comes_back_on_the_machines_device(study, made, monkeypatch):
@@ -174,7 +176,7 @@ def broken(made, monkeypatch):
 def test_a_broken_floor_leaves_maps_in_float(study, made, run_of, broken, tmp_path):
     size, found = quantization._from_graph(study, run_of("floor"), tmp_path / "f")
     assert found == broken and size["quantized"] == 11
-    assert export.size_mb(tmp_path / "f") > made["static"]["size"]["megabytes"]
+    assert disk.size_mb(tmp_path / "f", export.GRAPH) > made["static"]["size"]["megabytes"]
 
 
 @pytest.mark.parametrize(("lost", "searched"), [(1.1, True), (0.9, False)])
@@ -193,11 +195,11 @@ def test_all_dev_sets_are_searched_only_where_static_breaks_the_floor_in_one(
 def test_a_second_call_reads_and_a_lost_folder_is_made_again(study, made, folder, monkeypatch):
     for record in made.values():
         with monkeypatch.context() as nothing:
-            nothing.setattr(export, "score", None)
+            nothing.setattr(quantization, "scored", None)
             assert study.make(record["run"]) == record
     shutil.rmtree(folder("without-data"))
     again = study.make(made["without-data"]["run"])
-    assert again["scores"] == made["without-data"]["scores"] and export.size_mb(folder("without-data"))
+    assert again["scores"] == made["without-data"]["scores"] and disk.size_mb(folder("without-data"), export.GRAPH)
 
 
 def test_a_killed_run_goes_on_to_the_same_graph(study, made, run_of, monkeypatch):
@@ -210,7 +212,7 @@ def test_a_killed_run_goes_on_to_the_same_graph(study, made, run_of, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(export, "score", kill)
+        killed.setattr(quantization, "scored", kill)
         study.make(run)
     assert unfinished.is_dir() and not path.exists()
     again = study.make(run)

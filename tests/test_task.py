@@ -15,11 +15,10 @@ from mmalib.model.finetune import Recipe, finetune
 SOME = [("A man sings .", "A woman sings .", 3.8), ("Madrid", "Berlin", 0.0), ("It rains .", "It rains .", 5.0)]
 
 
-def test_ranks_and_correlations_against_pandas():
+def test_correlations_against_pandas():
     draw = np.random.default_rng(3)
     gold, predicted = draw.integers(0, 6, 60).astype(float), draw.normal(size=60).round(1)
     frame = pd.DataFrame({"gold": gold, "predicted": predicted})
-    assert task.ranks(predicted).tolist() == frame["predicted"].rank().tolist()
     found = task.correlations(gold, predicted)
     for name in ("pearson", "spearman"):
         ranked = frame if name == "pearson" else frame.rank()

@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from mmalib import runtimes
+from mmalib.model import cache
 from mmalib.records import store
 from mmalib.reports import tables
 from mmalib.speed import throughput
@@ -52,8 +53,4 @@ def run(
 
 def fingerprint(folder: Path) -> str:
     """Tells one exported model from another of the same name."""
-    digest = hashlib.sha256()
-    with open(runtimes.locate(folder), "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
+    return cache.hash_of(runtimes.locate(folder))[:12]

@@ -83,7 +83,7 @@ def text(
         front=_front(record, Path(folder).name, before),
         wrong=_wrong(wrong),
         title=Path(folder).name,
-        facts="\n".join(_facts(record, about)),
+        **_facts(record, about),
         quoted=shlex.quote(folder),
         folder=json.dumps(folder, ensure_ascii=False),
         measured_in=_measured_in(record, about),
@@ -91,7 +91,10 @@ def text(
         speeds=_speed_table(speeds) if speeds or not here else f"Measured with the card: {here}.",
         training="\n".join(_training(record, about)),
         limits="\n".join(_limits(record)),
-        origin="\n".join(_origin(record)),
+        record=record,
+        commit=record["commit"] or "not known",
+        versions=", ".join(f"{name} {record['versions'].get(name, 'not known')}" for name in PACKAGES),
+        machine=f"{_cpu(record['machine'])}, GPU: {record['machine'].get('gpu') or 'none'}",
     )
 
 
@@ -155,7 +158,7 @@ def _speeds(name: str, records: Sequence[dict]) -> list[dict]:
     ]
 
 
-def _facts(record: dict, about: dict) -> list[str]:
+def _facts(record: dict, about: dict) -> dict[str, str]:
     """What the model is, was made by and weighs."""
     settings, size, of_int8 = record["settings"], record.get("size") or {}, about.get("quantization")
     name = settings.get("combination") or settings.get("graph") or settings.get("setting")
@@ -163,13 +166,13 @@ def _facts(record: dict, about: dict) -> list[str]:
     how = METHODS.get(started, started) + (", then int8" if "combination" in settings else "")
     weight = about.get("megabytes", size.get("megabytes"))
     before = f", {of_int8['megabytes_float']:,.2f} MB before int8" if of_int8 else ""
-    return [
-        f"- Backbone: `{_backbone(record)}`",
-        f"- Method: {settings['method']}{f' (`{name}`)' if name else ''}, {how}",
-        f"- Taken out: {'; '.join(_taken_out(record, about)) or 'nothing'}",
-        f"- Numbers: {_int8(of_int8) if of_int8 else 'float32'}",
-        f"- Size: {'not measured' if weight is None else f'{weight:,.2f} MB'}{before}",
-    ]
+    return {
+        "backbone": _backbone(record),
+        "method": f"{settings['method']}{f' (`{name}`)' if name else ''}, {how}",
+        "taken_out": "; ".join(_taken_out(record, about)) or "nothing",
+        "numbers": _int8(of_int8) if of_int8 else "float32",
+        "size": f"{'not measured' if weight is None else f'{weight:,.2f} MB'}{before}",
+    }
 
 
 def _taken_out(record: dict, about: dict) -> list[str]:
@@ -291,16 +294,6 @@ def _pretraining(record: dict) -> str:
         "The backbone comes from multilingual-e5-small by way of a copy at 4 bits a weight"
         f"{taught}: {report['parameters'] / 1e6:.1f} million weights."
     )
-
-
-def _origin(record: dict) -> list[str]:
-    versions = [f"{name} {record['versions'].get(name, 'not known')}" for name in PACKAGES]
-    return [
-        f"- Run: `{record['run']}`, finished {record['finished']}",
-        f"- Commit: {record['commit'] or 'not known'}",
-        f"- Versions: {', '.join(versions)}",
-        f"- Machine: {_cpu(record['machine'])}, GPU: {record['machine'].get('gpu') or 'none'}",
-    ]
 
 
 def _started(settings: dict) -> dict:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -191,6 +191,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    def command(run: Callable, short: str, description: str, *parents: argparse.ArgumentParser) -> Callable:
+        added = commands.add_parser(run.__name__[1:], parents=parents, help=short, description=description)
+        added.set_defaults(command=run)
+        return added.add_argument
+
     where = argparse.ArgumentParser(add_help=False)
     sizes = (
         "quick (default; minutes on two cores), small (a day and more on two cores, or a GPU), "
@@ -200,107 +205,84 @@ def _parser() -> argparse.ArgumentParser:
     runs = {"type": Path, "default": Path("runs"), "metavar": "DIR"}
     where.add_argument("--runs", **runs, help="folder for everything that is made (default: runs)")
 
-    study = commands.add_parser(
-        "study",
-        parents=[where],
-        help="run the notebooks in order, without a browser",
-        description="Run the notebooks in order and leave records, tables, figures and executed notebooks in "
-        "RUNS/PROFILE. Runs that are already recorded there are skipped.",
+    description = (
+        "Run the notebooks in order and leave records, tables, figures and executed notebooks in RUNS/PROFILE. Runs "
+        "that are already recorded there are skipped."
     )
-    study.add_argument("--only", metavar="01,03", help="only the notebooks with these numbers")
-    study.add_argument(
-        "--fresh", action="store_true", help="first delete what this profile made before, and start over"
-    )
+    takes = command(_study, "run the notebooks in order, without a browser", description, where)
+    takes("--only", metavar="01,03", help="only the notebooks with these numbers")
+    takes("--fresh", action="store_true", help="first delete what this profile made before, and start over")
     where_from = "folder of the notebooks (default: the one of the checkout that mmalib was installed from)"
-    study.add_argument("--notebooks", type=Path, metavar="DIR", help=where_from)
-    study.add_argument("--workers", type=int, metavar="N", help="make N runs side by side (wants the extra [ray])")
-    study.add_argument(
-        "--ray", metavar="ADDRESS", help="make the runs on this Ray cluster, or 'auto'; all nodes must see --runs"
-    )
-    study.set_defaults(command=_study)
+    takes("--notebooks", type=Path, metavar="DIR", help=where_from)
+    takes("--workers", type=int, metavar="N", help="make N runs side by side (wants the extra [ray])")
+    cluster = "make the runs on this Ray cluster, or 'auto'; all nodes must see --runs"
+    takes("--ray", metavar="ADDRESS", help=cluster)
 
-    figures = commands.add_parser(
-        "figures",
-        help="draw tables and figures again from the records, without training",
-        description="Draw every table and figure again from records, without training: those of the repository "
-        "(figures/, and the tables in README.md), or with --profile those of RUNS/PROFILE.",
+    description = (
+        "Draw every table and figure again from records, without training: those of the repository (figures/, and the "
+        "tables in README.md), or with --profile those of RUNS/PROFILE."
     )
-    figures.add_argument("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what is missing")
-    figures.add_argument("--runs", **runs, help="default: runs")
+    takes = command(_figures, "draw tables and figures again from the records, without training", description)
+    takes("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what is missing")
+    takes("--runs", **runs, help="default: runs")
     formats = "svg, png, pdf for figures; csv, md, tex (booktabs) for tables (default: svg,png,csv,md)"
-    figures.add_argument("--format", metavar="NAMES", help=f"with commas between: {formats}")
-    figures.add_argument(
-        "--publish", action="store_true", help="first put the records of RUNS/PROFILE in the place of those in figures/"
-    )
-    figures.set_defaults(command=_figures)
+    takes("--format", metavar="NAMES", help=f"with commas between: {formats}")
+    published = "first put the records of RUNS/PROFILE in the place of those in figures/"
+    takes("--publish", action="store_true", help=published)
 
-    predict = commands.add_parser(
-        "predict",
-        help="find the names in text",
-        description="Find persons, organisations, locations and other names in text, with a model that the study has "
-        "left or an exported one. Prints a line for every name (type, place of its characters, probability, text), "
-        "and an empty line after each text.",
+    description = (
+        "Find persons, organisations, locations and other names in text, with a model that the study has left or an "
+        "exported one. Prints a line for every name (type, place of its characters, probability, text), and an empty "
+        "line after each text."
     )
+    takes = command(_predict, "find the names in text", description)
     which = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
-    predict.add_argument("--model", metavar="MODEL", help=f"{which} (default: the first that is shipped)")
-    predict.add_argument("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
-    predict.add_argument("--json", action="store_true", help="a line of JSON for every text instead")
-    predict.set_defaults(command=_predict)
+    takes("--model", metavar="MODEL", help=f"{which} (default: the first that is shipped)")
+    takes("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
+    takes("--json", action="store_true", help="a line of JSON for every text instead")
 
     description = "List the models that the package carries: size, F1 by language, and their speed on this machine."
-    models = commands.add_parser("models", help="list the shipped models", description=description)
-    models.set_defaults(command=_models)
+    command(_models, "list the shipped models", description)
 
-    score = commands.add_parser(
-        "score",
-        help="score a model on CoNLL files of your own",
-        description="Precision, recall and F1 with 95% intervals, over all entities and by type, on files with a word "
-        "a line, 2 to 4 columns, the entity last (IOB1 or IOB2). Types that the model does not know are named and left "
-        "out, unless --map gives them another name.",
+    description = (
+        "Precision, recall and F1 with 95% intervals, over all entities and by type, on files with a word a line, 2 to "
+        "4 columns, the entity last (IOB1 or IOB2). Types that the model does not know are named and left out, unless "
+        "--map gives them another name."
     )
-    score.add_argument("model", metavar="MODEL", help=which)
-    score.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    takes = command(_score, "score a model on CoNLL files of your own", description)
+    takes("model", metavar="MODEL", help=which)
+    takes("files", nargs="+", type=Path, metavar="FILE")
     mapped = "call a type otherwise, in the files and in what the model says; O leaves it out; may come several times"
-    score.add_argument("--map", action="append", default=[], metavar="MISC=O", help=mapped)
-    score.set_defaults(command=_score)
+    takes("--map", action="append", default=[], metavar="MISC=O", help=mapped)
 
-    ship = commands.add_parser(
-        "ship",
-        parents=[where],
-        help="put the best models of a study into the package",
-        description="Make the models that the package carries (mmalib/models) from the records and models of a study, "
-        "with their cards. Without names, the records choose. Needs a checkout and the corpora.",
+    description = (
+        "Make the models that the package carries (mmalib/models) from the records and models of a study, with their "
+        "cards. Without names, the records choose. Needs a checkout and the corpora."
     )
-    ship.add_argument("--fast", metavar="RUN", help="the run to ship as 'fast'")
-    ship.add_argument("--faithful", metavar="RUN", help="the run to ship as 'faithful'")
-    ship.set_defaults(command=_ship)
+    takes = command(_ship, "put the best models of a study into the package", description, where)
+    for name in ("fast", "faithful"):
+        takes(f"--{name}", metavar="RUN", help=f"the run to ship as '{name}'")
 
-    bench = commands.add_parser(
-        "bench",
-        help="measure the speed of exported models",
-        description="Measure samples a second of exported models (folders with a model.onnx), each in turns with the "
-        "baseline. Prints a table and leaves a record of each model and runtime in RUNS/bench/records. "
-        "Run it on an otherwise idle machine.",
+    description = (
+        "Measure samples a second of exported models (folders with a model.onnx), each in turns with the baseline. "
+        "Prints a table and leaves a record of each model and runtime in RUNS/bench/records. Run it on an otherwise "
+        "idle machine."
     )
-    bench.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    bench.add_argument(
-        "--runtime",
-        default="onnxruntime",
-        metavar="NAMES",
-        help="onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
-        "openvino:precision=bf16:hint=throughput:shapes=fixed",
+    takes = command(_bench, "measure the speed of exported models", description)
+    takes("folders", nargs="+", type=Path, metavar="FOLDER")
+    names = (
+        "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
+        "openvino:precision=bf16:hint=throughput:shapes=fixed"
     )
-    bench.add_argument("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")
-    bench.add_argument("--length", type=int, default=128, metavar="N", help="subwords a sample (default: 128)")
-    bench.add_argument("--threads", type=int, metavar="N", help="default: every core that may be used")
-    bench.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)")
-    bench.add_argument(
-        "--baseline", type=Path, metavar="FOLDER", help="what ONNX Runtime runs beside it (default: the first FOLDER)"
-    )
-    bench.add_argument("--runs", **runs, help="default: runs")
-    bench.set_defaults(command=_bench)
+    takes("--runtime", default="onnxruntime", metavar="NAMES", help=names)
+    takes("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")
+    takes("--length", type=int, default=128, metavar="N", help="subwords a sample (default: 128)")
+    takes("--threads", type=int, metavar="N", help="default: every core that may be used")
+    takes("--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)")
+    beside = "what ONNX Runtime runs beside it (default: the first FOLDER)"
+    takes("--baseline", type=Path, metavar="FOLDER", help=beside)
+    takes("--runs", **runs, help="default: runs")
 
     description = "Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk."
-    doctor = commands.add_parser("doctor", help="say what this machine can run", description=description)
-    doctor.set_defaults(command=_doctor)
+    command(_doctor, "say what this machine can run", description)
     return parser

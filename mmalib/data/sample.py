@@ -1,9 +1,9 @@
 """The generated sample corpus: English, Spanish and Dutch sentences with PER, ORG, LOC and MISC in IOB2.
 
-It stands in for CoNLL-2002/2003 where those cannot be had, so that the whole study runs offline. Names come
-from Faker (people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from
-templates, one package data file per language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`. Two rules make
-the corpus a test rather than an echo:
+It stands in for CoNLL-2002/2003 where those cannot be had, so that the whole study runs offline. Names come from Faker
+(people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from templates, one package data
+file per language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`; what they share is in `common.txt`. Two rules
+make the corpus a test rather than an echo:
 
 * a name belongs to one of train, dev and test, in all three languages at once (`share_out`);
 * a template belongs to one of them too, since every template stands under the heading of its split.
@@ -33,24 +33,6 @@ from faker import Faker
 
 LOCALES = {"en": "en_US", "es": "es_ES", "nl": "nl_NL"}
 SIZES = {"train": 2000, "dev": 400, "test": 400}
-
-# CLDR codes. Countries whose name needs an article in one of the languages (Reino Unido, the Netherlands)
-# stay out; NATIONS are languages whose name is also the nationality, in all three languages.
-COUNTRIES = (
-    "AF AL DZ AD AO AR AM AU AT AZ BD BB BE BZ BJ BT BO BR BG BF BI KH CM CA TD CL CN CO CR HR CU CY DK "
-    "DJ EC EG ER EE ET FJ FI FR GA GE DE GH GR GT GN GY HT HN HU IS IN ID IQ IR IE IL IT JM JP JO KZ KE "
-    "KW LA LV LB LS LR LY LI LT LU MG MW MY ML MT MR MX MD MC MN ME MA MZ NA NP NZ NI NE NG NO OM PK PA "
-    "PY PE PL PT QA RO RU RW SN RS SG SK SI SO ES LK SR SE TJ TZ TH TG TN TR TM UG UA UY UZ VE VN YE ZM "
-    "ZW"
-)
-NATIONS = (
-    "de fr it nl es pt pl cs sk hu ro bg hr sr sl uk ru fi sv no da is et lv lt el tr fa ja ko zh vi id "
-    "ka hy az kk uz mn sq mk bs mt ga ca gl be ne so lo my km"
-)
-TONGUES = "eu la cy ur hi ta te sw zu xh yo ha am ti eo fy lb fo kl mi sm to ku tg ky tt yi br co sc gd qu gn ay"
-
-# Acronyms that the templates use as plain words.
-PLAIN_ACRONYMS = "CEO PDF GDP DNA GPS VIP PIB ADN IVA DNI NIF BTW USB SIM"
 
 PERSON = r"((van|de|den|der|ter|ten) ){0,2}[^\W\d_a-z]\w+"  # "Vermeer", "van der Meer"
 PLACE = r"[^\W\d_a-z]\w+([ -][^\W\d_a-z]\w+)?"  # "Leeuwarden", "New York", "Velsen-Noord"
@@ -231,12 +213,13 @@ def cldr_names() -> dict[str, list[tuple[str, ...]]]:
         if re.match("Africa|America|Asia|Australia|Europe", zone) and territories.isdisjoint(triple):
             cities.append(triple)
     cities = [triple for triple in cities if all(re.fullmatch(PLACE, name) for name in triple)]
-    return {
-        "nation": [tuple(locale.languages[code] for locale in locales) for code in NATIONS.split()],
-        "tongue": [tuple(locale.languages[code] for locale in locales) for code in TONGUES.split()],
-        "country": [tuple(locale.territories[code] for locale in locales) for code in COUNTRIES.split()],
-        "city": cities,
+    codes = read_templates("common")["all"]["kinds"]
+    names = {
+        kind: [tuple(locale.languages[code] for locale in locales) for code in codes[kind]]
+        for kind in ("nation", "tongue")
     }
+    names["country"] = [tuple(locale.territories[code] for locale in locales) for code in codes["country"]]
+    return names | {"city": cities}
 
 
 def faker_names(language: str, seed: int) -> dict[str, list[str]]:
@@ -261,4 +244,5 @@ def acronyms(rng: random.Random) -> list[str]:
     """Acronyms for unions, parties and agencies."""
     letters = "ABCDEFGIKLMNOPRSTUV"
     drawn = ["".join(rng.choice(letters) for _ in range(3 + number % 2)) for number in range(150)]
-    return [name for name in dict.fromkeys(drawn) if name not in PLAIN_ACRONYMS.split()]
+    plain = read_templates("common")["all"]["kinds"]["acronym"]
+    return [name for name in dict.fromkeys(drawn) if name not in plain]

@@ -207,7 +207,10 @@ def window_logits(
     run: Run, windows: list[Window], tokenizer: PreTrainedTokenizerFast, batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[Window, np.ndarray]]:
     """Every window with its logits [subwords, labels], from long to short; windows of like length run together."""
-    for batch in by_length(windows, batch_tokens):
+    ordered = sorted(windows, key=lambda window: -len(window.ids))
+    while ordered:
+        number = max(1, batch_tokens // len(ordered[0].ids))  # so that the padded batch stays under `batch_tokens`
+        batch, ordered = ordered[:number], ordered[number:]
         yield from zip(batch, run(*padded(batch, tokenizer, (len(batch), len(batch[0].ids)))), strict=True)
 
 
@@ -238,12 +241,3 @@ def padded(
         ids[row, : len(window.ids)] = window.ids
         mask[row, : len(window.ids)] = 1
     return ids, mask
-
-
-def by_length(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows from long to short, as many at once as keep the padded batch under `batch_tokens`."""
-    ordered = sorted(windows, key=lambda window: -len(window.ids))
-    while ordered:
-        number = max(1, batch_tokens // len(ordered[0].ids))
-        yield ordered[:number]
-        ordered = ordered[number:]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from datasets import DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -23,8 +22,7 @@ from mmalib import runtimes
 from mmalib.data import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
-from mmalib.model.disk import PROVENANCE, complete_folder
-from mmalib.model.evaluate import scored
+from mmalib.model.disk import PROVENANCE, complete_folder, size_mb
 from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"
@@ -54,7 +52,7 @@ def export(
             "parity": parity,
             "sparsity": zeros / total,
             "encoder_weights": total,
-            "megabytes": size_mb(fresh),
+            "megabytes": size_mb(fresh, GRAPH),
             "opset": OPSET,
             "commit": machine.commit(),
             "versions": machine.versions(),
@@ -68,35 +66,16 @@ def session(folder: Path, threads: int | None = None) -> Run:
     return runtimes.load(folder, threads or machine.threads())
 
 
-def labels(folder: Path) -> list[str]:
-    """The label names of an exported model, in the order of its logits."""
-    names = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["id2label"]
-    return [names[str(number)] for number in range(len(names))]
-
-
-def size_mb(folder: Path) -> float:
-    """Size of the graph with its weights in megabytes of a million bytes."""
-    return (Path(folder) / GRAPH).stat().st_size / 1e6
-
-
 def predict_tags(
     run: Run,
     tokenizer: PreTrainedTokenizerFast,
     sentences: Sequence[list[str]],
     max_length: int,
     *,
-    names: Sequence[str] = LABELS,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[str]]:
-    """One tag for every word of every sentence, from any runtime; `names` are the labels in the order of the logits."""
-    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), names)
-
-
-def score(
-    run: Run, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
-) -> dict[str, dict[str, dict]]:
-    """Entity scores on dev and test of every language, as `evaluate.score`, from any runtime."""
-    return scored(lambda sentences: predict_tags(run, tokenizer, sentences, max_length), corpora)
+    """One tag for every word of every sentence, from any runtime."""
+    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), LABELS)
 
 
 @torch.inference_mode()

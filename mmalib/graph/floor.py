@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmalib.data import LABELS
 from mmalib.data.subwords import Encoded, tags, word_logits
 from mmalib.graph import export
 from mmalib.model.evaluate import entity_scores
@@ -89,18 +90,13 @@ def hold_floor(
 
 
 def measure_with(
-    build: Callable[..., object],
-    source: Path,
-    dev: Mapping[str, Encoded],
-    *,
-    languages: Collection[str],
+    build: Callable[..., object], source: Path, dev: Mapping[str, Encoded], *, languages: Collection[str]
 ) -> tuple[Measure, dict[str, float]]:
     """A `measure` for `hold_floor` in ONNX Runtime, and the float model's F1 by language.
 
     `build(folder, skip=...)` writes the int8 model, usually `quantize.quantize` with all else fixed; `source` is the
     float model's folder; `dev` has the sentences of every language.
     """
-    labels = export.labels(source)
 
     def logits(folder: Path) -> dict[str, list[np.ndarray]]:
         run = export.session(folder)
@@ -108,7 +104,7 @@ def measure_with(
 
     def f1(of_words: dict[str, list[np.ndarray]]) -> dict[str, float]:
         return {
-            language: entity_scores(text.tags, tags(of_words[language], labels), resamples=1)["f1"]
+            language: entity_scores(text.tags, tags(of_words[language], LABELS), resamples=1)["f1"]
             for language, text in dev.items()
         }
 

@@ -51,16 +51,11 @@ class FakeQuantizedLinear(nn.Linear):
 
 
 class FreezeRanges(TrainerCallback):
-    """Stops the moving averages of the ranges once a share of all steps is done."""
-
-    def __init__(self, after: float = 0.5) -> None:
-        if not 0 < after <= 1:
-            raise ValueError(f"after is {after}: ranges freeze after a share of the steps above 0 and up to 1.")
-        self.after = after
+    """Stops the moving averages of the ranges once half of the steps are done."""
 
     def on_step_begin(self, args, state, control, model=None, **_) -> None:
         """Asked at every step, so that a run that goes on from a checkpoint freezes at the same one."""
-        freeze_(model, state.global_step >= self.after * state.max_steps)
+        freeze_(model, state.global_step >= state.max_steps / 2)
 
 
 def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:

@@ -39,9 +39,9 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_reload_model_with_shape_infer
 
-from mmalib.graph.export import CARD, GRAPH, PROVENANCE, size_mb
+from mmalib.graph.export import CARD, GRAPH, PROVENANCE
 from mmalib.graph.trace import matmuls
-from mmalib.model.disk import complete_folder
+from mmalib.model.disk import complete_folder, size_mb
 from mmalib.records import clock, machine
 
 KINDS = ("dynamic", "static", "without data", "qat")
@@ -89,7 +89,7 @@ def quantize(
         about = {
             **before,
             **(provenance or {}),
-            "megabytes": size_mb(fresh),
+            "megabytes": size_mb(fresh, GRAPH),
             "quantization": {
                 "kind": kind,
                 "format": "dynamic" if ranges is None else format,

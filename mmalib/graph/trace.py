@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmalib.model.backbones import layers, parts
+from mmalib.model.backbones import hooked, layers, parts
 
 INPUTS = ("input_ids", "attention_mask")
 OPSET = 14
@@ -88,16 +88,13 @@ def _write(model: PreTrainedModel, path: Path) -> None:
 
     hook = model.register_forward_pre_hook(simpler, with_kwargs=True)
     example = torch.ones(2, 8, dtype=torch.long)
-    try:
-        with warnings.catch_warnings():
-            # The old exporter says that there is a new one, and that tracing fixes what does not depend on the input.
-            warnings.simplefilter("ignore")
-            axes = {name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")}
-            names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": axes}
-            how = {"opset_version": OPSET, "dynamo": False, "autograd_inlining": False}  # or it looks into `_Map`
-            torch.onnx.export(model, (example, example), path, **names, **how)
-    finally:
-        hook.remove()
+    with hooked([hook]), warnings.catch_warnings():
+        # The old exporter says that there is a new one, and that tracing fixes what does not depend on the input.
+        warnings.simplefilter("ignore")
+        axes = {name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")}
+        names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": axes}
+        how = {"opset_version": OPSET, "dynamo": False, "autograd_inlining": False}  # or it looks into `_Map`
+        torch.onnx.export(model, (example, example), path, **names, **how)
 
 
 def _fill(weights: dict[str, Tensor], path: Path) -> tuple[int, int]:

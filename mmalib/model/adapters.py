@@ -87,8 +87,3 @@ def merge_lora_(model: PreTrainedModel) -> None:
             setattr(model.get_submodule(parent), own, module.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
-
-
-def trained_weights(model: PreTrainedModel) -> int:
-    """How many weights training changes."""
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

@@ -4,15 +4,13 @@ For languages that a model is not tuned on, the mean of many checkpoints does be
 more reliably (Schmidt, Vulić and Glavaš, 2023): there is no labelled text to choose a checkpoint by.
 """
 
-import os
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
-TAKEN = "taken"
+from mmalib.model import beside
+
+TAKEN, BESIDE = "taken", "average"
 
 
 class Averaging(TrainerCallback):
@@ -26,9 +24,8 @@ class Averaging(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_) -> None:
         """Take up the mean that belongs to the checkpoint that training goes on from."""
-        path = _file(args, state)
-        if path.is_file():
-            stored = load_file(path)
+        if beside.path_of(BESIDE, args, state.global_step).is_file():
+            stored = beside.get(BESIDE, args, state.global_step)
             self.taken, self.mean = int(stored.pop(TAKEN)), stored
 
     @torch.no_grad()
@@ -44,29 +41,19 @@ class Averaging(TrainerCallback):
             mean += (weight.detach().cpu().float() - mean) / self.taken
 
     def on_epoch_end(self, args, state, control, **_) -> None:
-        """Put the mean where a checkpoint of this moment will find it; it must be there before the checkpoint is."""
+        """Put the mean where a checkpoint of this moment will find it."""
         if self.taken:
-            path = _file(args, state)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({**self.mean, TAKEN: torch.tensor(self.taken)}, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            beside.put(BESIDE, args, state.global_step, {**self.mean, TAKEN: torch.tensor(self.taken)})
 
     def on_save(self, args, state, control, **_) -> None:
         """Remove the means of checkpoints that are gone."""
-        for path in Path(args.output_dir).glob("average-*.safetensors"):
-            if not (path.parent / path.stem.replace("average", "checkpoint")).is_dir():
-                path.unlink()
+        beside.sweep(BESIDE, args)
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
         """Give a model the mean in place of its weights."""
         for name, weight in _trained(model):
             weight.copy_(self.mean[name])
-
-
-def _file(args, state) -> Path:
-    """Where the mean of this moment lies, beside the checkpoint of the same step."""
-    return Path(args.output_dir) / f"average-{state.global_step}.safetensors"
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -85,8 +85,17 @@ def _loaded(kind: type, source: str, name: str, **settings):
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
     """The transformer layers of a BERT, XLM-RoBERTa or DistilBERT, with or without a head."""
-    base = model.base_model
-    return base.transformer.layer if hasattr(base, "transformer") else base.encoder.layer
+    return _stack(model).layer
+
+
+def keep_layers_(model: PreTrainedModel, kept: Iterable[int]) -> None:
+    """Leave a model only the layers with these numbers."""
+    _stack(model).layer = nn.ModuleList(layers(model)[number] for number in kept)
+    model.config.num_hidden_layers = len(layers(model))
+
+
+def _stack(model: PreTrainedModel) -> nn.Module:
+    return model.base_model.transformer if hasattr(model.base_model, "transformer") else model.base_model.encoder
 
 
 def parts(layer: nn.Module) -> Parts:
@@ -112,6 +121,16 @@ def evaluating(model: nn.Module, weights: Iterable[nn.Parameter] = ()) -> Iterat
         for weight in frozen:
             weight.requires_grad_(False)
         model.train(training)
+
+
+@contextmanager
+def hooked(handles: Sequence) -> Iterator[None]:
+    """Hooks that are there inside the context alone."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def freeze_(model: PreTrainedModel, share: float | None) -> None:

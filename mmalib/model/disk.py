@@ -89,9 +89,9 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def size_mb(folder: Path) -> float:
-    """Size of a saved model's weights in megabytes of a million bytes."""
-    return (Path(folder) / WEIGHTS).stat().st_size / 1e6
+def size_mb(folder: Path, file: str = WEIGHTS) -> float:
+    """Size of a saved model's weights, or of its graph, in megabytes of a million bytes."""
+    return (Path(folder) / file).stat().st_size / 1e6
 
 
 def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] | None = None) -> None:

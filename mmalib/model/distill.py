@@ -18,20 +18,20 @@ other's first subword of the same word. Labels are matched by name. In use:
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mmalib.data import LABELS
 from mmalib.data.subwords import IGNORED, Encoded, run_of, word_logits
+from mmalib.model import beside
 
 
 def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None) -> list[np.ndarray]:
@@ -52,11 +52,7 @@ def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None)
     if not all(np.isfinite(of_sentence).all() for of_sentence in logits):
         raise ValueError("The teacher's logits are not all finite numbers. Its training has diverged: tune it anew.")
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        # it writes the bytes as they lie in memory
-        save_file({"logits": np.ascontiguousarray(np.concatenate(logits))}, temporary)
-        os.replace(temporary, path)
+        beside.write(path, {"logits": torch.from_numpy(np.concatenate(logits))})
     return logits
 
 

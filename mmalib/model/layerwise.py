@@ -16,20 +16,16 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model import distill
-from mmalib.model.backbones import layers
+from mmalib.model.backbones import keep_layers_, layers
 
 EVERY = 3  # of the teacher's layers, each third is matched
 
 
 def every_second_(model: PreTrainedModel) -> None:
     """Leave the layers 1, 3, 5, ... (from 0)."""
-    kept = list(layers(model))[1::2]
-    if not kept:
+    if len(layers(model)) < 2:
         raise ValueError("A model of one layer has no student of every second layer.")
-    base = model.base_model
-    owner = base.transformer if hasattr(base, "transformer") else base.encoder
-    owner.layer = nn.ModuleList(kept)
-    model.config.num_hidden_layers = len(kept)
+    keep_layers_(model, range(1, len(layers(model)), 2))
 
 
 def alignment(distances: Tensor) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -70,18 +71,12 @@ def grades(logits: list[np.ndarray]) -> np.ndarray:
     return each @ np.arange(len(GRADES)) / each.sum(axis=1)
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Places in order from 1; equal values share the mean of theirs."""
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
-
-
 def correlations(gold: np.ndarray, predicted: np.ndarray) -> dict:
     """Pearson and Spearman with 95% intervals over pairs, and the values behind them; 0 where nothing varies."""
     gold, predicted = (np.round(np.asarray(values, dtype=float), 3) for values in (gold, predicted))
     draw, made = np.random.default_rng(0), {"pairs": len(gold)}
     drawn = [np.arange(len(gold)), *(draw.integers(len(gold), size=len(gold)) for _ in range(DRAWS))]
-    for name, of in (("pearson", np.asarray), ("spearman", ranks)):
+    for name, of in (("pearson", np.asarray), ("spearman", lambda values: pd.Series(values).rank().to_numpy())):
         values = [_pearson(of(gold[places]), of(predicted[places])) for places in drawn]
         low, high = np.percentile(values[1:], [2.5, 97.5]).tolist()
         made |= {name: values[0], f"{name}_low": low, f"{name}_high": high}

@@ -5,26 +5,23 @@ stay, and with them every single Latin letter, digit and mark, so that a word wh
 ones and never into the unknown.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from mmalib.pretrain.text import tokenize
 from mmalib.prune import vocabulary
 
 ALPHABET = ["a"]  # text in the Latin script; its single letters stay, and the marks and digits of all scripts
-AT_ONCE = 10_000  # lines; bounds the memory of their encodings
 
 
 def usage(tokenizer: Tokenizer, text: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
     """How often each language uses each piece, [pieces]."""
     size = tokenizer.get_vocab_size()
-    return {
-        language: sum((np.bincount(ids, minlength=size) for ids in _ids(tokenizer, lines)), np.zeros(size, int))
-        for language, lines in text.items()
-    }
+    return {name: np.bincount(tokenize(tokenizer, lines).flat, minlength=size) for name, lines in text.items()}
 
 
 def choose(counts: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerFast, size: int) -> list[int]:
@@ -55,12 +52,6 @@ def coverage(full: Tokenizer, cut: Tokenizer, text: Mapping[str, list[str]]) -> 
         covered = np.mean([piece in there for piece in flat])
         rows.append((language, covered, len(changed) / len(old), before, after, unknown))
     return pd.DataFrame(rows, columns=["language", "covered", "changed", "before", "after", "unknown"])
-
-
-def _ids(tokenizer: Tokenizer, lines: list[str]) -> Iterable[np.ndarray]:
-    for start in range(0, len(lines), AT_ONCE):
-        encoded = tokenizer.encode_batch_fast(lines[start : start + AT_ONCE], add_special_tokens=False)
-        yield np.concatenate([np.zeros(0, int), *(np.asarray(of_line.ids, dtype=int) for of_line in encoded)])
 
 
 def _pieces(tokenizer: Tokenizer, sentences: list[list[str]]) -> list[list[str]]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import BertModel, PreTrainedModel
 
+from mmalib.model.backbones import hooked
 from mmalib.model.disk import keep_inputs_, keep_outputs_
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
@@ -28,10 +29,10 @@ def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -
         )
         for layer, total in zip(student.encoder.layer, sums, strict=True)
     ]
-    for ids in batches:
-        student(ids.to(student.device))
-    for hook, layer, total in zip(hooks, student.encoder.layer, sums, strict=True):
-        hook.remove()
+    with hooked(hooks):
+        for ids in batches:
+            student(ids.to(student.device))
+    for layer, total in zip(student.encoder.layer, sums, strict=True):
         strength = total * layer.output.dense.weight.norm(dim=0).cpu()  # [neurons]
         best = strength.topk(neurons).indices.sort().values
         keep_outputs_(layer.intermediate.dense, best)

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 BOS, PAD, EOS, UNK = range(len(SPECIAL))
+AT_ONCE = 10_000  # lines; bounds the memory of their encodings
 
 # Spellings abolished in 1947: a Dutch line with one of these comes from an old book.
 OLD_DUTCH = re.compile(
@@ -111,8 +112,8 @@ def tokenize(tokenizer: Tokenizer, lines: list[str], *, longest: int | None = No
     """Token arrays without special tokens; lines over `longest` tokens are cut into several sequences."""
     flat: list[np.ndarray] = []
     kind = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
-    for start in range(0, len(lines), 10_000):
-        for encoded in tokenizer.encode_batch_fast(lines[start : start + 10_000], add_special_tokens=False):
+    for start in range(0, len(lines), AT_ONCE):
+        for encoded in tokenizer.encode_batch_fast(lines[start : start + AT_ONCE], add_special_tokens=False):
             ids = np.asarray(encoded.ids, dtype=kind)
             step = longest or max(len(ids), 1)
             flat += [ids[i : i + step] for i in range(0, len(ids), step)] or [ids]

@@ -73,11 +73,6 @@ class BlockInverseFisher:
         """The diagonal of F^-1, [num_weights]."""
         return self.flat([root.square().sum(2) for _, root in self.chunks()])
 
-    @property
-    def blocks(self) -> Tensor:
-        """F^-1 itself, [blocks, B, B]; a second copy of everything, so for small cases only."""
-        return torch.cat([root @ root.mT for _, root in self.chunks()])
-
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """(which blocks, their R, [chunk, B, B]) until all blocks have come by, with every gradient taken in."""
         if self._number:

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from mmalib.model import adapters
+from mmalib.model import adapters, beside
 from mmalib.model.backbones import layers, parts
 from mmalib.model.disk import heads_left
-from mmalib.prune.gradual import from_beside, put_beside, sweep_beside
+from mmalib.prune.gradual import BESIDE
 from mmalib.prune.heads import head_size, remove_heads_
 from mmalib.prune.uniform import remove_neurons_
 
@@ -197,7 +197,7 @@ class Gates(TrainerCallback):
         multipliers = {"params": [self.multipliers], "maximize": True}
         self.adam = torch.optim.Adam([{"params": self._alphas()}, multipliers], lr=self.rate)
         if state.global_step:
-            for key, tensor in from_beside(args, state.global_step, self.multipliers.device).items():
+            for key, tensor in beside.get(BESIDE, args, state.global_step, self.multipliers.device).items():
                 number, _, name = key.partition("/")
                 value = [*self._alphas(), self.multipliers][int(number)]
                 if name == "value":
@@ -219,13 +219,13 @@ class Gates(TrainerCallback):
             log_alpha.data.clamp_(-CLAMP, CLAMP)
 
     def on_epoch_end(self, args, state, control, **_) -> None:
-        # before the Trainer's own checkpoint, so that none is without its gates
         values = [*self._alphas(), self.multipliers]
         held = [{"value": value.detach(), **self.adam.state[value]} for value in values]
-        put_beside(args, state.global_step, {f"{n}/{name}": t for n, of in enumerate(held) for name, t in of.items()})
+        flat = {f"{n}/{name}": t for n, of in enumerate(held) for name, t in of.items()}
+        beside.put(BESIDE, args, state.global_step, flat)
 
     def on_save(self, args, state, control, **_) -> None:
-        sweep_beside(args)
+        beside.sweep(BESIDE, args)
 
     def _alphas(self) -> list[Tensor]:
         return [log_alpha for part in self.parts for log_alpha in (part.units, part.whole)]

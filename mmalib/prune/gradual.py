@@ -9,15 +9,15 @@ The jump from 0 to `initial` comes first. The three stages (tune, prune, tune sp
 The Optimal BERT Surgeon; `plan.OBERT` has their recipes.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, TrainerCallback
 
+from mmalib.model import beside
 from mmalib.prune.sparsity import Criterion, Masks, apply_, block_size, check, dropped, prune_, weights
+
+BESIDE = "pruning"  # what is put beside checkpoints
 
 
 def schedule(
@@ -77,15 +77,14 @@ class Pruning(Hold):
         updates: Sequence[tuple[float, float]],
         *,
         pattern: str = "1",
-        steps: int = 1,
         score: Callable[[PreTrainedModel], dict] | None = None,
         apart: float = 0.0,
     ) -> None:
         if not updates:
             raise ValueError("The schedule has no mask update. Give at least one (epoch, sparsity).")
         super().__init__({})
-        self.criterion, self.updates, self.pattern, self.steps, self.score = criterion, updates, pattern, steps, score
-        self.apart = apart
+        self.criterion, self.updates, self.pattern = criterion, updates, pattern
+        self.score, self.apart = score, apart
         self.points: list[dict] = []
 
     def on_train_begin(self, args, state, control, *, model, **_) -> None:
@@ -100,7 +99,7 @@ class Pruning(Hold):
         self.criterion.state.clear()
         self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights(model).items()}
         if state.global_step:
-            for key, tensor in from_beside(args, state.global_step, model.device).items():
+            for key, tensor in beside.get(BESIDE, args, state.global_step, model.device).items():
                 kind, _, name = key.partition("/")
                 (self.masks if kind == "mask" else self.criterion.state)[name] = tensor
 
@@ -111,7 +110,7 @@ class Pruning(Hold):
         if measured:
             self._log(state, model, "recovered")
         sparsity = self.due[state.global_step]
-        self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks, self.steps)
+        self.masks = prune_(model, self.criterion, sparsity, self.pattern, self.masks)
         if measured and sparsity:  # where nothing has gone, it is the same model
             self._log(state, model, "pruned")
 
@@ -120,13 +119,12 @@ class Pruning(Hold):
         self.criterion.observe(model, self.masks, pace)
 
     def on_epoch_end(self, args, state, control, **_) -> None:
-        # Before the Trainer's own checkpoint, which it writes right after this: no checkpoint is without its masks.
         held = {f"mask/{name}": mask for name, mask in self.masks.items()}
         held |= {f"state/{name}": tensor for name, tensor in self.criterion.state.items()}
-        put_beside(args, state.global_step, held)
+        beside.put(BESIDE, args, state.global_step, held)
 
     def on_save(self, args, state, control, **_) -> None:
-        sweep_beside(args)
+        beside.sweep(BESIDE, args)
         if state.best_global_step and state.best_global_step <= max(self.due):
             raise ValueError(
                 f"An epoch is up for choice that ends before the last mask update ({self.updates[-1][0]} epochs). "
@@ -162,30 +160,3 @@ class Pruning(Hold):
         share = dropped(self.masks) / sum(mask.numel() for mask in self.masks.values())
         point = {"step": state.global_step, "epoch": state.epoch, "stage": stage, "sparsity": share}
         state.log_history.append(point | {"scores": self.score(model)})
-
-
-def put_beside(args, step: int, held: dict[str, torch.Tensor]) -> None:
-    """Put away what belongs to the checkpoint of this step."""
-    path = _beside(args, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in held.items()}, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
-def from_beside(args, step: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """What belongs to the checkpoint of this step."""
-    path = _beside(args, step)
-    if not path.exists():
-        raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
-    return load_file(path, device=str(device))
-
-
-def sweep_beside(args) -> None:
-    """Remove what belongs to checkpoints that are gone."""
-    for path in Path(args.output_dir).glob("pruning-*.safetensors"):
-        if not path.with_name(f"checkpoint-{path.stem.partition('-')[2]}").exists():
-            path.unlink()
-
-
-def _beside(args, step: int) -> Path:
-    return Path(args.output_dir) / f"pruning-{step}.safetensors"

@@ -15,8 +15,8 @@ Transformers has no gates any more. A head's output is its slice of what enters 
 and {layer: heads} names them wherever heads are given.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
-from mmalib.model.backbones import evaluating, layers, parts
+from mmalib.model.backbones import evaluating, hooked, layers, parts
 from mmalib.model.disk import heads_left, keep_inputs_, keep_outputs_, record_pruning_
 
 
@@ -152,8 +152,7 @@ def _gates(model: PreTrainedModel, off: Mapping[int, list[int]]) -> list[Tensor]
     ]
 
 
-@contextmanager
-def _scaled(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
+def _scaled(model: PreTrainedModel, gates: Sequence[Tensor]) -> AbstractContextManager:
     """Multiply the output of each head by its gate, [heads left] or [rows, heads left], inside the context."""
 
     def scale(gate: Tensor):
@@ -161,9 +160,4 @@ def _scaled(model: PreTrainedModel, gates: Sequence[Tensor]) -> Iterator[None]:
         return lambda _, inputs: (inputs[0] * wide,)  # inputs[0]: [rows, subwords, width]
 
     pairs = zip(layers(model), gates, strict=True)
-    handles = [parts(layer).mix.register_forward_pre_hook(scale(gate)) for layer, gate in pairs]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked([parts(layer).mix.register_forward_pre_hook(scale(gate)) for layer, gate in pairs])

@@ -13,11 +13,11 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
-from mmalib.model.backbones import evaluating, layers
+from mmalib.model.backbones import evaluating, keep_layers_, layers
 
 CHOICES = ("evenly", "top", "bottom", "loss")
 
@@ -38,10 +38,7 @@ def choose(depth: int, number: int, choice: str, losses: Sequence[float] = ()) -
 def without(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A copy of the model with these layers alone."""
     smaller = copy.deepcopy(model)
-    base = smaller.base_model
-    stack = base.transformer if hasattr(base, "transformer") else base.encoder
-    stack.layer = nn.ModuleList(stack.layer[number] for number in kept)
-    smaller.config.num_hidden_layers = len(kept)
+    keep_layers_(smaller, kept)
     return smaller
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mmalib.model.backbones import evaluating
+from mmalib.model.backbones import evaluating, hooked
 from mmalib.prune.gates import hooks, parts_of, remove_
 from mmalib.prune.heads import row_losses
 
@@ -36,13 +36,9 @@ def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) 
             for part, of_part in zip(each, units, strict=True)
             for handle in hooks(part, lambda of_part=of_part: (of_part, whole))
         ]
-        try:
-            with evaluating(model), torch.enable_grad():
-                logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-                gradients = torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), units)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(handles), evaluating(model), torch.enable_grad():
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            gradients = torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), units)
         for total, gradient in zip(sums, gradients, strict=True):
             total += gradient.double().cpu().square().sum((0, 1))
     return sums

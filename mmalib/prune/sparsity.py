@@ -172,7 +172,7 @@ def one_shot_(
 
 
 def prune_(
-    model: PreTrainedModel, criterion: Criterion, sparsity: float, pattern: str, masks: Masks, steps: int
+    model: PreTrainedModel, criterion: Criterion, sparsity: float, pattern: str, masks: Masks, steps: int = 1
 ) -> Masks:
     """One mask update: from `masks` to those that it returns, with the weights that they drop set to 0."""
     _check_sparsity(sparsity)

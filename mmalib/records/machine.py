@@ -211,15 +211,12 @@ def _data(data: str | None) -> str:
         return f"{source}: there is no such folder"
     from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
 
-    present = {
-        layout: {name: [s for s, file in files.items() if (folder / file).is_file()] for name, files in paths.items()}
-        for layout, paths in (("original", ORIGINAL), ("parquet", PARQUET))
-    }
-    layout = max(present, key=lambda name: sum(map(len, present[name].values())))
-    if not any(present[layout].values()):
-        return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
-    languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in present[layout].items()]
-    return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
+    for layout, paths in (("original", ORIGINAL), ("parquet", PARQUET)):
+        there = {name: [s for s, file in files.items() if (folder / file).is_file()] for name, files in paths.items()}
+        if any(there.values()):
+            languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in there.items()]
+            return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
+    return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
 
 
 def _backbones(weights: Path) -> str:

@@ -186,13 +186,14 @@ def load(folder: Path, threads: int, runtime: str = "onnxruntime") -> Session:
         engine = module.load(path, threads, **settings)
     except Exception as error:
         raise ValueError(f"{path} could not be loaded in {runtime}: {one_line(error)}") from error
-    session = Session(runtime, path, threads, engine, [SATURATES] if _saturates(path) else [])
-    try:
-        _check_inputs(path, engine.inputs)
-    except ValueError:
-        session.close()
-        raise
-    return session
+    inputs = engine.inputs
+    if "input_ids" not in inputs or not set(inputs) <= set(FED) or any(len(axes) != 2 for axes in inputs.values()):
+        engine.stop()
+        raise ValueError(
+            f"{path} takes {', '.join(inputs) or 'nothing'}. A token classifier takes input_ids and attention_mask "
+            "(and perhaps token_type_ids), each [batch, length]."
+        )
+    return Session(runtime, path, threads, engine, [SATURATES] if _saturates(path) else [])
 
 
 def check_threads(threads: int) -> None:
@@ -211,14 +212,6 @@ def one_line(error: BaseException) -> str:
 def failure(error: BaseException) -> str:
     """The same for a record: paths of this machine are cut to the names at their ends."""
     return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", one_line(error))
-
-
-def _check_inputs(path: Path, inputs: dict[str, Sequence]) -> None:
-    if "input_ids" not in inputs or not set(inputs) <= set(FED) or any(len(axes) != 2 for axes in inputs.values()):
-        raise ValueError(
-            f"{path} takes {', '.join(inputs) or 'nothing'}. A token classifier takes input_ids and attention_mask "
-            "(and perhaps token_type_ids), each [batch, length]."
-        )
 
 
 def _saturates(path: Path) -> bool:

@@ -59,7 +59,8 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
             queue.wait_all()
         return outputs
 
-    inputs = {given.any_name: _axes(given.partial_shape) for given in model.inputs}
+    axes = {given.any_name: given.partial_shape for given in model.inputs}
+    inputs = {name: [None if one.is_dynamic else one.get_length() for one in shape] for name, shape in axes.items()}
     facts = {"version": openvino.__version__.split("-")[0]}
     if shapes == "dynamic":  # compiled now, where a graph that does not compile is still a mistake in the folder
         compiled, _ = fitting({})
@@ -72,7 +73,3 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
 
 def _keep(request: openvino.InferRequest, place: int, outputs: list) -> None:
     outputs[place] = request.get_output_tensor(0).data.copy()
-
-
-def _axes(shape: openvino.PartialShape) -> list[int | None]:
-    return [None if axis.is_dynamic else axis.get_length() for axis in shape]

@@ -199,7 +199,7 @@ def _trained(
             given = {"folder": folder, "seed": settings["seed"], "loss": loss, "callbacks": callbacks}
             model, history = finetune(model, rows, dev, how, **given)
             histories.append(history)
-    trained = adapters.trained_weights(model)
+    trained = model.num_parameters(only_trainable=True)
     return {"history": histories[-1], "trained_weights": trained, "emissions": {"training": estimate}}
 
 

@@ -16,6 +16,7 @@ All that is chosen is chosen on English dev (but in `floor-all`): the calibratio
 then by the drift of the labels' distributions from the float graph's. The training of `qat` is not tuned at all.
 """
 
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -26,6 +27,7 @@ from mmalib.graph import export, ranges
 from mmalib.graph import quantize as int8
 from mmalib.model import disagreement, distill
 from mmalib.model.backbones import layers, load_tokenizer, parts
+from mmalib.model.evaluate import scored
 from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TAUGHT_GRAPHS, TEACHER, TRAINED_GRAPHS, Run
 from mmalib.studies import int8_choices
 from mmalib.studies.distillation import taught
@@ -46,7 +48,8 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
         scores = study.make(facts["same_as"])["scores"]
     else:
         to_score, tokenizer = fewer_to_score(study.corpora, settings["int8_sentences"]), _tokenizer(folder)
-        scores = export.score(export.session(folder), tokenizer, to_score, max_length=settings["max_length"])
+        tag = partial(export.predict_tags, export.session(folder), tokenizer, max_length=settings["max_length"])
+        scores = scored(tag, to_score)
     if name in FLOORS:
         lost = losses(scores, study.make(run.needs["float"])["scores"])
         facts["floor"] |= {"lost_on_dev": lost, "met_everywhere": max(lost.values()) <= FLOOR_POINTS}

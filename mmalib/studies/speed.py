@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmalib import runtimes
 from mmalib.graph import export
+from mmalib.model import disk
 from mmalib.model.backbones import load_tokenizer
 from mmalib.plan import LENGTH, Run
 from mmalib.records import machine
@@ -44,7 +45,7 @@ def shape(study: Study, run: Run, unfinished: Path) -> dict:
 
 def sizes(folder: Path) -> dict:
     """Megabytes of the graph with its weights, as it is and by gzip."""
-    return {"megabytes": export.size_mb(folder), "gzip_megabytes": gzip_mb(runtimes.locate(folder))}
+    return {"megabytes": disk.size_mb(folder, export.GRAPH), "gzip_megabytes": gzip_mb(runtimes.locate(folder))}
 
 
 def gzip_mb(path: Path) -> float:
