@@ -191,8 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(run: Callable, short: str, description: str, *parents: argparse.ArgumentParser) -> Callable:
-        added = commands.add_parser(run.__name__[1:], parents=parents, help=short, description=description)
+    def command(name: str, run: Callable, short: str, description: str, *parents: argparse.ArgumentParser) -> Callable:
+        added = commands.add_parser(name, parents=parents, help=short, description=description)
         added.set_defaults(command=run)
         return added.add_argument
 
@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         "Run the notebooks in order and leave records, tables, figures and executed notebooks in RUNS/PROFILE. Runs "
         "that are already recorded there are skipped."
     )
-    takes = command(_study, "run the notebooks in order, without a browser", description, where)
+    takes = command("study", _study, "run the notebooks in order, without a browser", description, where)
     takes("--only", metavar="01,03", help="only the notebooks with these numbers")
     takes("--fresh", action="store_true", help="first delete what this profile made before, and start over")
     where_from = "folder of the notebooks (default: the one of the checkout that mmalib was installed from)"
@@ -222,7 +222,9 @@ def _parser() -> argparse.ArgumentParser:
         "Draw every table and figure again from records, without training: those of the repository (figures/, and the "
         "tables in README.md), or with --profile those of RUNS/PROFILE."
     )
-    takes = command(_figures, "draw tables and figures again from the records, without training", description)
+    takes = command(
+        "figures", _figures, "draw tables and figures again from the records, without training", description
+    )
     takes("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what is missing")
     takes("--runs", **runs, help="default: runs")
     formats = "svg, png, pdf for figures; csv, md, tex (booktabs) for tables (default: svg,png,csv,md)"
@@ -235,21 +237,21 @@ def _parser() -> argparse.ArgumentParser:
         "exported one. Prints a line for every name (type, place of its characters, probability, text), and an empty "
         "line after each text."
     )
-    takes = command(_predict, "find the names in text", description)
+    takes = command("predict", _predict, "find the names in text", description)
     which = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
     takes("--model", metavar="MODEL", help=f"{which} (default: the first that is shipped)")
     takes("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
     takes("--json", action="store_true", help="a line of JSON for every text instead")
 
     description = "List the models that the package carries: size, F1 by language, and their speed on this machine."
-    command(_models, "list the shipped models", description)
+    command("models", _models, "list the shipped models", description)
 
     description = (
         "Precision, recall and F1 with 95% intervals, over all entities and by type, on files with a word a line, 2 to "
         "4 columns, the entity last (IOB1 or IOB2). Types that the model does not know are named and left out, unless "
         "--map gives them another name."
     )
-    takes = command(_score, "score a model on CoNLL files of your own", description)
+    takes = command("score", _score, "score a model on CoNLL files of your own", description)
     takes("model", metavar="MODEL", help=which)
     takes("files", nargs="+", type=Path, metavar="FILE")
     mapped = "call a type otherwise, in the files and in what the model says; O leaves it out; may come several times"
@@ -259,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         "Make the models that the package carries (mmalib/models) from the records and models of a study, with their "
         "cards. Without names, the records choose. Needs a checkout and the corpora."
     )
-    takes = command(_ship, "put the best models of a study into the package", description, where)
+    takes = command("ship", _ship, "put the best models of a study into the package", description, where)
     for name in ("fast", "faithful"):
         takes(f"--{name}", metavar="RUN", help=f"the run to ship as '{name}'")
 
@@ -268,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         "Prints a table and leaves a record of each model and runtime in RUNS/bench/records. Run it on an otherwise "
         "idle machine."
     )
-    takes = command(_bench, "measure the speed of exported models", description)
+    takes = command("bench", _bench, "measure the speed of exported models", description)
     takes("folders", nargs="+", type=Path, metavar="FOLDER")
     names = (
         "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
@@ -284,5 +286,5 @@ def _parser() -> argparse.ArgumentParser:
     takes("--runs", **runs, help="default: runs")
 
     description = "Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk."
-    command(_doctor, "say what this machine can run", description)
+    command("doctor", _doctor, "say what this machine can run", description)
     return parser
