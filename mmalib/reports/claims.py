@@ -5,6 +5,7 @@ The rules for F1 are in `verdicts`.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -43,16 +44,10 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     return {"claims": claims, "verdicts": claims[["claim", "verdict"]]}
 
 
-def _claim_1(records: list[dict]) -> Answer:
-    """From the trajectories that take heads wherever they are."""
-    return _judged(records, "structured", lambda *at: {"heads": plan.named("02", "heads", *at)}, verdicts.half_of_heads)
-
-
-def _claim_2(records: list[dict]) -> Answer:
-    """From the trajectories that leave every layer as many heads."""
-    return _judged(
-        records, "structured", lambda *at: {"uniform": plan.named("02", "uniform", *at)}, verdicts.equal_heads
-    )
+def _heads(records: list[dict], method: str, where: tuple[float, float]) -> Answer:
+    """From the trajectories that take heads wherever they are, or those that leave every layer as many."""
+    judge = partial(verdicts.falls, part=method, where=where)
+    return _judged(records, "structured", lambda *at: {method: plan.named("02", method, *at)}, judge)
 
 
 def _claim_3(records: list[dict]) -> Answer:
@@ -275,8 +270,14 @@ def _claim_13(records: list[dict]) -> Answer:
 
 
 CLAIMS = (
-    ("About half of the heads can go before F1 falls, alike in every language", _claim_1),
-    ("With equal heads in every layer the fall starts near 30%, alike in every language", _claim_2),
+    (
+        "About half of the heads can go before F1 falls, alike in every language",
+        partial(_heads, method="heads", where=verdicts.HALF),
+    ),
+    (
+        "With equal heads in every layer the fall starts near 30%, alike in every language",
+        partial(_heads, method="uniform", where=verdicts.THIRTY),
+    ),
     ("Second-order pruning keeps more of the unseen languages than magnitude and movement", _claim_3),
     ("The first 40% of sparsity is free, and the cubic curve ends better than the linear one", _claim_4),
     ("A teacher changes English little and helps unseen languages", _claim_5),

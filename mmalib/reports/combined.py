@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import COMBINED_STUDENTS, HALVED, of_kind
 from mmalib.reports import figures, speed, speed_real, tables
-from mmalib.reports import quantization as quantized
 from mmalib.reports.compare import of_part
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
@@ -119,7 +118,7 @@ def goals(records: list[dict]) -> pd.DataFrame:
     What must keep a language keeps `KEEPS` of the float model's F1 in Spanish and Dutch dev, and what is to be fast has
     been timed. The zero-shot model is chosen on English dev alone. All are of the first seed, which alone is timed.
     """
-    rows, graphs = [], [*quantized.graphs(records), *of_kind(records, "combination")]
+    rows, graphs = [], [*of_kind(records, "graph"), *of_kind(records, "combination")]
     first = min((record["settings"]["seed"] for record in graphs), default=0)
     for record in graphs:
         dense = whole_of(record, records)

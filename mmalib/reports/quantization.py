@@ -28,7 +28,7 @@ YES = {True: "yes", False: "no"}
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not graphs(records):
+    if not of_kind(records, "graph"):
         return {}
     drawn: dict[str, pd.DataFrame | Figure] = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
     further = {"table_calibration": calibration(records), "table_floor": floors(records)}
@@ -39,11 +39,6 @@ def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
     if not (drifts := alone(records)).empty:
         drawn["sensitivity"] = quantization_figures.sensitivity(drifts)
     return drawn
-
-
-def graphs(records: list[dict]) -> list[dict]:
-    """The records of single graphs."""
-    return of_kind(records, "graph")
 
 
 def table_6(records: list[dict]) -> pd.DataFrame:
@@ -84,7 +79,7 @@ def sizes(records: list[dict]) -> pd.DataFrame:
 def calibration(records: list[dict]) -> pd.DataFrame:
     """What every calibration method came to on English dev, and which was chosen."""
     rows = []
-    for record in graphs(records):
+    for record in of_kind(records, "graph"):
         for method, seen in record.get("calibration", {}).get("tried", {}).items():
             row = _about(record) | {"method": method, "en dev F1": round(seen["f1"], 4)}
             chosen = "yes" if method == record["calibration"]["chosen"] else ""
@@ -112,7 +107,7 @@ def changed_words(records: list[dict]) -> pd.DataFrame:
 def floors(records: list[dict]) -> pd.DataFrame:
     """The maps left in float (part and layer) to hold the floor, and the points of dev F1 lost in all languages."""
     rows = []
-    for record in graphs(records):
+    for record in of_kind(records, "graph"):
         if not (floor := record.get("floor")):
             continue
         dense = of_part(record, "float", records) or {"places": {}}
@@ -145,7 +140,7 @@ def alone(records: list[dict]) -> pd.DataFrame:
         {"label": record["settings"]["label"], "corpus": record["settings"]["corpus"]}
         | {"seed": record["settings"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
         | {"share": _of_total(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
-        for record in graphs(records)
+        for record in of_kind(records, "graph")
         for row in record.get("sensitivity", [])
     ]
     return pd.DataFrame(rows, columns=["label", "corpus", "seed", "layer", "part", "share", "in float"])
@@ -154,7 +149,7 @@ def alone(records: list[dict]) -> pd.DataFrame:
 def _frame(records: list[dict]) -> pd.DataFrame:
     """One row a graph: scores, change from its float graph in points, size."""
     rows = []
-    for record in graphs(records):
+    for record in of_kind(records, "graph"):
         settings, scores, size = record["settings"], record["scores"], record["size"]
         base = record if settings["graph"] == "float" else of_part(record, "float", records)
         row = {name: settings[name] for name in ("corpus", "label", "graph", "seed", "format")}

@@ -102,12 +102,8 @@ def markdown(shown: pd.DataFrame) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def latex(shown: pd.DataFrame) -> str:
-    """A table of text in LaTeX, ruled by booktabs; what LaTeX would read as a command is escaped."""
-    return shown.astype(str).to_latex(index=False, escape=True)
-
-
-WRITERS = {"md": markdown, "tex": latex}
+# LaTeX is ruled by booktabs; what it would read as a command is escaped.
+WRITERS = {"md": markdown, "tex": lambda shown: shown.astype(str).to_latex(index=False, escape=True)}
 
 
 def _cell(mean: float, std: float) -> str:

@@ -38,17 +38,8 @@ def decided(conditions: Sequence[Condition], opposite: bool = False) -> str:
     return FAILS if any(condition is False for condition in conditions) else UNDECIDED
 
 
-def half_of_heads(seeds: list[Seed]) -> tuple[str, str]:
-    """Every language falls at about half, and keeps about what English keeps there."""
-    return _falls(seeds, "heads", HALF)
-
-
-def equal_heads(seeds: list[Seed]) -> tuple[str, str]:
-    """Every language falls near 30%, and keeps about what English keeps there."""
-    return _falls(seeds, "uniform", THIRTY)
-
-
-def _falls(seeds: list[Seed], part: str, where: tuple[float, float]) -> tuple[str, str]:
+def falls(seeds: list[Seed], part: str, where: tuple[float, float]) -> tuple[str, str]:
+    """Every language falls at such a share of heads, and keeps about what English keeps there."""
     curves = [{name: intervals.trajectory(seed[part], name) for name in LANGUAGES} for seed in seeds]
     at = {name: intervals.over_seeds(curves, lambda of_seed, name=name: of_seed[name].fall()) for name in LANGUAGES}
 
@@ -74,9 +65,14 @@ def criteria(seeds: list[Seed]) -> tuple[str, str]:
         return UNDECIDED, f"{text}; nothing is left to compare with"
     leads = {name: intervals.change(seeds, "obs", name) for name in rivals}
     text += "; ".join([""] + [f"over {NAMES[name]} {intervals.points(lead)} points" for name, lead in leads.items()])
-    ahead = {name: [above(of(lead[language]), 0.0) for language in UNSEEN] for name, lead in leads.items()}
-    behind = any(all(met is False for met in of_rival) for of_rival in ahead.values())
-    return decided([met for of_rival in ahead.values() for met in of_rival], behind), text
+    return _ahead(leads), text
+
+
+def _ahead(leads: dict[str, dict[str, intervals.Number]]) -> str:
+    """Every unseen language is ahead of every rival; against it: one rival is ahead in both."""
+    ahead = [[above(of(lead[language]), 0.0) for language in UNSEEN] for lead in leads.values()]
+    behind = any(all(met is False for met in of_rival) for of_rival in ahead)
+    return decided([met for of_rival in ahead for met in of_rival], behind)
 
 
 def curves(seeds: list[Seed]) -> tuple[str, str]:
@@ -138,13 +134,11 @@ def compound(seeds: list[Seed], fast: Condition) -> tuple[str, str]:
 def upstream(seeds: list[Seed]) -> tuple[str, str]:
     """Each unseen language keeps more than under both rivals; against it: both keep less than under one of them."""
     further = set.intersection(*(set(record.get("further", ())) for seed in seeds for record in seed.values()))
-    text, ahead = [], {}
+    text, leads = [], {}
     for rival, name in (("downstream", "downstream on English labels"), ("english", "upstream on English text")):
-        lead = intervals.change(seeds, "three", rival, (*LANGUAGES, *sorted(further)))
-        text.append(f"over {name} {intervals.points(lead)} points")
-        ahead[rival] = [above(of(lead[language]), 0.0) for language in UNSEEN]
-    behind = any(all(met is False for met in of_rival) for of_rival in ahead.values())
-    return decided([met for of_rival in ahead.values() for met in of_rival], behind), "; ".join(text)
+        leads[rival] = intervals.change(seeds, "three", rival, (*LANGUAGES, *sorted(further)))
+        text.append(f"over {name} {intervals.points(leads[rival])} points")
+    return _ahead(leads), "; ".join(text)
 
 
 def tasks(seeds: list[Seed]) -> tuple[list[Condition], str]:
