@@ -2,6 +2,7 @@
 
 import ast
 import re
+import types
 from pathlib import Path
 
 import nbformat
@@ -48,6 +49,26 @@ def test_it_is_half_prose_and_defines_nothing(notebook):
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     assert len(prose) * 10 >= len(notebook.cells) * 4
     assert prose[-1].source.startswith("## What we see")
+
+
+def test_it_asks_the_package_for_nothing_that_is_not_there(notebook):
+    tree = ast.parse("\n".join(cell.source.replace("%matplotlib inline", "") for cell in code(notebook)))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported = [node for node in imports if node.module.startswith("mmalib")]
+    there = {}
+    for node in imported:
+        exec(ast.unparse(node), there)
+
+    def named(node):
+        """What a dotted name in a cell is, as far as it leads through modules."""
+        if isinstance(node, ast.Attribute):
+            owner = named(node.value)
+            return getattr(owner, node.attr) if isinstance(owner, types.ModuleType) else None
+        return there.get(node.id) if isinstance(node, ast.Name) else None
+
+    assert imported
+    for node in ast.walk(tree):
+        named(node)
 
 
 def test_the_study_runs_from_end_to_end_and_again_from_its_records(tmp_path, capsys):
