@@ -1,6 +1,7 @@
 """What every test may count on: no network, no data from outside the repository, few threads."""
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -89,6 +90,22 @@ def tiny_backbone(tmp_path_factory, tiny_vocabulary):
         tokenizer_object=tiny_vocabulary, do_lower_case=False, strip_accents=False, model_max_length=1024
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_backbone, tmp_path_factory):
+    """A study of the smoke profile on the tiny backbone, in a folder of its own; some settings may be changed."""
+    from mmalib.profiles import PROFILES
+    from mmalib.studies.study import Study
+
+    def build(**changes):
+        tiny = str(tiny_backbone)
+        own = {"name": "tiny", "backbones": (tiny,), "teacher": tiny, "students": (tiny,)}
+        own["unlabelled_students"] = (tiny,)
+        profile = dataclasses.replace(PROFILES["smoke"], **own | changes)
+        return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Notebook 06's runs and drawings: every combination from start to record, on a tiny model and a few sentences."""
 
 import copy
-import dataclasses
 
 import numpy as np
 import onnx
@@ -13,24 +12,13 @@ from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.reports import combined as report
 from mmalib.studies import combined, distillation, int8_training
-from mmalib.studies.study import Study
 
 COLUMNS = ("en", "es", "nl")
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone, tmp_path_factory):
-    tiny = str(tiny_backbone)
-    profile = dataclasses.replace(
-        profiles.PROFILES["smoke"],
-        name="tiny",
-        backbones=(tiny,),
-        teacher=tiny,
-        students=(tiny,),
-        unlabelled_students=(tiny,),
-        left_out=(),
-    )
-    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+def study(tiny_study):
+    return tiny_study(left_out=())
 
 
 @pytest.fixture(scope="module")

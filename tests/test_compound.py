@@ -1,7 +1,6 @@
 """Notebook 08: layers dropped, compound models, masks held, pruning upstream; on a tiny model and a few sentences."""
 
 import copy
-import dataclasses
 import shutil
 import subprocess
 
@@ -29,11 +28,8 @@ TINY = dict(
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone, tmp_path_factory):
-    tiny = str(tiny_backbone)
-    settings = dict(name="tiny", backbones=(tiny,), teacher=tiny, students=(tiny,), unlabelled_students=())
-    profile = dataclasses.replace(profiles.PROFILES["smoke"], **settings, **TINY)
-    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+def study(tiny_study):
+    return tiny_study(unlabelled_students=(), **TINY)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Notebook 09's runs and drawings: a tiny model through every row on both tasks; matched layers, searched masks."""
 
-import dataclasses
 import itertools
 import math
 import socket
@@ -9,14 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmalib import plan, profiles
+from mmalib import plan
 from mmalib.data.subwords import IGNORED
 from mmalib.model import adapters, disk, layerwise
 from mmalib.model.backbones import layers, parts
 from mmalib.prune import gates, search
 from mmalib.records import emissions
 from mmalib.reports import crossed as report
-from mmalib.studies.study import Study
 
 
 def batch(rows=3, length=9, seed=0):
@@ -160,19 +158,8 @@ def test_energy_is_estimated_without_a_connection(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone, tmp_path_factory):
-    tiny = str(tiny_backbone)
-    profile = dataclasses.replace(
-        profiles.PROFILES["smoke"],
-        name="tiny",
-        backbones=(tiny,),
-        teacher=tiny,
-        students=(tiny,),
-        speedups=(),
-        used_models=2,
-        pair_rows=("FT", "P+A"),
-    )
-    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+def study(tiny_study):
+    return tiny_study(speedups=(), used_models=2, pair_rows=("FT", "P+A"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Notebook 04's runs and drawings: what each setting trains on, a killed run, the table and its scores by hand."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -19,21 +17,8 @@ from mmalib.studies.study import Study
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone, tmp_path_factory):
-    tiny = str(tiny_backbone)
-    profile = dataclasses.replace(
-        profiles.PROFILES["smoke"],
-        name="tiny",
-        backbones=(tiny,),
-        teacher=tiny,
-        students=(tiny,),
-        unlabelled_students=(tiny,),
-        unlabelled_sentences=10,
-        train_sentences=32,
-        eval_sentences=12,
-        learning_rate=3e-3,
-    )
-    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+def study(tiny_study):
+    return tiny_study(unlabelled_sentences=10, train_sentences=32, eval_sentences=12, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")

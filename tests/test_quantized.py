@@ -18,28 +18,13 @@ from mmalib.records import machine, store
 from mmalib.reports import quantization as report
 from mmalib.reports import quantization_figures, tables
 from mmalib.studies import int8_choices, quantization
-from mmalib.studies.study import Study
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone, tmp_path_factory):
-    tiny = str(tiny_backbone)
-    profile = dataclasses.replace(
-        profiles.PROFILES["smoke"],
-        name="tiny",
-        backbones=(tiny,),
-        teacher=tiny,
-        students=(tiny,),
-        train_sentences=32,
-        eval_sentences=10,
-        epochs=8,
-        batch_size=4,
-        learning_rate=5e-3,
-        rate_after=5e-3,
-        int8_graphs=None,
-        floor_layers=None,
-    )
-    study = Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+def study(tiny_study):
+    rates = {"learning_rate": 5e-3, "rate_after": 5e-3}
+    sizes = {"train_sentences": 32, "eval_sentences": 10, "epochs": 8, "batch_size": 4}
+    study = tiny_study(**rates, **sizes, int8_graphs=None, floor_layers=None)
     # A tiny model learns its own sentences by heart and no others: scored on them, it has an F1 to lose.
     study.corpora = Corpora(
         {

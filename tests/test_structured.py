@@ -1,17 +1,14 @@
 """Notebook 02's runs and drawings: the knee by hand, the table from a synthetic curve, a killed trajectory."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from mmalib import plan, profiles
+from mmalib import plan
 from mmalib.model import disk
 from mmalib.records import store
 from mmalib.reports import structured as report
 from mmalib.reports import tables
-from mmalib.studies.study import Study
 
 
 def test_where_f1_falls_over_seeds_has_a_mean_only_if_it_falls_in_all():
@@ -70,10 +67,8 @@ def test_knees_are_found_for_every_language_and_measured_from_the_baseline():
 
 
 @pytest.fixture
-def study(tiny_backbone, tmp_path):
-    tiny = str(tiny_backbone)
-    profile = dataclasses.replace(profiles.PROFILES["smoke"], name="tiny", backbones=(tiny,), teacher=tiny)
-    return Study.open(profile, tmp_path, "sample")
+def study(tiny_study):
+    return tiny_study()
 
 
 @pytest.mark.parametrize("method", plan.METHODS)

@@ -130,7 +130,7 @@ def test_scores_of_classes_against_formulas(tmp_path):
     assert found["matthews"] == pytest.approx(np.corrcoef([int(one) for one in labels], guessed)[0, 1])
 
 
-def test_a_folder_that_lacks_something_is_one_line(tmp_path):
+def test_a_folder_where_something_is_missing_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="There is no .*train.tsv"):
         tsv.load(tmp_path)
     (tmp_path / "train.tsv").write_text("label\ttext\n1\ta\n")

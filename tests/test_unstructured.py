@@ -6,23 +6,18 @@ import pandas as pd
 import pytest
 import torch
 
-from mmalib import plan, profiles
+from mmalib import plan
 from mmalib.model import disk
 from mmalib.prune import sparsity
 from mmalib.reports import tables
 from mmalib.reports import unstructured as report
 from mmalib.reports.compare import multilingual_score
 from mmalib.studies import unstructured
-from mmalib.studies.study import Study
 
 
 @pytest.fixture(scope="module")
-def study(tiny_backbone, tmp_path_factory):
-    tiny = str(tiny_backbone)
-    profile = dataclasses.replace(
-        profiles.PROFILES["smoke"], name="tiny", backbones=(tiny,), teacher=tiny, sparsities=(0.5, 0.9)
-    )
-    return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
+def study(tiny_study):
+    return tiny_study(sparsities=(0.5, 0.9))
 
 
 @pytest.fixture(scope="module")

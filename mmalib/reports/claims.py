@@ -234,8 +234,8 @@ def _claim_12(records: list[dict]) -> Answer:
         else:
             other = plan.crossed_name("entities", settings["row"], *where, share=share)
         dense = plan.crossed_name("similarity", "FT", *where), plan.baseline_name(*where)
-        if lacking := [run for run in (other, *dense) if run not in there]:
-            missing += lacking
+        if absent := [run for run in (other, *dense) if run not in there]:
+            missing += absent
             continue
         parts = ("similarity", "entities", "similarity, dense", "entities, dense")
         seed = dict(zip(parts, (record, *(there[run] for run in (other, *dense))), strict=True))

@@ -14,16 +14,16 @@ every other runtime.
 
 from pathlib import Path
 
-from mmalib.data.corpus import fewer, fewer_to_score
-from mmalib.data.subwords import batches, encode_split, training_rows
+from mmalib.data.corpus import fewer_to_score
+from mmalib.data.subwords import encode_split, training_rows
 from mmalib.graph import quantize as int8
 from mmalib.model import disk, distill
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import Recipe, finetune
-from mmalib.plan import IMPORTANCE_BATCH, Run
+from mmalib.plan import Run
 from mmalib.prune import gradual, layers, sparsity
 from mmalib.records import store
-from mmalib.studies import combined, speed, speed_real, unstructured
+from mmalib.studies import combined, speed, speed_real, structured, unstructured
 from mmalib.studies.distillation import taught
 from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
@@ -35,9 +35,7 @@ def drop(study: Study, run: Run, unfinished: Path) -> dict:
     model, tokenizer = study.model(run.needs["base"])
     depth, losses = len(layers.layers(model)), []
     if settings["choice"] == "loss":
-        weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
-        rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
-        losses = layers.losses_without(model, batches(rows, tokenizer, IMPORTANCE_BATCH))
+        losses = layers.losses_without(model, structured.measured_on(study, settings, model, tokenizer))
     stay = layers.choose(depth, settings["layers"], settings["choice"], losses)
     model = layers.without(model, stay)
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])

@@ -27,8 +27,7 @@ from mmalib.model.task import TASKS, Task
 from mmalib.plan import LAYERWISE, LENGTH, LORA, Run
 from mmalib.prune import gates, sparsity
 from mmalib.prune import search as masks
-from mmalib.records import clock, emissions, machine
-from mmalib.speed import throughput
+from mmalib.records import clock, emissions
 from mmalib.studies import speed, speed_real, unstructured
 from mmalib.studies.finish import DENSE, recipe, recipe_after
 from mmalib.studies.study import Study
@@ -119,9 +118,7 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
     def measured(candidate: PreTrainedModel) -> float:
         folder = unfinished / "candidate"
         export.export(candidate, tokenizer, folder)
-        how = {"seconds": settings["measured_seconds"], "turns": settings["turns"], "calls": settings["calls"]}
-        how |= {"threads": machine.threads(), "baseline": graph}
-        (row,) = throughput.measure([folder], ["onnxruntime"], settings["batches"], LENGTH, **how)
+        (row,) = speed.measured(settings, {"candidate": folder}, ["onnxruntime"], graph)
         if "failed" in row:
             raise ValueError(f"{run.name}: a candidate could not be timed: {row['failed']}")
         return row["ratio"]

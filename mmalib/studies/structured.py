@@ -13,12 +13,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data.corpus import Corpora, fewer_to_score
-from mmalib.data.subwords import batches, training_rows
+from mmalib.data.corpus import Corpora, fewer, fewer_to_score
+from mmalib.data.subwords import batches, encode_split, training_rows
 from mmalib.model import disk
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
-from mmalib.plan import KEPT_SHARES, Run, kept_leaf
+from mmalib.plan import IMPORTANCE_BATCH, KEPT_SHARES, Run, kept_leaf
 from mmalib.prune import heads, uniform, vocabulary
 from mmalib.records import store
 from mmalib.studies.finish import english, recipe_after
@@ -69,9 +69,9 @@ def cut_vocabulary(study: Study, run: Run, unfinished: Path) -> dict:
 
 def measured_on(study: Study, settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[dict]:
     """The batches of English that importance is measured on."""
-    train, _ = english(study, tokenizer, settings["importance_sentences"], 1)
-    rows = training_rows(train, model.config.label2id)
-    return batches(rows, tokenizer, settings["importance_batch"])
+    weighed_on = fewer(study.corpora["en"]["train"], settings["importance_sentences"])
+    rows = training_rows(encode_split(weighed_on, tokenizer, settings["max_length"]), model.config.label2id)
+    return batches(rows, tokenizer, IMPORTANCE_BATCH)
 
 
 def training_texts(corpora: Corpora) -> list[list[str]]:

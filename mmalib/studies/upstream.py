@@ -72,12 +72,12 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     how |= {"learning_rate": settings["rate"], "seed": settings["seed"], "about": {"run": run.digest}}
     with clock.phase("training"):
         log = train(student, partial(draw, seed=settings["seed"]), unfinished, steps=steps, **how)
-    zeros = sparsity.measured(student)
     disk.save(student, tokenizer, folder, about=study.about(run))
     size = {"megabytes": disk.size_mb(folder), "gzip_megabytes": gzip_mb(folder / disk.WEIGHTS)}
     size["weights_left"] = sum(int(mask.sum()) for mask in masks.values())
     about["total"] = steps * settings["upstream_batch"]
     store.write_atomic(folder / "README.md", CARD.format(run=run.name, **settings, **about, **size))
+    zeros = sparsity.measured(student)
     zeros = {"requested": settings["share"], "measured": zeros["total"], "layers": zeros["layers"]}
     return {"history": {"log": log}, "sparsity": zeros, "read": about, "size": size}
 

@@ -181,7 +181,7 @@ def _files(folder: Path) -> tuple[Vocabulary, list[str]]:
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
         labels = [names[str(number)] for number in range(len(names))]
         if None in special:
-            raise ValueError("tokenizer.json lacks a special token")
+            raise ValueError("tokenizer.json has no special token")
     except Exception as error:  # of the tokenizer's library as well, which has no kind of its own
         raise ValueError(f"{folder} is damaged ({runtimes.one_line(error)}). Make or copy it again.") from error
     own = [backend.normalizer] if backend.normalizer else []
