@@ -123,6 +123,41 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
     assert len(store.read(home / "records")) == 8
 
 
+MEET = """\
+import os, time
+from pathlib import Path
+Path(runs, {name!r}).touch()
+deadline = time.monotonic() + 60
+while not Path(runs, {other!r}).exists():
+    assert time.monotonic() < deadline, "the other does not run"
+    time.sleep(0.05)
+print("RESULT:", os.environ["MMALIB_THREADS"])"""
+
+
+def test_the_notebooks_after_the_first_run_side_by_side_on_half_of_the_threads(write, tmp_path, capfd, monkeypatch):
+    write("01_first", "import os\nprint('RESULT:', os.environ['MMALIB_THREADS'])")
+    write("02_left", MEET.format(name="left", other="right"))
+    write("03_right", MEET.format(name="right", other="left"))
+    folder = write("06_last", "import os\nprint('RESULT:', os.environ['MMALIB_THREADS'])")
+    monkeypatch.setenv("MMALIB_THREADS", "6")
+    assert batch.run("quick", runs=tmp_path, folder=folder) == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if "  ok  " in line]
+    assert sorted(line.split("  ")[0] for line in lines[1:3]) == ["02_left", "03_right"]
+    assert [line.rpartition("  ")[2] for line in lines] == ["6", "3", "3", "6"]
+
+
+def test_beside_a_failing_notebook_one_ends_and_no_other_begins(write, tmp_path, capfd, monkeypatch):
+    write("02_bad", MEET.format(name="left", other="right"), "raise ValueError('no')")
+    write("03_good", MEET.format(name="right", other="left"), "time.sleep(2)\nprint('RESULT: here')")
+    write("04_never", "print('never')")
+    folder = write("06_never", "print('never')")
+    monkeypatch.setenv("MMALIB_THREADS", "2")
+    assert batch.run("quick", runs=tmp_path, folder=folder) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert any(line.startswith("02_bad  failed") for line in lines) and lines[-1].startswith("03_good  ok")
+    assert lines[-1].endswith("here") and not any("never" in line for line in lines)
+
+
 def test_a_failing_cell_ends_the_study_with_its_error_and_leaves_the_executed_notebook(write, tmp_path, capfd):
     write("01_bad", "x = 1", "# the cell that fails\nraise ValueError('no such\\nthing' + '\\nmore' * 99)")
     folder = write("02_never", "print('never')")
@@ -277,16 +312,22 @@ def test_the_kernel_of_a_killed_study_dies_and_holds_the_lock_until_then(write, 
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_study_takes_its_kernel_along_and_says_one_line(write, tmp_path, name):
-    marker = tmp_path / "pid"
-    write("01_busy", f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
+@pytest.mark.parametrize("numbers", [["01"], ["02", "03"]])
+def test_an_interrupted_study_takes_its_kernels_along_and_says_one_line(write, tmp_path, name, numbers, monkeypatch):
+    monkeypatch.setenv("MMALIB_THREADS", "2")
+    markers = [tmp_path / number for number in numbers]
+    for marker in markers:
+        busy = f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid()))"
+        write(f"{marker.name}_busy", busy, "time.sleep(600)")
     with start(tmp_path) as study:
-        wait_for(lambda: marker.exists() and marker.read_text())
+        wait_for(lambda: all(marker.exists() and marker.read_text() for marker in markers))
         study.send_signal(getattr(signal, name))
         out, err = study.communicate()
     assert study.returncode == 130
     assert err == "mmalib: interrupted; started again, it goes on from the last finished run\n"
-    wait_for(lambda: ended(int(marker.read_text())), seconds=5)
+    assert sorted(out.splitlines()) == [f"{number}_busy  started" for number in numbers]
+    for marker in markers:
+        wait_for(lambda marker=marker: ended(int(marker.read_text())), seconds=5)
 
 
 def test_a_second_study_on_the_same_folder_ends_with_one_sentence(write, tmp_path, capsys, monkeypatch):

@@ -2,7 +2,8 @@
 
 Notebooks skip the runs whose record is there, so starting again after a kill simply goes on. Each notebook
 has a kernel of its own in this interpreter. That kernel dies with the study, even if the study is killed, and
-shares its lock, so that no orphan can write records beside a study that was started again.
+shares its lock, so that no orphan can write records beside a study that was started again. Those of `BESIDE` run
+two at a time, each on half of the threads: small models keep two processes busier than one.
 """
 
 import importlib.util
@@ -14,17 +15,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import groupby
 from pathlib import Path
 
 from mmalib import plan, profiles
-from mmalib.records import lock, store
+from mmalib.records import lock, machine, store
 from mmalib.studies.workers import CLUSTER, asked_for
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
+BESIDE = ("02", "03", "04", "05")  # begin from 01 alone, draw nothing but their own runs, and measure no speed
 ROOM = 6.0  # GiB that must be free before a study starts
+CLEARED = "\r\x1b[K"  # a terminal's line, empty
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
 
 # What a kernel runs. `lifeline` is the reading end of a pipe that only the study could write to: the read
@@ -69,9 +74,9 @@ def run(
             store.sweep(home / name)
         for leftover in (home / "notebooks").glob("*.running.ipynb"):
             leftover.unlink()
-        for path in chosen:
-            if not _execute(path, home, {"profile": profile, "runs": str(Path(runs).resolve())}, held):
-                return 1
+        parameters = {"profile": profile, "runs": str(Path(runs).resolve())}
+        if not all(_execute_all(paths, home, parameters, held) for paths in _stages(chosen)):
+            return 1
     _report(home, begun)
     return 0
 
@@ -136,22 +141,50 @@ def _start_over(home: Path, making: list[str]) -> None:
         shutil.rmtree(path)
 
 
-def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
+def _stages(paths: list[Path]) -> list[list[Path]]:
+    """The notebooks in order, those together that run side by side: none on one core, or where Ray has the runs."""
+    one_by_one = machine.threads() < 2 or asked_for() > 1 or os.environ.get(CLUSTER)
+    groups = groupby(paths, lambda path: "beside" if path.name[:2] in BESIDE and not one_by_one else path.name)
+    return [list(group) for _, group in groups]
+
+
+def _execute_all(paths: list[Path], home: Path, parameters: dict, held: int) -> bool:
+    """Execute notebooks, two at a time; when one has failed no other begins, and False is returned."""
+    workers, stopped = min(2, len(paths)), threading.Event()
+    threads = machine.threads() // workers
+
+    def execute(path: Path) -> None:
+        if not stopped.is_set() and not _execute(path, running, home, parameters, held, lifeline, threads):
+            stopped.set()
+
+    with _progress() as running, ThreadPoolExecutor(workers) as pool, _lifeline() as lifeline:
+        try:
+            for task in as_completed([pool.submit(execute, path) for path in paths]):
+                task.result()
+        except BaseException:  # interrupted: what runs ends with its kernel, in silence
+            stopped.set()
+            running.clear()
+            raise
+    return not stopped.is_set()
+
+
+def _execute(path: Path, running: dict, home: Path, parameters: dict, held: int, lifeline: int, threads: int) -> bool:
     """Execute one notebook; say how it went, and leave the executed copy either way."""
     import papermill  # here: half a second that `--help` need not wait for
     from nbclient.exceptions import DeadKernelError
 
     (home / "notebooks").mkdir(exist_ok=True)
     executed = home / "notebooks" / path.name
-    running = executed.with_suffix(".running.ipynb")
-    print(f"{path.stem}  started", flush=True)
+    unfinished = executed.with_suffix(".running.ipynb")
+    _say(f"{path.stem}  started")
     begin, cells, failure, result = time.monotonic(), [], "", ""
+    running[path.stem] = begin, cells, _code_cells(path)
     try:
-        with _progress(path, cells), _kernel(held) as kernel:
+        with _kernel(held, lifeline, threads) as kernel:
             how = {"kernel_name": "python3", "language": "python", "km": kernel, "progress_bar": False}
             how |= {"start_timeout": 120, "iopub_timeout": 120}  # a busy machine is slow, not broken
             how["on_cell_execute"] = lambda cell, cell_index: cells.append(cell.source)
-            notebook = papermill.execute_notebook(_literal(path), _literal(running), parameters, **how)
+            notebook = papermill.execute_notebook(_literal(path), _literal(unfinished), parameters, **how)
         result = _result(notebook)
     except papermill.PapermillExecutionError as error:
         failure = "\n".join(f"{error.ename}: {error.evalue}".splitlines()[:12])
@@ -159,27 +192,39 @@ def _execute(path: Path, home: Path, parameters: dict, held: int) -> bool:
         failure = "The kernel died while this cell ran; running out of memory is the usual reason."
     except RuntimeError as error:  # of jupyter_client: it died, or was silent, before the first cell
         failure = f"The kernel did not start: {' '.join(str(error).split())}"
-    if left := running.exists():
-        os.replace(running, executed)
-    seconds = time.monotonic() - begin
-    print(f"{path.stem}  {'failed' if failure else 'ok'}  {seconds:.0f} s  {result}".rstrip(), flush=True)
+    if left := unfinished.exists():
+        os.replace(unfinished, executed)
+    if running.pop(path.stem, None) is None:  # the study was interrupted
+        return False
+    said = [f"{path.stem}  {'failed' if failure else 'ok'}  {time.monotonic() - begin:.0f} s  {result}".rstrip()]
     if failure:
         if cells:
-            print(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
-        print(*(f"  {line}" for line in failure.splitlines()), sep="\n")
+            said.append(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
+        said += [f"  {line}" for line in failure.splitlines()]
         if left:
-            print(f"  The executed notebook: {executed}", flush=True)
+            said.append(f"  The executed notebook: {executed}")
+    _say("\n".join(said))
     return not failure
 
 
 @contextmanager
-def _kernel(held: int) -> Iterator:
+def _lifeline() -> Iterator[int]:
+    """The reading end of a pipe that nobody writes to: who reads it returns when this ends, however it ends."""
+    lifeline, ours = os.pipe()
+    try:
+        yield lifeline
+    finally:
+        os.close(ours)
+        os.close(lifeline)
+
+
+@contextmanager
+def _kernel(held: int, lifeline: int, threads: int) -> Iterator:
     """A kernel in this very interpreter, whatever kernels are installed; it talks over files, not ports."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_core.utils import run_sync
 
-    lifeline, ours = os.pipe()
     with tempfile.TemporaryDirectory(prefix="mmalib-") as folder:  # socket paths must be short
         specs = KernelSpecManager(kernel_dirs=[])
         connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
@@ -189,6 +234,8 @@ def _kernel(held: int) -> Iterator:
         environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment["IPYTHONDIR"] = folder  # nobody's start-up files or history
         environment["KINETO_LOG_LEVEL"] = "99"  # torch's profiler writes past Python, between the lines of progress
+        if threads < machine.threads():
+            environment |= {machine.THREADS: str(threads), "OMP_NUM_THREADS": str(threads)}
         in_haste = True
         try:
             run_sync(kernel.start_kernel)(env=environment, pass_fds=(held, lifeline))
@@ -201,35 +248,46 @@ def _kernel(held: int) -> Iterator:
             in_haste = False
         finally:
             run_sync(kernel.shutdown_kernel)(now=in_haste)
-            os.close(lifeline)
-            os.close(ours)
 
 
 @contextmanager
-def _progress(path: Path, cells: list) -> Iterator[None]:
-    """On a terminal, a line redrawn every second; elsewhere nothing, so that log files stay readable."""
-    import nbformat
-
-    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source]
-    total = len(code) + 1  # papermill adds the cell with the parameters
-    begin, ended = time.monotonic(), threading.Event()
+def _progress() -> Iterator[dict[str, tuple[float, list, int]]]:
+    """When each notebook that runs began, its cells so far, and all; on a terminal a line, redrawn every second."""
+    running: dict[str, tuple[float, list, int]] = {}
+    ended = threading.Event()
 
     def tick() -> None:
         while not ended.wait(1):
-            minutes, seconds = divmod(int(time.monotonic() - begin), 60)
-            line = f"{path.stem}  {max(len(cells) - 1, 0)}/{total} cells  {minutes}:{seconds:02d}"
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            parts = []
+            for name, (begin, cells, total) in list(running.items()):
+                minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+                parts.append(f"{name}  {max(len(cells) - 1, 0)}/{total} cells  {minutes}:{seconds:02d}")
+            print(f"{CLEARED}{'   '.join(parts)}", end="", file=sys.stderr, flush=True)
 
     ticker = threading.Thread(target=tick, daemon=True)
     if sys.stderr.isatty():
         ticker.start()
     try:
-        yield
+        yield running
     finally:
         ended.set()
         if ticker.is_alive():
             ticker.join()
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print(CLEARED, end="", file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    """Print in place of the line of progress, if there is one."""
+    if sys.stderr.isatty():
+        print(CLEARED, end="", file=sys.stderr, flush=True)
+    print(text, flush=True)
+
+
+def _code_cells(path: Path) -> int:
+    import nbformat
+
+    cells = nbformat.read(path, as_version=4).cells
+    return sum(cell.cell_type == "code" and bool(cell.source) for cell in cells) + 1  # papermill adds the parameters
 
 
 def _literal(path: Path) -> str:
