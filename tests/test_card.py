@@ -316,6 +316,8 @@ def test_only_graphs_with_a_record_get_a_card(home):
     assert {path.parent for path in models.rglob("README.md")} == {models / RUN, bare, nested, other}
     assert "`06-x`" in (nested / "README.md").read_text() and "| openvino | 2 |" in (nested / "README.md").read_text()
     assert card.write_all(home / "nothing", records) == []
+    similarity = record(task="similarity", scores={"es": {"test": {"pearson": 0.5}}})
+    assert card.write_all(home, [similarity]) == []  # it finds no names
 
 
 def test_what_the_card_tells_to_type_runs(home, monkeypatch, capsys):

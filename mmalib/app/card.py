@@ -50,8 +50,9 @@ UNLABELLED = {"conll": "CoNLL-2002", "sample": "the generated sample"}
 
 
 def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
-    """Write the card of every exported model below home/models that one of these records tells of; their paths."""
-    models, known, written = Path(home) / "models", {record["run"]: record for record in records}, []
+    """Write the card of every exported tagger below home/models that one of these records tells of; their paths."""
+    models, written = Path(home) / "models", []
+    known = {record["run"]: record for record in records if record["settings"].get("task") != "similarity"}
     for graph in sorted(models.rglob(GRAPH)):
         folder, name = graph.parent, graph.parent.relative_to(models).as_posix()
         about = store.read_json(folder / PROVENANCE)
