@@ -1,0 +1,46 @@
+"""What a model is, in words that a reader of a figure has without the notebooks."""
+
+from mmalib.reports import distillation, quantization, unstructured
+
+FAMILIES = {  # kind of run → how a legend calls it
+    "baseline": "dense",
+    "student": "student",
+    "structured": "heads or neurons gone",
+    "gradual": "zeros",
+    "graph": "int8",
+    "combination": "several at once",
+}
+GONE = {"heads": "heads", "uniform": "heads and neurons"}
+COMBINED = {
+    "distil-q": "taught, int8",
+    "distil-text-q": "taught on unlabelled text, int8",
+    "halved-q": "half of heads and neurons, int8",
+    "distil-halved-q": "taught, half of heads and neurons, int8",
+}
+
+
+def family(settings: dict) -> str:
+    """What is compared with what in a figure; a float graph is the dense model in another form."""
+    kind = "baseline" if settings.get("int8") == "float" else settings["kind"]
+    return FAMILIES.get(kind, "others")
+
+
+def words(settings: dict, folder: str) -> str:
+    """What a run with these settings has left in a folder; the folder's name where there are no words for it."""
+    kind, label = settings["kind"], settings["label"]
+    if kind == "baseline":
+        return f"{label}, dense"
+    if kind == "student":
+        return f"{label}, {distillation.NAMES[settings['setting']]}"
+    if kind == "structured":
+        return f"{label}, {folder.rpartition('-')[2]}% of {GONE[settings['method']]} gone"
+    if kind == "gradual":
+        taught = ", taught" if "hardness" in settings else ""
+        return f"{label}, {settings['share']:.0%} zeros by {unstructured.NAMES[settings['method']]}{taught}"
+    if kind == "graph":
+        name = quantization.NAMES[settings["graph"]].lower().replace("qat", "QAT").replace("qo", "QO")
+        return f"{label}, {name if settings['int8'] == 'float' else f'int8, {name}'}"
+    if kind == "combination":
+        name, start = settings["combination"], settings["start"]["label"]
+        return f"{start}, {COMBINED.get(name) or name.replace('-q', '% zeros, taught, int8')}"
+    return folder
