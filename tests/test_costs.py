@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from mmalib.app import batch
+from mmalib.plan import Run
 from mmalib.records import store
 from mmalib.reports import costs
 
@@ -34,6 +35,26 @@ def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
 
 def test_without_timings_there_is_no_table():
     assert costs.draw([record("e", 2, None, notebook="03", method="obs")]) == {}
+
+
+def test_what_is_missing_would_take_as_long_as_its_kind_did():
+    def run(name, seed, **settings):
+        return Run(name, {"notebook": "05", "method": "quantization", "seed": seed, **settings})
+
+    runs = [run(f"qat{seed}", seed, graph="qat") for seed in (1, 2, 3)]
+    runs += [run("floor", 1, graph="floor"), Run("07-x", {"notebook": "07", "method": "shape"})]
+    there = [
+        record("qat1", 2, {"training": 3600.0, "scoring": 3600.0}),
+        {**record("qat2", 2, {"training": 7200.0}), "machine": {"cores": 2, "threads": 1}},
+        record("of another study", 2, {"training": 1e6}),
+    ]
+    assert costs.planned(there, runs).to_dict("records") == [
+        {"notebook": "05", "runs": 4, "there": 2, "seeds": "1, 2", "core-hours": "6.0"}
+        | {"still, about": "3.0 and 1 never timed"},
+        {"notebook": "07", "runs": 1, "there": 0, "seeds": "", "core-hours": "0.0"}
+        | {"still, about": "0.0 and 1 never timed"},
+    ]
+    assert list(costs.planned([], runs)["core-hours"]) == ["0.0", "0.0"]
 
 
 def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, capsys):

@@ -83,8 +83,31 @@ def test_the_shipped_backbones_are_shown_with_the_weights_that_they_have():
 
 
 def test_every_mark_on_the_pages_is_something_that_is_drawn():
-    drawn = "".join(path.read_text() for path in (publish.ROOT / "mmalib" / "reports").glob("*.py"))
+    sources = [*(publish.ROOT / "mmalib" / "reports").glob("*.py"), publish.ROOT / "mmalib" / "app" / "publish.py"]
+    drawn = "".join(path.read_text() for path in sources)
     for page in (publish.ROOT / "README.md", publish.ROOT / "figures" / "README.md"):
         for block in publish.BLOCK.finditer(page.read_text()):
             name = block["name"]
             assert name == "answer" or name in publish.benchmarks() or f'"{name}"' in drawn, f"{page}: {name}"
+
+
+def test_the_answer_says_what_the_most_and_the_least_faithful_keep():
+    def made(name, kind, en, es, nl, needs=None, **settings):
+        scores = {language: {"test": {"f1": f1}} for language, f1 in (("en", en), ("es", es), ("nl", nl))}
+        settings = {"kind": kind, "corpus": "conll", "label": "e5", "seed": 1, **settings}
+        return {"run": name, "settings": settings, "needs": needs or {}, "scores": scores}
+
+    dense, base = made("01", "baseline", 0.9, 0.7, 0.8), {"base": "01"}
+    records = [
+        dense,
+        made("05-a", "graph", 0.9, 0.6, 0.6, base, graph="dynamic", int8="dynamic"),
+        made("05-b", "graph", 0.45, 0.63, 0.72, base, graph="static", int8="static"),
+        made("05-c", "graph", 0.9, 0.1, 0.1, base, graph="float", int8="float"),  # no smaller
+        made("04-d", "student", 0.9, 0.1, 0.1, base, setting="unlabelled", sees_target_text=True),
+    ]
+    said = reports.answer.text(records)
+    assert "`e5` finds those of English with F1 0.90" in said and "(mean of 1 seed)" in said
+    assert "1 of 2 models lose more of the unseen languages than of English" in said
+    assert "(e5, int8, static) keeps 90% of them and 50% of English" in said
+    assert "(e5, int8, dynamic) 80% and 100%" in said
+    assert "has not been run" in reports.answer.text([dense])

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmalib import profiles, reports
+from mmalib import plan, profiles, reports
 from mmalib.app import batch
 from mmalib.records import store
 
+PROFILE = "small"  # whose study is in figures/
 PAGE = "README.md"  # of the repository, and of figures/
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
@@ -29,7 +30,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
     written = reports.redraw(records, folder, folder, formats)
-    about = {**benchmarks(root), **reports.backbones.draw(reports.backbones.read())}
+    about = benchmarks(root) | reports.backbones.draw(reports.backbones.read()) | {"table_planned": planned(records)}
     written += reports.write(about, folder, folder, formats)
     store.write_atomic(folder / "answer.md", reports.answer.text(records))
     if tuple(formats) == reports.FORMATS:  # what an earlier study drew and this one does not
@@ -38,6 +39,12 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
             old.unlink()
     pages = [path for path in (Path(root) / PAGE, folder / PAGE) if path.is_file()]
     return [*written, *(inject(page, folder) for page in pages)]
+
+
+def planned(records: list[dict]) -> pd.DataFrame:
+    """What of the whole study is there, and what the rest would take."""
+    runs = plan.runs(profiles.load_profile(PROFILE), reports.compare.of_the_study(records)[0]["settings"]["corpus"])
+    return reports.costs.planned(records, runs)
 
 
 def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:

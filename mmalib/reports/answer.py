@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures, intervals
+from mmalib.reports import figures, intervals, words
 from mmalib.reports.compare import of_part, of_the_study
 from mmalib.reports.intervals import UNSEEN
 
@@ -31,20 +31,28 @@ def _dense(records: list[dict]) -> str:
 
 def _compressed(records: list[dict]) -> str:
     rows = []
-    for record in [*of_kind(records, "combination"), *of_kind(records, "gradual"), *of_kind(records, "student")]:
-        base = of_part(record, "base", records)
-        if base and not record["settings"].get("sees_target_text") and record["settings"].get("setting") != "plain":
+    for record in of_kind(records, "combination", "gradual", "student", "graph"):
+        settings, base = record["settings"], of_part(record, "base", records)
+        as_large = settings.get("int8") == "float" or settings.get("setting") == "plain"
+        if base and not settings.get("sees_target_text") and not as_large:
             one, dense = _row(record), _row(base)
             unseen = sum(one[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), intervals.NOTHING)
-            rows.append({"run": record["run"], "en": one["en"] / max(dense["en"], intervals.NOTHING), "unseen": unseen})
+            rows.append(
+                {
+                    "what": words.words(settings, record["run"]),
+                    "en": one["en"] / max(dense["en"], intervals.NOTHING),
+                    "unseen": unseen,
+                }
+            )
     if not rows:
         return "What pruning, students and int8 leave of that has not been run on it yet."
     made = pd.DataFrame(rows)
-    best = made.loc[made["unseen"].idxmax()]
+    best, worst = made.loc[made["unseen"].idxmax()], made.loc[made["unseen"].idxmin()]
     worse = (made["unseen"] < made["en"]).sum()
     return (
-        f"Made smaller, {worse} of {len(made)} models lose more of the unseen languages than of English; the most "
-        f"faithful (`{best['run']}`) keeps {best['unseen']:.0%} of them and {best['en']:.0%} of English."
+        f"Made smaller or faster, {worse} of {len(made)} models lose more of the unseen languages than of English: the "
+        f"most faithful ({best['what']}) keeps {best['unseen']:.0%} of them and {best['en']:.0%} of English, the least "
+        f"faithful ({worst['what']}) {worst['unseen']:.0%} and {worst['en']:.0%}."
     )
 
 

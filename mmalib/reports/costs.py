@@ -1,7 +1,11 @@
 """What the runs of all notebooks took, from records, for whoever plans a study."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
+
+from mmalib.plan import Run
 
 
 def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
@@ -25,6 +29,36 @@ def table(records: list[dict]) -> pd.DataFrame:
     grouped = pd.DataFrame(rows).groupby(["notebook", "kind"])
     costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", _each)).reset_index()
     return costs.assign(minutes=costs["minutes"].map("{:.1f}".format))
+
+
+def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
+    """By notebook: how many of a study's runs are there, of which seeds, and the core-hours they took and would take.
+
+    A run that is not there is taken to last as the median of its kind did; of a kind that nobody has timed, nothing is
+    said but how many runs it has.
+    """
+    took = {record["run"]: _core_hours(record) for record in records}
+    frame = pd.DataFrame(
+        {"notebook": run.settings["notebook"], "kind": _kind(run.settings), "seed": run.settings.get("seed")}
+        | {"hours": took.get(run.name)}
+        for run in runs
+    )
+    usual = frame.groupby(["notebook", "kind"])["hours"].transform("median")
+    rows = []
+    for notebook, group in frame.groupby("notebook"):
+        there, lacks = group["hours"].notna(), usual[group.index][group["hours"].isna()]
+        unknown = int(lacks.isna().sum())
+        row = {"notebook": notebook, "runs": len(group), "there": int(there.sum())}
+        row["seeds"] = ", ".join(f"{seed:.0f}" for seed in sorted(group[there]["seed"].dropna().unique()))
+        row["core-hours"] = f"{group['hours'].sum():.1f}"
+        row["still, about"] = f"{lacks.sum():.1f}" + (f" and {unknown} never timed" if unknown else "")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _core_hours(record: dict) -> float:
+    machine = record["machine"]  # older records do not tell the threads: there, all cores
+    return sum((record.get("timings") or {}).values()) / 3600 * (machine.get("threads") or machine["cores"])
 
 
 def _kind(settings: dict) -> str:
