@@ -8,6 +8,7 @@ Four settings are there for the languages that are not trained on: a higher rate
 words hidden behind `<mask>`, and the mean of many checkpoints in place of the best one.
 """
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -134,8 +135,12 @@ def finetune(
         recipe=recipe,
         loss=loss,
     )
-    with clock.phase("training"):
-        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    gc.freeze()  # the Trainer collects garbage when it begins, and would look through all of torch each time
+    try:
+        with clock.phase("training"):
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    finally:
+        gc.unfreeze()
     scores = [entry for entry in trainer.state.log_history if "eval_f1" in entry]
     best = max((entry for entry in scores if entry["epoch"] > recipe.choose_after), key=lambda entry: entry["eval_f1"])
     history = {
