@@ -12,6 +12,7 @@ they were last executed, and runs nothing.
 import argparse
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -42,21 +43,29 @@ def main() -> int:
             if failed := batch.run(options.profile, runs=Path(runs)):
                 return failed
             seconds = took(Path(runs) / options.profile)
-    rows = [{"notebook": name, "seconds": f"{value:.0f}"} for name, value in seconds.items()]
-    rows.append({"notebook": "together", "seconds": f"{sum(seconds.values()):.0f}"})
+    rows = [
+        {"notebook": name, "begins at second": f"{begin:.0f}", "seconds": f"{end - begin:.0f}"}
+        for name, (begin, end) in seconds.items()
+    ]
+    for what, last in (("01 to 07 together", "07"), ("all together", "99")):
+        ends = [end for name, (_, end) in seconds.items() if name[:2] <= last]
+        rows.append({"notebook": what, "begins at second": "0", "seconds": f"{max(ends):.0f}"})
     print(tables.markdown(pd.DataFrame(rows)))
     if options.out:
         store.save(options.out, name, settings, scores={}, rows=rows)
     return 0
 
 
-def took(home: Path) -> dict[str, float]:
-    """Seconds of every executed notebook of a profile, as papermill has written them into it."""
+def took(home: Path) -> dict[str, tuple[float, float]]:
+    """When every executed notebook of a profile began and ended, as papermill has it, in seconds from the first."""
     executed = sorted((home / "notebooks").glob("*.ipynb"))
     names = {path.stem for path in executed}
     if missing := [path.stem for path in batch.notebooks(batch.NOTEBOOKS) if path.stem not in names]:
         raise SystemExit(f"{home} is missing executed notebooks: {', '.join(missing)}. Run the study there first.")
-    return {path.stem: nbformat.read(path, 4).metadata.papermill.duration for path in executed}
+    told = {path.stem: nbformat.read(path, 4).metadata.papermill for path in executed}
+    begins = {name: datetime.fromisoformat(of["start_time"]).timestamp() for name, of in told.items()}
+    first = min(begins.values())
+    return {name: (begins[name] - first, begins[name] - first + of["duration"]) for name, of in told.items()}
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, caps
     names = [path.name for path in batch.notebooks(batch.NOTEBOOKS)]
 
     def study(profile, *, runs):
-        for number, name in enumerate(names, start=1):
-            notebook = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 10.4 * number}})
+        for number, name in enumerate(names):  # each begins before the one before it has ended
+            told = {"start_time": f"2030-01-01T00:{number:02d}:00.500000", "duration": 90.4}
+            notebook = nbformat.v4.new_notebook(metadata={"papermill": told})
             path = Path(runs) / profile / "notebooks" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, path)
@@ -72,12 +73,14 @@ def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, caps
     script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "study.py"))
     monkeypatch.setattr("sys.argv", ["study.py", "--profile", "smoke", "--out", str(tmp_path)])
     assert script["main"]() == 0
-    assert "| 01_baselines | 10 |" in capsys.readouterr().out
+    assert "| 02_head_pruning | 60 | 90 |" in capsys.readouterr().out
     (found,) = store.read(tmp_path)
     assert found["run"] == "study_smoke"
-    assert found["rows"][-1] == {"notebook": "together", "seconds": f"{10.4 * sum(range(1, len(names) + 1)):.0f}"}
+    seven, together = found["rows"][-2:]
+    assert seven == {"notebook": "01 to 07 together", "begins at second": "0", "seconds": "450"}
+    assert together == {"notebook": "all together", "begins at second": "0", "seconds": f"{60 * len(names) + 30:.0f}"}
     study("smoke", runs=tmp_path / "there")
-    assert script["took"](tmp_path / "there" / "smoke")["02_head_pruning"] == pytest.approx(20.8)
+    assert script["took"](tmp_path / "there" / "smoke")["02_head_pruning"] == pytest.approx((60.0, 150.4))
     (tmp_path / "there" / "smoke" / "notebooks" / names[0]).unlink()
     with pytest.raises(SystemExit, match="is missing executed notebooks: 01_baselines"):
         script["took"](tmp_path / "there" / "smoke")
