@@ -244,7 +244,7 @@ class _EntityTrainer(Trainer):
         return self.state.epoch > self.recipe.choose_after and super()._determine_best_metric(metrics, trial)
 
 
-def rate_at(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
+def rate_at(step: int, *, total: int, warm_up: int, rewinds: Sequence[int], floor: float) -> float:
     """The factor of the learning rate: up to 1 in the warm-up, then down to `floor`, from 1 again at each rewind."""
     if step < warm_up:
         return step / warm_up

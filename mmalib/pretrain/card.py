@@ -1,6 +1,7 @@
 """What is known of a shipped backbone: a report as JSON beside its weights, and the model card made from reports."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,6 @@ from mmalib.model.packed import SHARED
 from mmalib.plan import RECIPE_TRIAL
 from mmalib.pretrain.probe import retrieval
 from mmalib.pretrain.recipe import TOKENS, Prepared
-from mmalib.pretrain.text import Pairs
 from mmalib.profiles import Profile, load_profile
 from mmalib.records import machine, store
 from mmalib.records.machine import WEIGHTS
@@ -28,18 +28,22 @@ ORIGINS = {
 
 
 def report(
-    name: str, model: BertModel, prepared: Prepared, log: list[dict], aligned: list[Pairs], weights: Path = WEIGHTS
-) -> dict:
-    """Shape, size, cost and sentence retrieval of one backbone as plain data; e5's tells of the vocabulary as well."""
-    pairs = [p for p in aligned if p.first == "en"]
+    name: str, model: BertModel, prepared: Prepared, log: list[dict], news: Mapping[str, list[str]], weights=WEIGHTS
+) -> None:
+    """Leave shape, size, cost and retrieval of one backbone beside its weights; with e5's, the vocabulary's cost."""
     about, steps = machine.describe(), log[-1]["step"] if log else 0
     own = sum(path.stat().st_size for path in (weights / name).iterdir() if path.name != REPORT)
-    return {
+    found = {
+        f"en to {other}": retrieval(model, prepared.tokenizer, news["en"], lines)
+        for other, lines in news.items()
+        if other != "en"
+    }
+    told = {
         "origin": ORIGINS[name],
         "layers": model.config.num_hidden_layers,
         "width": model.config.hidden_size,
         "neurons": model.config.intermediate_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters(),
         "layer_parameters": sum(p.numel() for p in model.encoder.parameters()),
         "megabytes": own / 1e6,
         "steps": steps,
@@ -48,17 +52,11 @@ def report(
         "machine": f"{about['gpu'] or about['cpu']}, {about['cores']} CPU cores",
         "text": prepared.facts,
         **({"coverage": prepared.coverage} if name == "e5" else {}),
-        "retrieval": {f"{p.first} to {p.second}": retrieval(model, prepared.tokenizer, p) for p in pairs},
-        "retrieval_lines": min(len(p.lines) for p in pairs),
+        "retrieval": found,
+        "retrieval_lines": len(news["en"]),
         "log": log,
     }
-
-
-def write(report: dict, name: str, weights: Path = WEIGHTS) -> Path:
-    """Leave a report beside the weights it is about."""
-    path = weights / name / REPORT
-    store.write_atomic(path, json.dumps(report, indent=1) + "\n")
-    return path
+    store.write_atomic(weights / name / REPORT, json.dumps(told, indent=1) + "\n")
 
 
 def card(
