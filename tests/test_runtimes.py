@@ -336,7 +336,7 @@ def fake(tmp_path, monkeypatch):
         "import deepsparse_worker as worker\n"
         "about = {'version': '0', 'isa': 'none', 'vnni': False}\n"
         "about['inputs'] = {'input_ids': [None, None], 'attention_mask': [None, None]}\n"
-        "out = os.fdopen(1, 'wb')\n"
+        "out = os.fdopen(os.dup(0), 'wb')\n"
         "worker.send(out, about)\n"
         "question, payload = worker.receive(sys.stdin.buffer)\n"
         "exec(open(sys.argv[1]).read())\n"

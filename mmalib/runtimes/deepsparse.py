@@ -1,4 +1,4 @@
-"""DeepSparse, which cannot share our environment, as a worker process fed over a pipe.
+"""DeepSparse, which cannot share our environment, as a worker process fed over a socket.
 
 It is end-of-life, closed and free for research only; it is here because the paper's best numbers are its. It compiles
 an engine for one batch and length, rewrites the file it is given (so the worker copies it first), reports to a server
@@ -8,14 +8,13 @@ the reason. Between two calls its threads sleep; during one they spin, so nothin
 
 import json
 import os
-import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
 import threading
-import time
 import weakref
 from pathlib import Path
 
@@ -55,40 +54,39 @@ def load(path: Path, threads: int) -> Engine:
         answer, payload = worker.ask(question, b"".join(array.tobytes() for array in feeds.values()))
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        facts["supported_share"] = answer["facts"]["supported_share"]  # of the operations, by its own count
+        facts["supported_share"] = answer["supported_share"]  # of the operations, by its own count
         return np.frombuffer(payload, dtype=np.float32).reshape(answer["shape"])
 
     return Engine(run, worker.stop, worker.about["inputs"], facts, process=worker.process.pid)
 
 
 class _Worker:
-    """The process, its pipes and its folder; all three are gone after `stop`, and when this object is."""
+    """The process, its socket and its folder; all three are gone after `stop`, and when this object is."""
 
     def __init__(self, path: Path, threads: int) -> None:
         _sweep()
         folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
-        self._log = Path(folder) / "stderr"
+        self._log = Path(folder) / "log"
         thread = "main" if threading.current_thread() is threading.main_thread() else "other"
+        # -I keeps its sys.path free of our folder, whose deepsparse.py it would import in place of its own.
+        command = [machine.DEEPSPARSE / "bin" / "python", "-I", WORKER, path.resolve(), threads, os.getpid(), thread]
+        self._socket, its_end = socket.socketpair()
+        self._answers = self._socket.makefile("rb")
         try:
-            with open(self._log, "wb") as log:
-                # -I keeps its sys.path free of our folder, whose deepsparse.py it would import in place of its own.
-                python = machine.DEEPSPARSE / "bin" / "python"
+            with its_end, open(self._log, "wb") as log:
                 self.process = subprocess.Popen(
-                    [str(python), "-I", str(WORKER), str(path.resolve()), str(threads), str(os.getpid()), thread],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    list(map(str, command)),
+                    stdin=its_end,  # answers come by it too: on standard output the native library prints
+                    stdout=log,
                     stderr=log,
                     cwd=folder,
                     env={**os.environ, **ENVIRONMENT},
                     start_new_session=True,  # Ctrl-C is for us; what becomes of the worker, we decide
-                    bufsize=0,
                 )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self.stop = weakref.finalize(self, _stop, self.process, folder)  # at exit too
-        for pipe in (self.process.stdin, self.process.stdout):
-            os.set_blocking(pipe.fileno(), False)
+        self.stop = weakref.finalize(self, _stop, self.process, folder, self._answers, self._socket)  # at exit too
         self.about, _ = self._answer()
 
     def ask(self, question: dict, payload: bytes) -> tuple[dict, bytes]:
@@ -99,42 +97,34 @@ class _Worker:
     def _answer(self, question: bytes = b"") -> tuple[dict, bytes]:
         if not self.stop.alive:
             raise RuntimeError("the worker was stopped before; load the model again")
-        deadline = time.monotonic() + PATIENCE
+        self._socket.settimeout(PATIENCE)
         try:
-            self._write(question, deadline)
-            lengths = struct.unpack("<II", self._read(8, deadline))
-            header, payload = (self._read(length, deadline) for length in lengths)
+            self._socket.sendall(question)
+            header, payload = (self._read(length) for length in struct.unpack("<II", self._read(8)))
             return json.loads(header), payload
-        except (BrokenPipeError, EOFError):
+        except TimeoutError:
+            self.stop()
+            raise TimeoutError(f"the worker gave no answer in {PATIENCE:.0f} seconds and was stopped") from None
+        except (ConnectionError, EOFError):
             reason = self._reason()
             self.stop()
             raise RuntimeError(reason) from None
-        except BaseException:  # out of patience or interrupted: what would come now answers nobody's question
+        except BaseException:  # interrupted: what would come now answers nobody's question
             self.stop()
             raise
 
-    def _write(self, data: bytes, deadline: float) -> None:
-        pipe, left = self.process.stdin.fileno(), memoryview(data)
-        while left:
-            _wait(pipe, select.POLLOUT, deadline)
-            left = left[os.write(pipe, left) :]
-
-    def _read(self, number: int, deadline: float) -> bytes:
-        pipe, data = self.process.stdout.fileno(), bytearray()
-        while len(data) < number:
-            _wait(pipe, select.POLLIN, deadline)
-            part = os.read(pipe, number - len(data))
-            if not part:
-                raise EOFError
-            data += part
-        return bytes(data)
+    def _read(self, number: int) -> bytes:
+        data = self._answers.read(number)
+        if len(data) < number:
+            raise EOFError
+        return data
 
     def _reason(self) -> str:
         """Why the worker ended, from how it ended and the last of what it said."""
         try:
             code = self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            return "the worker closed its pipe and did not end"
+            return "the worker closed its socket and did not end"
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         telling = [line for line in lines if line.startswith(REASONS) or "Error: " in line]
@@ -153,16 +143,9 @@ def _sweep() -> None:
             continue
 
 
-def _wait(pipe: int, event: int, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(pipe, event)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise TimeoutError(f"the worker gave no answer in {PATIENCE:.0f} seconds and was stopped")
-
-
-def _stop(process: subprocess.Popen, folder: str) -> None:
+def _stop(process: subprocess.Popen, folder: str, *ends) -> None:
     process.kill()  # there is nothing in it to be saved
     process.wait()
-    process.stdin.close()
-    process.stdout.close()
+    for end in ends:
+        end.close()
     shutil.rmtree(folder, ignore_errors=True)
