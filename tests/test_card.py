@@ -77,7 +77,7 @@ def about_of(folder):
 
 def int8(about, **more):
     """What mmalib.json says of an int8 graph made of another one."""
-    of_int8 = {"kind": "qat", "format": "qdq", "quantized": 37, "skip": [], "embeddings": False, "reduce_range": False}
+    of_int8 = {"kind": "qat", "format": "qdq", "quantized": 37, "skip": [], "embeddings": False}
     of_int8 |= {"sparsity": 0.6, "sparsity_int8": 0.6543, "megabytes_float": 41.237}
     return about | {"megabytes": 13.586, "quantization": of_int8 | more}
 

@@ -194,7 +194,6 @@ def _int8(quantization: dict) -> str:
     kind, form, kept = quantization["kind"], quantization["format"], quantization.get("skip")
     parts = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
     parts += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
-    parts += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
     return "; ".join(parts + ([f"left in float: {', '.join(kept)}"] if kept else []))
 
 
