@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from mmalib import runtimes
 from mmalib.records import clock
@@ -37,30 +38,33 @@ class Turn:
 
 
 def measure(
-    folders: Mapping[str, Path] | Sequence[Path],
+    folders: Mapping[str, Path],
     runtime_names: Sequence[str],
     batches: Sequence[int],
     length: int,
     *,
     threads: int,
     seconds: float,
-    baseline: Path | None = None,
+    baseline: Path,
     turns: int = TURNS,
     calls: int = CALLS,
 ) -> Iterator[dict]:
     """A row for every folder, runtime and batch, as soon as it is measured; what fails is a row with `failed`.
 
-    `folders` may be named; else each goes by its own name. `seconds` go into each candidate and as many into the
-    baseline beside it, or as `calls` in each turn take: ONNX Runtime on the folder `baseline`, the first of `folders`
-    unless told otherwise. Where the baseline is not as fast as beside the other rows, a row is measured once more; if
-    it still is not, the row tells by which share (`baseline_off`).
+    `seconds` go into each candidate and as many into the baseline beside it, or as `calls` in each turn take: ONNX
+    Runtime on the folder `baseline`. Where the baseline is not as fast as beside the other rows, a row is measured once
+    more; if it still is not, the row tells by which share (`baseline_off`).
     """
-    chosen = named(folders)
-    _check(chosen, runtime_names, batches, length, threads, seconds, turns)
-    base_folder = Path(baseline) if baseline is not None else next(iter(chosen.values()))
+    if not (runtime_names and batches) or min(*batches, length, turns) < 1 or not seconds > 0:
+        raise ValueError("Give a runtime, batches, a length and turns of at least 1, and more than no seconds.")
+    runtimes.check_threads(threads)
+    for folder in folders.values():
+        runtimes.locate(folder)
+    for runtime in runtime_names:
+        runtimes.parse(runtime)
     beside: dict[int, list[float]] = {}  # batch → the baseline's speed beside each row
-    with runtimes.load(base_folder, threads) as base:
-        for name, folder in chosen.items():
+    with runtimes.load(baseline, threads) as base:
+        for name, folder in folders.items():
             for runtime in runtime_names:
                 about = {"model": name, "runtime": runtime, "threads": threads, "length": length}
                 how = {"seconds": seconds, "turns": turns, "calls": calls}
@@ -95,7 +99,7 @@ def compare(
             else:
                 with _stopped(candidate.process):
                     theirs.append(_turn(base, pair, seconds / turns, calls))
-    others = watch.others()
+    others = watch.others(candidate.threads)
     times = [milliseconds for turn in ours for milliseconds in turn.milliseconds]
     ratios = [one.samples_per_second / other.samples_per_second for one, other in zip(ours, theirs, strict=True)]
     return {
@@ -104,20 +108,17 @@ def compare(
         **_spread("ratio", ratios),
         "milliseconds_p50": float(np.percentile(times, 50)),
         "milliseconds_p95": float(np.percentile(times, 95)),
-        "others_cores": others,
-        "busy": None if others is None else is_busy(others, candidate.threads),
+        **others,
         "samples": [turn.samples_per_second for turn in ours],
         "baseline_samples": [turn.samples_per_second for turn in theirs],
     }
 
 
-def named(folders: Mapping[str, Path] | Sequence[Path]) -> dict[str, Path]:
-    """Folders by the names their rows will have: those given, else their own."""
-    if isinstance(folders, Mapping):
-        return {name: Path(folder) for name, folder in folders.items()}
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by their own names."""
     by_name = {Path(folder).resolve().name: Path(folder) for folder in folders}
     if len(by_name) < len(folders):
-        raise ValueError("Two of the folders have the same name, so their rows could not be told apart. Name them.")
+        raise ValueError("Two of the folders have the same name, so their rows could not be told apart. Rename one.")
     return by_name
 
 
@@ -169,32 +170,31 @@ class Watch:
     """Counts what other processes take of the cores this one may use, from its making until it is asked."""
 
     def __init__(self, *workers: int | None) -> None:
-        self._workers = {worker for worker in workers if worker is not None}
+        self._ours = [psutil.Process(worker) for worker in (os.getpid(), *filter(None, workers))]
         self._before = self._now()
 
-    def others(self) -> float | None:
-        """How many cores others have kept busy since then, on average; None where the system does not tell."""
+    def others(self, threads: int) -> dict[str, float | bool | None]:
+        """How many cores others have kept busy since then, and whether that spoils what is measured on `threads`.
+
+        None where the system does not tell.
+        """
         before, now = self._before, self._now()
         if before is None or now is None:
-            return None
-        taken = (now[1] - before[1]) - (now[2] - before[2])
-        return max(0.0, taken / max(now[0] - before[0], 1e-9))
+            return {"others_cores": None, "busy": None}
+        seconds, everybody, ours = (after - earlier for earlier, after in zip(before, now, strict=True))
+        taken, cores = max(0.0, (everybody - ours) / max(seconds, 1e-9)), len(os.sched_getaffinity(0))
+        return {"others_cores": taken, "busy": taken > SPARE * threads + IDLE_SPARE * max(0, cores - threads)}
 
     def _now(self) -> tuple[float, float, float] | None:
         """The time, and the CPU seconds spent by everybody and by us until now."""
         try:
-            everybody = _busy_seconds(Path("/proc/stat").read_text(), os.sched_getaffinity(0))
-            workers = sum(_process_seconds(Path(f"/proc/{worker}/stat").read_text()) for worker in self._workers)
-        except (OSError, AttributeError):  # no /proc (macOS), or the worker is gone
+            every = psutil.cpu_times(percpu=True)
+            cores = [every[core] for core in os.sched_getaffinity(0)]
+            ours = sum(sum(process.cpu_times()[:2]) for process in self._ours)
+        except (psutil.Error, AttributeError):  # another system than Linux, or the worker is gone
             return None
-        mine = os.times()
-        return time.perf_counter(), everybody, mine.user + mine.system + workers
-
-
-def is_busy(others: float, threads: int) -> bool:
-    """Whether others take so many cores that what is measured on `threads` of ours is not to be trusted."""
-    cores = len(os.sched_getaffinity(0))
-    return others > SPARE * threads + IDLE_SPARE * max(0, cores - threads)
+        busy = sum(t.user + t.nice + t.system + t.irq + t.softirq + t.steal for t in cores)
+        return time.perf_counter(), busy, ours
 
 
 @contextmanager
@@ -263,36 +263,3 @@ def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds:
 def _spread(name: str, values: list[float]) -> dict[str, float]:
     low, middle, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
-
-
-def _busy_seconds(stat: str, cores: set[int]) -> float:
-    """CPU seconds that were not idle on these cores since the start of the machine, from the text of /proc/stat."""
-    ticks = 0
-    for line in stat.splitlines():
-        name, *fields = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in fields[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _process_seconds(stat: str) -> float:
-    """CPU seconds of one process with all its threads, from the text of /proc/<pid>/stat."""
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _check(chosen: dict[str, Path], runtime_names, batches, length: int, threads: int, seconds: float, turns) -> None:
-    """All mistakes of the caller, before anything is measured."""
-    if not (chosen and runtime_names and batches):
-        raise ValueError("There is nothing to measure. Give at least one folder, one runtime and one batch size.")
-    for folder in chosen.values():
-        runtimes.locate(folder)
-    for runtime in runtime_names:
-        runtimes.parse(runtime)
-    for name, value in [("batch", batch) for batch in batches] + [("length", length), ("turns", turns)]:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}. Give a whole number of at least 1.")
-    runtimes.check_threads(threads)
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds}. Give each measurement more than no time.")
