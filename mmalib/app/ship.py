@@ -92,7 +92,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
-        (folder / export.PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        disk.tell(folder, about)
         speed = shipped.speed(ner)
         here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
         told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}

@@ -9,7 +9,6 @@ padding, and the zeros in the encoder's weights against the model's. How the gra
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from mmalib import runtimes
 from mmalib.data import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
-from mmalib.model.disk import PROVENANCE, complete_folder, size_mb
+from mmalib.model.disk import complete_folder, size_mb, tell
 from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"
@@ -57,7 +56,7 @@ def export(
             "commit": machine.commit(),
             "versions": machine.versions(),
         }
-        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tell(fresh, about)
     return about
 
 

@@ -41,7 +41,7 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_relo
 
 from mmalib.graph.export import CARD, GRAPH, PROVENANCE
 from mmalib.graph.trace import matmuls
-from mmalib.model.disk import complete_folder, size_mb
+from mmalib.model.disk import complete_folder, size_mb, tell
 from mmalib.records import clock, machine
 
 FORMATS = ("qdq", "qoperator")
@@ -99,7 +99,7 @@ def quantize(
             "commit": machine.commit(),
             "versions": machine.versions(),
         }
-        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tell(fresh, about)
     return about
 
 

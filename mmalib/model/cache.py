@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
@@ -41,15 +41,15 @@ def fingerprint(hashes: dict[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
 
-def sums(root: Path, folders: Collection[str], wanted: str) -> dict[str, str]:
-    """The stored hashes of the files in these folders below `root`, one of which is `wanted`."""
+def sums(root: Path, name: str, *shared: str) -> dict[str, str]:
+    """The stored hashes of the files of one thing below `root`: in the folder of its name and in shared ones."""
     try:
         pairs = [line.split("  ", 1) for line in (root / SUMS).read_text().splitlines()]
     except OSError as error:
         raise ValueError(f"{root / SUMS} cannot be read ({error.strerror}). Reinstall the package.") from error
-    mine = {path: total for total, path in pairs if path.split("/")[0] in folders}
-    if wanted not in mine:
-        raise ValueError(f"{root / SUMS} does not know '{wanted}'. Reinstall the package.")
+    mine = {path: total for total, path in pairs if path.split("/")[0] in (name, *shared)}
+    if f"{name}/config.json" not in mine:
+        raise ValueError(f"{root / SUMS} does not know '{name}'. Reinstall the package.")
     return mine
 
 

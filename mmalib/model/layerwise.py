@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model import distill
-from mmalib.model.backbones import keep_layers_, layers
+from mmalib.model.backbones import hooked, keep_layers_, layers
 
 EVERY = 3  # of the teacher's layers, each third is matched
 
@@ -68,11 +68,8 @@ def loss(
         told = distill.of_words(logits, answers, batch["labels"], hardness=1.0, temperature=temperature)
         return hidden * apart + (1 - hidden) * told
 
-    try:
+    with hooked(handles):
         yield taught
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _kept_in(states: dict[int, Tensor], number: int) -> Callable:
