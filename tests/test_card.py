@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from mmalib import NER, reports
 from mmalib.app import card, cli
 from mmalib.graph import export
-from mmalib.model import packed
+from mmalib.model import disk, packed
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.use.ner import WINDOW
 
@@ -72,7 +72,7 @@ def row(runtime="onnxruntime", batch=4, speed=61.84, ratio=3.217, **more):
 
 
 def about_of(folder):
-    return json.loads((folder / export.PROVENANCE).read_text(encoding="utf-8"))
+    return json.loads((folder / disk.PROVENANCE).read_text(encoding="utf-8"))
 
 
 def int8(about, **more):
@@ -305,8 +305,8 @@ def test_only_graphs_with_a_record_get_a_card(home):
         shutil.copytree(models / RUN, folder)
     weights.mkdir()
     for folder, run in ((other, "nobody"), (nested, "06-x"), (unfinished, "06-x")):
-        (folder / export.PROVENANCE).write_text(json.dumps(about_of(folder) | {"run": run}))
-    (bare / export.PROVENANCE).unlink()
+        (folder / disk.PROVENANCE).write_text(json.dumps(about_of(folder) | {"run": run}))
+    (bare / disk.PROVENANCE).unlink()
     (other / "README.md").write_text("mine")
     records = [record(), record("06-x"), record("06-bare"), record("01-weights")]
     speeds = trained("06-x/graph", [row("openvino", 2)])

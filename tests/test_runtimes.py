@@ -171,8 +171,9 @@ def test_static_shapes_are_served_or_refused_in_one_line(runtime, model, tmp_pat
     with runtimes.load(static, 1, runtime) as session:
         ids, mask = batch(2, 7)
         assert np.abs(session(ids, mask) - expected(model, ids, mask)).max() < 1e-3
-        with pytest.raises(ValueError, match=r"static shapes \(input_ids \[2, 7\]\).*batch 3 of length 7"):
+        with pytest.raises(RuntimeError, match=f"^{runtime} failed on ") as error:
             session(*batch(3, 7))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("shapes", [((0, 4), (0, 4)), ((2, 0), (2, 0)), ((2, 4), (2, 5)), ((4,), (4,))])
@@ -335,7 +336,7 @@ def fake(tmp_path, monkeypatch):
         f"import os, sys, time\nsys.path.append({str(deepsparse.WORKER.parent)!r})\n"
         "import deepsparse_worker as worker\n"
         "about = {'version': '0', 'isa': 'none', 'vnni': False}\n"
-        "about['inputs'] = {'input_ids': [None, None], 'attention_mask': [None, None]}\n"
+        "about['inputs'] = ['input_ids', 'attention_mask']\n"
         "out = os.fdopen(os.dup(0), 'wb')\n"
         "worker.send(out, about)\n"
         "question, payload = worker.receive(sys.stdin.buffer)\n"

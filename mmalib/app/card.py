@@ -13,8 +13,9 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from mmalib.data import corpus
-from mmalib.graph.export import CARD, GRAPH, PROVENANCE
+from mmalib.graph.export import CARD, GRAPH
 from mmalib.model import backbones
+from mmalib.model.disk import PROVENANCE
 from mmalib.model.packed import fingerprint
 from mmalib.plan import HALVED
 from mmalib.records import store

@@ -88,7 +88,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         scores = scored(ner.tags, study.corpora)
         further = further_scores(ner.tags, study.corpora.further)
         wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
-        about = json.loads((source / export.PROVENANCE).read_text(encoding="utf-8"))
+        about = json.loads((source / disk.PROVENANCE).read_text(encoding="utf-8"))
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}

@@ -39,9 +39,9 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_reload_model_with_shape_infer
 
-from mmalib.graph.export import CARD, GRAPH, PROVENANCE
+from mmalib.graph.export import CARD, GRAPH
 from mmalib.graph.trace import matmuls
-from mmalib.model.disk import complete_folder, size_mb, tell
+from mmalib.model.disk import PROVENANCE, complete_folder, size_mb, tell
 from mmalib.records import clock, machine
 
 FORMATS = ("qdq", "qoperator")

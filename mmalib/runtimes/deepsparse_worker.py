@@ -28,7 +28,7 @@ def main(model, threads, parent, main_thread):
 
     graph = onnx.load(model, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = {given.name: axes(given) for given in graph.input if given.name not in weights}
+    inputs = [given.name for given in graph.input if given.name not in weights]
     cpu = deepsparse.cpu_architecture()
     about = {"version": deepsparse.__version__, "isa": cpu.isa, "vnni": bool(cpu.vnni), "inputs": inputs}
     send(answers, about)
@@ -66,11 +66,6 @@ def compiled(deepsparse, model, threads, shape, inputs):
         return deepsparse.Engine(copy, batch_size=shape[0], num_cores=threads, input_shapes=shapes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def axes(given):
-    """The size of every axis of an input, None where it is dynamic."""
-    return [axis.dim_value or None for axis in given.type.tensor_type.shape.dim]
 
 
 def send(pipe, header, payload=b""):

@@ -30,5 +30,5 @@ def load(path: Path, threads: int) -> Engine:
         nonlocal session
         session = None  # its destructor ends the threads
 
-    inputs = {given.name: given.shape for given in session.get_inputs()}
+    inputs = [given.name for given in session.get_inputs()]
     return Engine(run, stop, inputs, {"version": onnxruntime.__version__})
