@@ -8,7 +8,6 @@ the reason. Between two calls its threads sleep; during one they spin, so nothin
 
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -25,7 +24,6 @@ from mmalib.runtimes import Engine
 
 WORKER = Path(__file__).with_name("deepsparse_worker.py")
 PATIENCE = 600.0  # seconds for one answer; compiling a large int8 model takes a minute or two
-PREFIX = "mmalib-deepsparse-"  # of a worker's folder; our process id follows
 ENVIRONMENT = {
     "NM_DISABLE_ANALYTICS": "True",
     "NM_VERSION_CHECK": "false",
@@ -61,32 +59,26 @@ def load(path: Path, threads: int) -> Engine:
 
 
 class _Worker:
-    """The process, its socket and its folder; all three are gone after `stop`, and when this object is."""
+    """The process, its socket and what it prints; all three are gone after `stop`, and when this object is."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        _sweep()
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
-        self._log = Path(folder) / "log"
         thread = "main" if threading.current_thread() is threading.main_thread() else "other"
         # -I keeps its sys.path free of our folder, whose deepsparse.py it would import in place of its own.
         command = [machine.DEEPSPARSE / "bin" / "python", "-I", WORKER, path.resolve(), threads, os.getpid(), thread]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed when the worker is stopped)
         self._socket, its_end = socket.socketpair()
         self._answers = self._socket.makefile("rb")
-        try:
-            with its_end, open(self._log, "wb") as log:
-                self.process = subprocess.Popen(
-                    list(map(str, command)),
-                    stdin=its_end,  # answers come by it too: on standard output the native library prints
-                    stdout=log,
-                    stderr=log,
-                    cwd=folder,
-                    env={**os.environ, **ENVIRONMENT},
-                    start_new_session=True,  # Ctrl-C is for us; what becomes of the worker, we decide
-                )
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self.stop = weakref.finalize(self, _stop, self.process, folder, self._answers, self._socket)  # at exit too
+        with its_end:
+            self.process = subprocess.Popen(
+                list(map(str, command)),
+                stdin=its_end,  # answers come by it too: on standard output the native library prints
+                stdout=self._log,
+                stderr=self._log,
+                cwd=tempfile.gettempdir(),
+                env={**os.environ, **ENVIRONMENT},
+                start_new_session=True,  # Ctrl-C is for us; what becomes of the worker, we decide
+            )
+        self.stop = weakref.finalize(self, _stop, self.process, self._answers, self._socket, self._log)  # at exit too
         self.about, _ = self._answer()
 
     def ask(self, question: dict, payload: bytes) -> tuple[dict, bytes]:
@@ -126,26 +118,15 @@ class _Worker:
         except subprocess.TimeoutExpired:
             return "the worker closed its socket and did not end"
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         telling = [line for line in lines if line.startswith(REASONS) or "Error: " in line]
         reason = (telling or lines or ["it said nothing"])[0 if telling else -1]
         return f"the worker ended ({end}): {reason}"
 
 
-def _sweep() -> None:
-    """Remove the folders of those who were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        try:
-            os.kill(int(folder.name.removeprefix(PREFIX).partition("-")[0]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):  # not one of ours
-            continue
-
-
-def _stop(process: subprocess.Popen, folder: str, *ends) -> None:
+def _stop(process: subprocess.Popen, *files) -> None:
     process.kill()  # there is nothing in it to be saved
     process.wait()
-    for end in ends:
-        end.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in files:
+        file.close()

@@ -12,6 +12,7 @@ import shutil
 import signal
 import struct
 import sys
+import tempfile
 from functools import lru_cache
 
 KEPT = 2  # engines; each holds the model's weights once more
@@ -56,16 +57,11 @@ def main(model, threads, parent, main_thread):
 
 def compiled(deepsparse, model, threads, shape, inputs):
     """An engine for one shape, from a private copy, because DeepSparse rewrites the file it is given."""
-    folder = os.path.abspath("copy")
-    os.makedirs(folder)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
         for file in glob.glob(glob.escape(model) + "*"):  # weights beside the graph are named after it
             shutil.copy(file, folder)
-        copy = os.path.join(folder, os.path.basename(model))
-        shapes = [list(shape)] * inputs
+        copy, shapes = os.path.join(folder, os.path.basename(model)), [list(shape)] * inputs
         return deepsparse.Engine(copy, batch_size=shape[0], num_cores=threads, input_shapes=shapes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def send(pipe, header, payload=b""):
