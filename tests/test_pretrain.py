@@ -5,12 +5,10 @@ import json
 import lzma
 import random
 import struct
-from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -25,7 +23,6 @@ from mmalib import reports
 from mmalib.model import beside, packed
 from mmalib.pretrain import card, cut, probe, read, recipe, shrink, text, train
 from mmalib.pretrain.text import BOS, EOS
-from mmalib.profiles import load_profile
 from mmalib.prune import layers
 from mmalib.reports import figures
 
@@ -474,6 +471,7 @@ def test_the_recipe_from_a_4_bit_file_to_shipped_folders(
         card.report(name, model, prepared, logs.get(name, []), lines, weights)
     about = reports.backbones.read(weights)
     told = card.card(about, card.pd.DataFrame(), weights=weights)
+    assert "frozen: nothing; words hidden at each step: 10%" in told and "tried on 4,000 English sentences" in told
     assert "Not measured yet" in told and "| e5-narrow | 2 | 32 | 32 |" in told and "left out:\n0 of them" in told
     assert set(reports.backbones.draw(about)) == {"table_backbones", "table_subwords", "retrieval", "pretraining"}
 
@@ -651,10 +649,3 @@ def test_the_retrieval_figure_shows_every_number_and_chance():
     assert figure.bbox.x0 <= label.x0 and label.x1 <= figure.bbox.x1  # not cut off at the column's edge
     boxes = [t.get_window_extent() for t in axes.texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def test_the_card_tells_how_the_tuned_models_were_tuned():
-    small = replace(load_profile("small"), masked_words=0.1, frozen=None)
-    told = card._recipe(small, pd.DataFrame({"trial": ["start"]}))
-    assert "frozen: nothing; words hidden at each step: 10%" in told and "tried on 4,000 English sentences" in told
-    assert "lowest 50% of the layers" in card._recipe(replace(small, frozen=0.5), pd.DataFrame())

@@ -135,8 +135,6 @@ def test_a_plain_model_is_left_behind(learnt, tokenizer, tmp_path):
     ids = torch.randint(5, 900, (2, 9))
     with torch.no_grad():
         assert torch.equal(again(ids).logits, plain(ids).logits)
-    with pytest.raises(ValueError, match="has learnt no ranges"):
-        qat.ranges(plain)
 
 
 def test_levels_are_those_of_the_library():
@@ -212,7 +210,5 @@ def test_mistakes_are_one_clear_line(random_model):
     with pytest.raises(ValueError, match="no format 'int4'"):
         qat.prepare_(model, format="int4")
     qat.prepare_(model)
-    with pytest.raises(ValueError, match="fake-quantized already"):
-        qat.prepare_(model)
     with pytest.raises(ValueError, match="has seen no data"):
         model(torch.ones(1, 3, dtype=torch.long))

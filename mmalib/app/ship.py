@@ -18,7 +18,7 @@ from mmalib.app import card
 from mmalib.app.mistakes import mistakes
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
-from mmalib.model.disk import complete_folder
+from mmalib.model.cache import complete_folder
 from mmalib.model.evaluate import further_scores, scored
 from mmalib.plan import of_kind
 from mmalib.records import machine

@@ -21,7 +21,8 @@ from mmalib import runtimes
 from mmalib.data import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
-from mmalib.model.disk import complete_folder, size_mb, tell
+from mmalib.model.cache import complete_folder
+from mmalib.model.disk import size_mb, tell
 from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"

@@ -62,8 +62,6 @@ def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:
     """Make the encoder's linear maps compute as the int8 graph of this format does, and watch their activations."""
     if format not in FORMATS:
         raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
-    if _quantized(model):
-        raise ValueError("The model is fake-quantized already. Use remove_ first.")
     real: list[Tensor | None] = [None]  # the attention mask of the batch in work, shared by all maps
     for linear in linears(model).values():
         linear.__class__ = FakeQuantizedLinear  # the weight stays where optimizer, masks and checkpoints expect it
@@ -91,8 +89,6 @@ def ranges(model: PreTrainedModel) -> dict[str, dict[str, tuple[float, float]]]:
     for name, linear in _quantized(model).items():
         seen = {"input": linear.input_range, "output": linear.output_range}
         learnt[name] = {which: tuple(pair.tolist()) for which, pair in seen.items() if pair is not None}
-    if not learnt:
-        raise ValueError("The model is not fake-quantized and has learnt no ranges. Use prepare_ before training.")
     return learnt
 
 

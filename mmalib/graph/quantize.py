@@ -41,7 +41,8 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_relo
 
 from mmalib.graph.export import CARD, GRAPH
 from mmalib.graph.trace import matmuls
-from mmalib.model.disk import PROVENANCE, complete_folder, size_mb, tell
+from mmalib.model.cache import complete_folder
+from mmalib.model.disk import PROVENANCE, size_mb, tell
 from mmalib.records import clock, machine
 
 FORMATS = ("qdq", "qoperator")

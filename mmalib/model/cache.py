@@ -8,8 +8,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
@@ -26,7 +26,9 @@ def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path
         with open(folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
             if not folder.is_dir():
-                _unpack(folder, root, hashes, fill)
+                _check(root, hashes)
+                with complete_folder(folder) as fresh:
+                    fill(fresh)
     except OSError as error:
         raise ValueError(
             f"'{name}' could not be unpacked into {folder.parent} ({error}). "
@@ -64,17 +66,22 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _unpack(folder: Path, root: Path, hashes: dict[str, str], fill: Callable[[Path], None]) -> None:
+def _check(root: Path, hashes: dict[str, str]) -> None:
     for path, total in hashes.items():
         if not (root / path).is_file() or hash_of(root / path) != total:
             raise ValueError(f"{root / path} is missing or damaged: its SHA-256 is not {total}. Reinstall the package.")
-    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a call that was killed
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        fresh = Path(temporary) / "complete"
-        fresh.mkdir()
-        fill(fresh)
-        for path in (path for path in fresh.rglob("*") if path.is_file()):
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(folder, ignore_errors=True)
         os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

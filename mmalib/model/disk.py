@@ -15,10 +15,7 @@ read in this module only. `AutoModel` does not know it and refuses the folder fo
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MethodType
 
@@ -30,6 +27,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from mmalib.model import adapters
 from mmalib.model.backbones import layers, load_tokenizer, parts
+from mmalib.model.cache import complete_folder
 
 PRUNED = "pruned"  # the key in config.json
 WEIGHTS = "model.safetensors"
@@ -73,21 +71,6 @@ def skeleton(folder: Path) -> PreTrainedModel:
         if width := getattr(config, adapters.WIDTH, None):
             adapters.add_(model, width)
     return model
-
-
-@contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def tell(folder: Path, about: dict) -> None:

@@ -13,7 +13,7 @@ from mmalib.model.packed import SHARED
 from mmalib.plan import RECIPE_TRIAL
 from mmalib.pretrain.probe import retrieval
 from mmalib.pretrain.recipe import TOKENS, Prepared
-from mmalib.profiles import Profile, load_profile
+from mmalib.profiles import load_profile
 from mmalib.records import machine, store
 from mmalib.records.machine import WEIGHTS
 from mmalib.reports import tables
@@ -67,13 +67,19 @@ def card(
     lines, tokens = read["text"]["lines"], read["text"]["tokens"]
     text = ", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines)
     shared = sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6
-    drawn = reports.backbones.draw(about)
+    drawn, profile = reports.backbones.draw(about), load_profile("small")
+    frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
+    mean = f"the mean of ten checkpoints of each epoch after the first {profile.average_from}"
+    end = "the epoch that is best on English dev" if profile.average_from is None else mean
     return TEMPLATE.read_text().format(
         backbones=tables.markdown(drawn["table_backbones"]),
         shared=shared,
         machine=read["machine"],
         quality=_quality(quality),
-        recipe=_recipe(load_profile("small"), quality),
+        profile=profile,
+        frozen=frozen,
+        end=end,
+        tried=RECIPE_TRIAL["trial_sentences"],
         rounding="Not measured yet." if rounding is None else tables.markdown(rounding),
         subwords=tables.markdown(drawn["table_subwords"]),
         text=text,
@@ -91,20 +97,3 @@ def _quality(frame: pd.DataFrame) -> str:
     seeds = test.groupby(["backbone", "corpus"])["seed"].nunique()
     table = median.map("{:.3f}".format).assign(seeds=seeds).reset_index()
     return f"Entity F1 on test, median over seeds.\n\n{tables.markdown(table)}"
-
-
-def _recipe(profile: Profile, quality: pd.DataFrame) -> str:
-    """How the models behind the scores were tuned, in words."""
-    frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
-    end = "the epoch that is best on English dev"
-    if profile.average_from is not None:
-        end = f"the mean of ten checkpoints of each epoch after the first {profile.average_from:g}"
-    tried = ""
-    if "trial" in quality:
-        number = RECIPE_TRIAL["trial_sentences"]
-        tried = f" Chosen by English dev among what was tried on {number:,} English sentences."
-    return (
-        f"Tuned for {profile.epochs} epochs in batches of {profile.batch_size} at the rate {profile.learning_rate:g}, "
-        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; words hidden at each step: "
-        f"{profile.masked_words:.0%}; the result is {end}.{tried}\n"
-    )
