@@ -344,7 +344,7 @@ def fake(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(machine, "DEEPSPARSE", tmp_path / "venv")
     monkeypatch.setattr(deepsparse, "WORKER", worker)
-    monkeypatch.setattr(deepsparse, "why_not", lambda: None)
+    monkeypatch.setattr(machine, "deepsparse", lambda: ("0", None))
     monkeypatch.setattr(deepsparse.tempfile, "tempdir", str(tmp_path))
 
     def load(behaviour):

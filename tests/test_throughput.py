@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForTokenClassification
 from mmalib import runtimes
 from mmalib.app import bench
 from mmalib.prune import sparsity
-from mmalib.records import store
+from mmalib.records import machine, store
 from mmalib.speed import shapes, throughput
 
 
@@ -184,9 +184,7 @@ def test_a_model_that_dies_is_loaded_anew_for_the_next_batch(folders, clock, mon
 
 
 def test_a_runtime_that_is_not_here_is_a_row(folders, monkeypatch):
-    from mmalib.runtimes import deepsparse
-
-    monkeypatch.setattr(deepsparse, "why_not", lambda: "no Python 3.8 to 3.11 was found")
+    monkeypatch.setattr(machine, "deepsparse", lambda: (None, "no Python 3.8 to 3.11 was found"))
     dense = folders / "dense"
     how = {"threads": 1, "seconds": 0.01, "baseline": dense}
     (row,) = throughput.measure({"dense": dense}, ["deepsparse"], [1], 8, **how)
@@ -318,7 +316,7 @@ def test_a_candidates_process_stands_still_in_the_baselines_turns():
     try:
         candidate, base = Session(None, 0, [], "ours"), Session(None, 0, [], "base")
         candidate.process = spinning.pid
-        throughput._warm_up(candidate, throughput.random_batch(1, 4), 0)
+        throughput._turn(candidate, throughput.random_batch(1, 4), 0)
         states["base"].clear()
         with throughput._stopped(candidate.process):
             pass

@@ -5,7 +5,7 @@
     mmalib.json      where the model comes from, and what was checked: parity with PyTorch, share of zeros
 
 The graph is checked before the folder appears: its logits against PyTorch's on several batches and lengths with
-padding, and the zeros in the encoder's weights against the model's. How the graph is made is in `trace`.
+padding. How the graph is made is in `trace`.
 """
 
 import copy

@@ -77,7 +77,7 @@ def quantize(
             stacklevel=2,
         )
     float_weights = {name: _weight(proto.graph, f"{name}.weight") for name in chosen}
-    nodes = chosen + [node.name for node in _lookups(proto.graph) if embeddings]
+    nodes = chosen + (_lookups(proto.graph) if embeddings else [])
     with complete_folder(target) as fresh, _quiet():
         for path in Path(source).iterdir():
             if path.name not in (GRAPH, PROVENANCE, CARD):
@@ -125,18 +125,11 @@ def table_in_bytes(source: Path, target: Path) -> None:
     Most values are small against the largest, so that a packed file has about 5 bits of each.
     """
     proto = onnx.load(source)
-    graph = proto.graph
-    tables = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
-    for node in (node for node in _lookups(graph) if node.input[0] in tables):
-        name, output, values = node.input[0], node.output[0], numpy_helper.to_array(tables[node.input[0]])
-        scale = np.float32(np.abs(values).max() / 127)
-        graph.initializer.remove(tables[name])
-        stored = {f"{name}_quantized": np.rint(values / scale).astype(np.int8), f"{name}_scale": np.array(scale)}
-        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in stored.items())
-        node.input[0], node.output[0] = f"{name}_quantized", f"{output}_quantized"
-        back = onnx.helper.make_node("DequantizeLinear", [f"{output}_quantized", f"{name}_scale"], [output])
-        graph.node.insert(list(graph.node).index(node) + 1, back)
-    onnx.save(proto, target)
+    if not (lookups := _lookups(proto.graph)):
+        onnx.save(proto, target)
+        return
+    with _quiet():
+        quantize_dynamic(proto, target, ["Gather"], nodes_to_quantize=lookups)
 
 
 def _load(folder: Path) -> onnx.ModelProto:
@@ -157,9 +150,11 @@ def _chosen(graph: onnx.GraphProto, skip: Collection[str], source: Path) -> list
     return chosen
 
 
-def _lookups(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes that read the table of word embeddings."""
-    return [node for node in graph.node if node.op_type == "Gather" and "word_embed" in node.input[0]]
+def _lookups(graph: onnx.GraphProto) -> list[str]:
+    """The nodes that read a table of word embeddings in float."""
+    tables = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    readers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] in tables]
+    return [node.name for node in readers if "word_embed" in node.input[0]]
 
 
 def _build(proto: onnx.ModelProto, path: Path, nodes: list[str], ranges: Ranges | None, format: str) -> None:

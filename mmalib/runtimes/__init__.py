@@ -139,7 +139,7 @@ def available(runtime: str) -> str | None:
     """None if the runtime can be used here, else the reason why not."""
     name, _ = parse(runtime)
     if name == "deepsparse":
-        return importlib.import_module("mmalib.runtimes.deepsparse").why_not()
+        return machine.deepsparse()[1]
     return None if importlib.util.find_spec(name) else f"{name} is not installed"
 
 

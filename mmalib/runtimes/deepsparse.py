@@ -37,11 +37,6 @@ REASONS = (
 )
 
 
-def why_not() -> str | None:
-    """Why DeepSparse cannot be used here, or None if it can."""
-    return machine.deepsparse()[1]
-
-
 def load(path: Path, threads: int) -> Engine:
     """The model in a worker of its own, on `threads` threads."""
     worker = _Worker(path, threads)

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,6 @@ AGREE = 0.05  # how far the baseline's speed may lie from that beside the other 
 IN_FLIGHT = 4  # batches at once for each stream of a runtime that has streams, so that none runs dry
 SPARE = 0.1  # of the cores we compute on, what others may take before the machine counts as busy
 IDLE_SPARE = 0.25  # the same, of the cores we leave alone: others there still take memory bandwidth and clock
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one runtime did in one turn."""
-
-    samples_per_second: float
-    milliseconds: tuple[float, ...]  # of each call
 
 
 def measure(
@@ -89,7 +80,8 @@ def compare(
     """
     pair = random_batch(batch, length)
     for model in {id(model): model for model in (candidate, base)}.values():
-        _warm_up(model, pair, seconds / turns)
+        for spent in (0, seconds / turns):  # the first calls compile, allocate and fill caches
+            _turn(model, pair, spent)
     ours, theirs = [], []
     watch = Watch(candidate.process, base.process)
     for number in range(turns):
@@ -100,17 +92,17 @@ def compare(
                 with _stopped(candidate.process):
                     theirs.append(_turn(base, pair, seconds / turns, calls))
     others = watch.others(candidate.threads)
-    times = [milliseconds for turn in ours for milliseconds in turn.milliseconds]
-    ratios = [one.samples_per_second / other.samples_per_second for one, other in zip(ours, theirs, strict=True)]
+    speeds, base_speeds = ([speed for speed, _ in turns_of] for turns_of in (ours, theirs))
+    times = np.concatenate([milliseconds for _, milliseconds in ours])
     return {
-        **_spread("samples_per_second", [turn.samples_per_second for turn in ours]),
-        **_spread("baseline_samples_per_second", [turn.samples_per_second for turn in theirs]),
-        **_spread("ratio", ratios),
+        **_spread("samples_per_second", speeds),
+        **_spread("baseline_samples_per_second", base_speeds),
+        **_spread("ratio", [one / other for one, other in zip(speeds, base_speeds, strict=True)]),
         "milliseconds_p50": float(np.percentile(times, 50)),
         "milliseconds_p95": float(np.percentile(times, 95)),
         **others,
-        "samples": [turn.samples_per_second for turn in ours],
-        "baseline_samples": [turn.samples_per_second for turn in theirs],
+        "samples": speeds,
+        "baseline_samples": base_speeds,
     }
 
 
@@ -235,19 +227,18 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: di
             yield row
 
 
-def _warm_up(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float) -> None:
-    """The first calls compile, allocate and fill caches: at least two, and for about one turn."""
-    _turn(model, pair, 0)
-    _turn(model, pair, seconds)
-
-
 def _off(speeds: dict, others: list[float] | None) -> float:
     """By which share the baseline is faster than in the middle of those beside other rows."""
     return speeds["baseline_samples_per_second"] / float(np.median(others)) - 1 if others else 0.0
 
 
-def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float, calls: int = 1) -> Turn:
-    """Call a model until the time is over, so often at least; where it streams, a call is several batches at once."""
+def _turn(
+    model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float, calls: int = 1
+) -> tuple[float, np.ndarray]:
+    """Call a model until the time is over, so often at least: samples a second, and the milliseconds of each call.
+
+    Where the model streams, a call is several batches at once.
+    """
     many = IN_FLIGHT * model.streams if model.streams > 1 else 1
     ends = [time.perf_counter()]
     while len(ends) <= calls or ends[-1] - ends[0] < seconds:
@@ -256,8 +247,8 @@ def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds:
         else:
             model(*pair)
         ends.append(time.perf_counter())
-    calls = tuple(1000 * float(step) for step in np.diff(ends))
-    return Turn(len(calls) * many * len(pair[0]) / (ends[-1] - ends[0]), calls)
+    steps = np.diff(ends)
+    return len(steps) * many * len(pair[0]) / (ends[-1] - ends[0]), 1000 * steps
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:
