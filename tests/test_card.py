@@ -68,7 +68,7 @@ def row(runtime="onnxruntime", batch=4, speed=61.84, ratio=3.217, **more):
     if "failed" in more:
         return about | more
     spread = {"samples_per_second_low": speed - 1, "samples_per_second_high": speed + 1, "milliseconds_p95": 1.0}
-    return about | {"samples_per_second": speed, "ratio": ratio, "busy": False, "notes": []} | spread | more
+    return about | {"samples_per_second": speed, "ratio": ratio, "busy": False} | spread | more
 
 
 def about_of(folder):

@@ -197,11 +197,6 @@ def test_what_cannot_be_scored_is_refused(gold, predicted, problem):
         entity_scores(gold, predicted)
 
 
-def test_an_interval_needs_resamples():
-    with pytest.raises(ValueError, match="at least one resample, not 0"):
-        entity_scores(tags("O"), tags("O"), resamples=0)
-
-
 # --- the interval ---
 
 

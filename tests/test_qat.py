@@ -207,8 +207,6 @@ def test_a_pruned_model_goes_the_whole_way(random_model, tokenizer, tmp_path, ar
 
 def test_mistakes_are_one_clear_line(random_model):
     model = random_model("bert")
-    with pytest.raises(ValueError, match="no format 'int4'"):
-        qat.prepare_(model, format="int4")
     qat.prepare_(model)
     with pytest.raises(ValueError, match="has seen no data"):
         model(torch.ones(1, 3, dtype=torch.long))

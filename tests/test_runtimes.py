@@ -129,9 +129,7 @@ def test_logits_are_those_of_pytorch_at_any_batch_and_length(runtime, model, fol
             assert np.abs(logits - expected(model, ids, mask)).max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    "runtime", ["onnxruntime", "openvino:hint=throughput", "openvino:hint=throughput:shapes=fixed"]
-)
+@pytest.mark.parametrize("runtime", ["openvino:hint=throughput", "openvino:hint=throughput:shapes=fixed"])
 def test_a_stream_of_batches_comes_back_in_its_order(runtime, model, folder):
     pairs = [batch(2, 8 if number % 2 else 12, number) for number in range(9)]
     with runtimes.load(folder, THREADS, runtime) as session:
@@ -250,18 +248,6 @@ def test_a_closed_model_says_so(folder):
 def with_flags(monkeypatch, **flags):
     monkeypatch.setattr(machine, "flags", lambda: {**dict.fromkeys(machine.FLAGS, False), **flags})
     monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
-
-
-@pytest.mark.parametrize("form", ["qoperator", "qdq", "dynamic"])
-def test_int8_without_vnni_is_noted(form, int8, folder, monkeypatch):
-    with_flags(monkeypatch, avx2=True)
-    with runtimes.load(int8 / form, 1) as session:
-        assert session.notes == [runtimes.SATURATES]
-    with runtimes.load(folder, 1) as session:
-        assert session.notes == []
-    with_flags(monkeypatch, avx512_vnni=True)
-    with runtimes.load(int8 / form, 1) as session:
-        assert session.notes == []
 
 
 def test_openvino_computes_in_the_number_format_that_was_asked_for(model, folder):

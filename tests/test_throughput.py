@@ -37,7 +37,7 @@ class Clock:
 class Model:
     """A session that takes a known time for each row."""
 
-    process, threads, streams, notes = None, 1, 1, ()
+    process, threads, streams = None, 1, 1
 
     def __init__(self, clock, seconds, calls, name, folder=None):
         self.clock, self.seconds, self.calls, self.name = clock, seconds, calls, name
@@ -286,8 +286,6 @@ def test_depth_and_vocabulary_may_be_others():
         three, small = shapes.shape("bert-3"), shapes.shape("base", layers=2)
     assert len(sparsity.weights(three)) == 18 and len(sparsity.weights(small)) == 12
     assert small.get_input_embeddings().num_embeddings == shapes.SMALL
-    with pytest.raises(ValueError, match="There is no shape 'huge'"):
-        shapes.shape("huge")
 
 
 @pytest.mark.parametrize("pattern", ["1", "4"])

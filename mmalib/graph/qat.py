@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainerCallback
 
-from mmalib.graph.quantize import FORMATS
 from mmalib.graph.trace import linears
 
 MOMENTUM = 0.01  # how much of a batch enters the moving average, torch's own choice for its observers
@@ -60,8 +59,6 @@ class FreezeRanges(TrainerCallback):
 
 def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:
     """Make the encoder's linear maps compute as the int8 graph of this format does, and watch their activations."""
-    if format not in FORMATS:
-        raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
     real: list[Tensor | None] = [None]  # the attention mask of the batch in work, shared by all maps
     for linear in linears(model).values():
         linear.__class__ = FakeQuantizedLinear  # the weight stays where optimizer, masks and checkpoints expect it

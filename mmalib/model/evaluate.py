@@ -121,8 +121,6 @@ def _scores(count: np.ndarray) -> dict[str, float]:
 def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Counts of as many drawn sentences, `resamples` times: [resamples, ...] from [sentences, ...]."""
     # The bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and count again.
-    if resamples < 1:
-        raise ValueError(f"The interval needs at least one resample, not {resamples}.")
     draw = np.random.default_rng(seed)
     size = len(counts)
     # (resamples, ...); one draw at a time, since all at once would take resamples x sentences of memory

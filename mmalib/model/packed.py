@@ -27,20 +27,21 @@ SHARED, CONFIG = "vocabulary", "config.json"
 def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
 
+    hashes = cache.sums(weights, name, SHARED)
+
     def fill(fresh: Path) -> None:
         tensors: dict[str, np.ndarray] = {}
-        for source in (weights / SHARED, weights / name):  # what a backbone brings itself comes second
-            for path in filter(_counts, source.iterdir()):
-                if path.suffix == ".safetensors":
-                    tensors |= unpack(load_file(path))
-                else:
-                    shutil.copyfile(path, fresh / path.name)
+        for path in map(Path, hashes):
+            if path.suffix == ".safetensors":
+                tensors |= unpack(load_file(weights / path))
+            else:
+                shutil.copyfile(weights / path, fresh / path.name)
         try:
             save(tensors, fresh / "model.safetensors", {"format": "pt"})
         except SafetensorError as error:  # a full disk may come as this
             raise OSError(str(error)) from error
 
-    return cache.unpacked(name, weights, cache.sums(weights, name, SHARED), fill)
+    return cache.unpacked(name, weights, hashes, fill)
 
 
 def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
@@ -106,11 +107,6 @@ def save(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]
 
 
 def write_sums(weights: Path = WEIGHTS) -> None:
-    """Write the hash of every file of the weights anew."""
-    paths = [path for folder in weights.iterdir() if folder.is_dir() for path in folder.iterdir() if _counts(path)]
-    cache.write_sums(weights, paths)
-
-
-def _counts(path: Path) -> bool:
-    """Whether a file is part of the backbone, and not what is told of it."""
-    return path.suffix == ".safetensors" or path.name in (CONFIG, "tokenizer.json", "tokenizer_config.json")
+    """Write the hash of every file of the weights anew; what is only told of them does not count."""
+    parts = ("layers.safetensors", "embeddings.safetensors", CONFIG, "tokenizer.json", "tokenizer_config.json")
+    cache.write_sums(weights, [path for path in weights.glob("*/*") if path.name in parts])

@@ -99,8 +99,6 @@ class Material:
     """Sequences of subwords by language, from short to long, and how often each language is drawn."""
 
     def __init__(self, text: Mapping[str, list[np.ndarray]], shares: Mapping[str, float]) -> None:
-        if set(text) != set(shares):
-            raise ValueError(f"There is text in {', '.join(text)} and there are shares for {', '.join(shares)}.")
         self.text = {
             language: sorted((one for one in text[language] if len(one) >= SHORTEST), key=len)
             for language in sorted(text)

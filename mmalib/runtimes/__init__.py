@@ -33,11 +33,6 @@ SETTINGS = {
 }
 NAMES = tuple(SETTINGS)
 FED = ("input_ids", "attention_mask", "token_type_ids")  # the last one gets zeros: there is one text a row
-INT8_NODES = ("QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear", "QAttention")
-SATURATES = (
-    "This is an int8 graph and the CPU has no VNNI: sums of products may saturate and the gain in speed is small. "
-    "Measure F1 in this runtime before trusting the model here."
-)
 
 
 class Engine(NamedTuple):
@@ -55,10 +50,9 @@ class Engine(NamedTuple):
 class Session:
     """A loaded model; call it with ids and mask, `close` it or use it in a `with`."""
 
-    def __init__(self, runtime: str, path: Path, threads: int, engine: Engine, notes: Sequence[str]) -> None:
-        self.runtime, self.path, self.threads, self.notes = runtime, path, threads, list(notes)
-        self.facts, self.process = engine.facts, engine.process
-        self.streams = engine.streams
+    def __init__(self, runtime: str, path: Path, threads: int, engine: Engine) -> None:
+        self.runtime, self.path, self.threads = runtime, path, threads
+        self.facts, self.process, self.streams = engine.facts, engine.process, engine.streams
         self._engine: Engine | None = engine
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -67,10 +61,8 @@ class Session:
         return self._checked(self._do(self._engine.run, feeds), feeds)
 
     def stream(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Logits of several batches, of which a runtime with more than one stream computes some at the same time."""
+        """Logits of several batches, some of which a runtime with more than one stream computes at the same time."""
         feeds = [self._feeds(*pair) for pair in pairs]
-        if self._engine.stream is None:
-            return [self._checked(self._do(self._engine.run, one), one) for one in feeds]
         outputs = self._do(self._engine.stream, feeds)
         return [self._checked(logits, one) for logits, one in zip(outputs, feeds, strict=True)]
 
@@ -184,7 +176,7 @@ def load(folder: Path, threads: int, runtime: str = "onnxruntime") -> Session:
             f"{path} takes {', '.join(engine.inputs) or 'nothing'}. A token classifier takes input_ids and "
             "attention_mask, and perhaps token_type_ids."
         )
-    return Session(runtime, path, threads, engine, [SATURATES] if _saturates(path) else [])
+    return Session(runtime, path, threads, engine)
 
 
 def check_threads(threads: int) -> None:
@@ -203,11 +195,3 @@ def one_line(error: BaseException) -> str:
 def failure(error: BaseException) -> str:
     """The same for a record: paths of this machine are cut to the names at their ends."""
     return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", one_line(error))
-
-
-def _saturates(path: Path) -> bool:
-    """Whether int8 products meet a CPU that adds them up in 16 bits."""
-    if not machine.saturates():
-        return False
-    graph = Path(path).read_bytes()  # has the kinds of its nodes in plain letters, and needs no library to be read
-    return any(kind.encode() in graph for kind in INT8_NODES)

@@ -75,8 +75,6 @@ def tag(
     batch: int,
 ) -> list[list[str]]:
     """One tag for every word of every sentence, in one of `WAYS`."""
-    if way not in WAYS:
-        raise ValueError(f"There is no way '{way}'. Choose one of: {', '.join(WAYS)}.")
     if way == "padded":
         return _padded(session, tokenizer, sentences, length, batch)
     if way == "padded, single":

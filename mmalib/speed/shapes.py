@@ -37,8 +37,6 @@ CALIBRATION = {"number": 4, "length": 32}  # random subwords
 
 def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None) -> PreTrainedModel:
     """A random model of one of SHAPES; `vocabulary` None gives it the paper's own, `layers` another depth."""
-    if name not in SHAPES:
-        raise ValueError(f"There is no shape '{name}'. Choose one of: {', '.join(SHAPES)}.")
     architecture, depth, width, inner, subwords = SHAPES[name]
     depth, vocabulary = layers or depth, vocabulary or subwords
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -136,7 +136,7 @@ def table(rows: Sequence[dict]) -> pd.DataFrame:
                 "quartiles": f"{low:.1f} to {high:.1f}",
                 "speed-up": f"{row['ratio']:.2f}",
                 "p95 ms": "" if overlaps(row["runtime"]) else f"{row['milliseconds_p95']:.1f}",
-                "note": " ".join(busy + row["notes"]),
+                "note": " ".join(busy),
             }
         lines.append(line)
     return pd.DataFrame(lines)
@@ -218,7 +218,7 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: di
                 off = _off(speeds, beside.get(batch))
                 beside.setdefault(batch, []).append(speeds["baseline_samples_per_second"])
                 row |= {"baseline_off": off} if abs(off) > AGREE else {}
-                row |= {**speeds, "facts": dict(candidate.facts), "notes": list(candidate.notes)}
+                row |= {**speeds, "facts": dict(candidate.facts)}
             except Exception as error:  # one crash must not end a study
                 row["failed"] = runtimes.failure(error)
                 if candidate is not base:  # it may be dead; the next batch gets a fresh one
