@@ -72,7 +72,8 @@ def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, toke
     qat.prepare_(model, format=format)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(160):
-        qat.freeze_(model, step >= 80)
+        for linear in qat._quantized(model).values():
+            linear.frozen = step >= 80
         (batch,) = subwords.batches(rows, tokenizer, len(rows))
         model.train()(**batch).loss.backward()
         optimizer.step()

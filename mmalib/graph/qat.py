@@ -54,7 +54,8 @@ class FreezeRanges(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **_) -> None:
         """Asked at every step, so that a run that goes on from a checkpoint freezes at the same one."""
-        freeze_(model, state.global_step >= state.max_steps / 2)
+        for linear in _quantized(model).values():
+            linear.frozen = state.global_step >= state.max_steps / 2
 
 
 def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:
@@ -72,12 +73,6 @@ def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:
         real[0] = named.get("attention_mask", given[1] if len(given) > 1 else None)
 
     model.remember_mask = model.register_forward_pre_hook(remember, with_kwargs=True)
-
-
-def freeze_(model: PreTrainedModel, frozen: bool = True) -> None:
-    """Keep the ranges as they are from now on, also in training."""
-    for linear in _quantized(model).values():
-        linear.frozen = frozen
 
 
 def ranges(model: PreTrainedModel) -> dict[str, dict[str, tuple[float, float]]]:

@@ -70,7 +70,9 @@ def quantize(
     if bool(ranges) == (kind == "dynamic"):
         raise ValueError("Dynamic quantization measures activations while it runs; every other kind needs ranges=.")
     proto = _load(source)
-    chosen = _chosen(proto.graph, skip, source)
+    chosen = [name for name in matmuls(proto.graph) if name not in skip]
+    if not chosen:
+        raise ValueError(f"There is nothing to quantize in {source}: mmalib.graph.export names what can be.")
     if machine.saturates():
         warnings.warn(
             "This CPU has no VNNI: u8 x s8 products saturate, and scores measured here may be lower than elsewhere.",
@@ -108,8 +110,6 @@ def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, f
     """Ranges by module, {"input": (low, high), "output": ...} each, as ranges by tensor of the graph in `folder`."""
     widest: dict[str, tuple[float, float]] = {}
     for name, node in matmuls(_load(folder).graph).items():
-        if name not in learnt:
-            raise ValueError(f"There are no ranges for {name}. Learn them on the model that was exported to {folder}.")
         # Query, key and value read the same tensor: the widest of their ranges holds for all.
         for tensor, which in ((node.input[0], "input"), (node.output[0], "output")):
             if which in learnt[name]:
@@ -137,17 +137,6 @@ def _load(folder: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ValueError(f"{folder} holds no {GRAPH}. Give a folder that mmalib.graph.export has written.")
     return onnx.load(path)
-
-
-def _chosen(graph: onnx.GraphProto, skip: Collection[str], source: Path) -> list[str]:
-    known = list(matmuls(graph))
-    if unknown := sorted(set(skip) - set(known)):
-        raise ValueError(f"{source} has no linear map '{unknown[0]}' to leave in float; it has {', '.join(known)}.")
-    chosen = [name for name in known if name not in skip]
-    if not chosen:
-        why = "all are skipped" if known else "it has no linear map of an encoder that mmalib.graph.export has named"
-        raise ValueError(f"There is nothing to quantize in {source}: {why}.")
-    return chosen
 
 
 def _lookups(graph: onnx.GraphProto) -> list[str]:

@@ -8,7 +8,6 @@ Every linear map of the encoder's layers is a MatMul node with the name X of its
 """
 
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def trace(model: PreTrainedModel, path: Path) -> tuple[int, int]:
     """Write the graph of a model with eager attention; zeros and number of the weights of the encoder's linear maps."""
     maps = linears(model)
     for name, linear in maps.items():  # an instance's own forward hides its class's
-        linear.forward = partial(_named, linear, name)
+        linear.forward = lambda given, linear=linear, name=name: _Map.apply(given, linear.bias, name, linear)
     try:
         _write(model, path)
     finally:
@@ -72,10 +71,6 @@ class _Map(torch.autograd.Function):
         """The node."""
         output, kind = graph.op(STAND_IN, given, bias, name_s=name), given.type()
         return output.setType(kind.with_sizes([*kind.varyingSizes()[:-1], len(linear.weight)]))
-
-
-def _named(linear: nn.Linear, name: str, given: Tensor) -> Tensor:
-    return _Map.apply(given, linear.bias, name, linear)
 
 
 def _write(model: PreTrainedModel, path: Path) -> None:

@@ -26,7 +26,10 @@ def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path
         with open(folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
             if not folder.is_dir():
-                _check(root, hashes)
+                for path, total in hashes.items():
+                    if not (root / path).is_file() or hash_of(root / path) != total:
+                        why = f"is missing or damaged: its SHA-256 is not {total}. Reinstall the package."
+                        raise ValueError(f"{root / path} {why}")
                 with complete_folder(folder) as fresh:
                     fill(fresh)
     except OSError as error:
@@ -64,12 +67,6 @@ def write_sums(root: Path, paths: Iterable[Path]) -> None:
 def hash_of(path: Path) -> str:
     """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check(root: Path, hashes: dict[str, str]) -> None:
-    for path, total in hashes.items():
-        if not (root / path).is_file() or hash_of(root / path) != total:
-            raise ValueError(f"{root / path} is missing or damaged: its SHA-256 is not {total}. Reinstall the package.")
 
 
 @contextmanager

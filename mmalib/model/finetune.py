@@ -104,10 +104,9 @@ def finetune(
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         label_smoothing_factor=recipe.label_smoothing,
-        max_grad_norm=1.0,
         warmup_steps=recipe.warm_up,  # below 1, a share of all steps
         lr_scheduler_type="linear" if recipe.cycles == 1 else "cosine_with_restarts",
-        lr_scheduler_kwargs={} if recipe.cycles == 1 else {"num_cycles": recipe.cycles},
+        lr_scheduler_kwargs={"num_cycles": recipe.cycles},
         train_sampling_strategy="group_by_length",
         bf16=_has_bf16(),
         use_cpu=machine.device() == "cpu",
@@ -117,7 +116,6 @@ def finetune(
         save_total_limit=2,  # the best and the last
         load_best_model_at_end=True,
         metric_for_best_model="f1",
-        greater_is_better=True,
         logging_strategy="epoch",
         report_to="none",
         remove_unused_columns=False,  # a loss may read columns that the model does not

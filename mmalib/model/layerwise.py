@@ -9,6 +9,7 @@ those below the one that was taken last. Padding and unscored words take no part
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def loss(
     ours, theirs, handles = {}, {}, []
     for states, model in ((ours, student), (theirs, teacher)):
         for number, layer in enumerate(layers(model)):
-            handles.append(layer.register_forward_hook(_kept_in(states, number)))
+            handles.append(layer.register_forward_hook(partial(_keep, states, number)))
     wanted = list(range(EVERY - 1, len(layers(teacher)), EVERY)) or [len(layers(teacher)) - 1]
 
     def taught(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -72,8 +73,5 @@ def loss(
         yield taught
 
 
-def _kept_in(states: dict[int, Tensor], number: int) -> Callable:
-    def keep(_: nn.Module, __: tuple, out) -> None:
-        states[number] = out[0] if isinstance(out, tuple) else out
-
-    return keep
+def _keep(states: dict[int, Tensor], number: int, _: nn.Module, __: tuple, out) -> None:
+    states[number] = out[0] if isinstance(out, tuple) else out

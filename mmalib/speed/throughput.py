@@ -191,14 +191,13 @@ class Watch:
 
 @contextmanager
 def _stopped(process: int | None) -> Iterator[None]:
-    if process is None:
-        yield
-        return
-    os.kill(process, signal.SIGSTOP)
+    if process:
+        os.kill(process, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(process, signal.SIGCONT)
+        if process:
+            os.kill(process, signal.SIGCONT)
 
 
 def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: dict, how: dict) -> Iterator[dict]:
