@@ -28,8 +28,8 @@ def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path
             if not folder.is_dir():
                 for path, total in hashes.items():
                     if not (root / path).is_file() or hash_of(root / path) != total:
-                        why = f"is missing or damaged: its SHA-256 is not {total}. Reinstall the package."
-                        raise ValueError(f"{root / path} {why}")
+                        why = f"missing or damaged: its SHA-256 is not {total}"
+                        raise ValueError(f"{root / path} is {why}. Reinstall the package.")
                 with complete_folder(folder) as fresh:
                     fill(fresh)
     except OSError as error:

@@ -26,7 +26,6 @@ SHARED, CONFIG = "vocabulary", "config.json"
 
 def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
-
     hashes = cache.sums(weights, name, SHARED)
 
     def fill(fresh: Path) -> None:

@@ -33,11 +33,7 @@ def report(
     """Leave shape, size, cost and retrieval of one backbone beside its weights; with e5's, the vocabulary's cost."""
     about, steps = machine.describe(), log[-1]["step"] if log else 0
     own = sum(path.stat().st_size for path in (weights / name).iterdir() if path.name != REPORT)
-    found = {
-        f"en to {other}": retrieval(model, prepared.tokenizer, news["en"], lines)
-        for other, lines in news.items()
-        if other != "en"
-    }
+    others = [language for language in news if language != "en"]
     told = {
         "origin": ORIGINS[name],
         "layers": model.config.num_hidden_layers,
@@ -52,7 +48,9 @@ def report(
         "machine": f"{about['gpu'] or about['cpu']}, {about['cores']} CPU cores",
         "text": prepared.facts,
         **({"coverage": prepared.coverage} if name == "e5" else {}),
-        "retrieval": found,
+        "retrieval": {
+            f"en to {other}": retrieval(model, prepared.tokenizer, news["en"], news[other]) for other in others
+        },
         "retrieval_lines": len(news["en"]),
         "log": log,
     }

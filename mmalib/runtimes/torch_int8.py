@@ -173,7 +173,7 @@ class Product(InFloat):
         return super().__call__(given, gelu, onto, dtype)
 
     def compute(self, levels: Tensor) -> Tensor:
-        """The float output of a map that rounds what it writes, before its bias is added."""
+        """What the kernel of a map that rounds its product gives, and its bias."""
         one = self.map
         if self.sparse:
             given = torch._make_per_tensor_quantized_tensor(levels, *one.reads)
