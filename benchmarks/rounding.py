@@ -58,10 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
 @torch.no_grad()
 def round_(model: PreTrainedModel, bits: int) -> None:
     """Round every matrix of the layers in place, in blocks as the shipped weights have them."""
-    for name, weight in model.base_model.encoder.named_parameters():
+    for weight in model.base_model.encoder.parameters():
         if weight.dim() == 2:
-            stored = packed.pack({name: weight.numpy(force=True)}, bits)
-            weight.copy_(torch.from_numpy(packed.unpack(stored)[name]))
+            values, scales = packed.rounded(weight.numpy(force=True), bits)
+            weight.copy_(torch.from_numpy(packed.scaled(values, scales)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from mmalib import NER, reports
 from mmalib.app import card, cli
 from mmalib.graph import export
-from mmalib.model import packed
+from mmalib.model import disk, packed
 from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.use.ner import WINDOW
 
@@ -68,16 +68,16 @@ def row(runtime="onnxruntime", batch=4, speed=61.84, ratio=3.217, **more):
     if "failed" in more:
         return about | more
     spread = {"samples_per_second_low": speed - 1, "samples_per_second_high": speed + 1, "milliseconds_p95": 1.0}
-    return about | {"samples_per_second": speed, "ratio": ratio, "busy": False, "notes": []} | spread | more
+    return about | {"samples_per_second": speed, "ratio": ratio, "busy": False} | spread | more
 
 
 def about_of(folder):
-    return json.loads((folder / export.PROVENANCE).read_text(encoding="utf-8"))
+    return json.loads((folder / disk.PROVENANCE).read_text(encoding="utf-8"))
 
 
 def int8(about, **more):
     """What mmalib.json says of an int8 graph made of another one."""
-    of_int8 = {"kind": "qat", "format": "qdq", "quantized": 37, "skip": [], "embeddings": False, "reduce_range": False}
+    of_int8 = {"kind": "qat", "format": "qdq", "quantized": 37, "skip": [], "embeddings": False}
     of_int8 |= {"sparsity": 0.6, "sparsity_int8": 0.6543, "megabytes_float": 41.237}
     return about | {"megabytes": 13.586, "quantization": of_int8 | more}
 
@@ -305,8 +305,8 @@ def test_only_graphs_with_a_record_get_a_card(home):
         shutil.copytree(models / RUN, folder)
     weights.mkdir()
     for folder, run in ((other, "nobody"), (nested, "06-x"), (unfinished, "06-x")):
-        (folder / export.PROVENANCE).write_text(json.dumps(about_of(folder) | {"run": run}))
-    (bare / export.PROVENANCE).unlink()
+        (folder / disk.PROVENANCE).write_text(json.dumps(about_of(folder) | {"run": run}))
+    (bare / disk.PROVENANCE).unlink()
     (other / "README.md").write_text("mine")
     records = [record(), record("06-x"), record("06-bare"), record("01-weights")]
     speeds = trained("06-x/graph", [row("openvino", 2)])

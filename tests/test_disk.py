@@ -162,12 +162,9 @@ def change_config(folder, change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: change_weights(f, lambda w: w.pop("classifier.bias")), "1 tensors: classifier.bias is missing"),
-        (lambda f: change_weights(f, lambda w: w.update(more=torch.ones(1))), "1 tensors: more is unexpected"),
-        (
-            lambda f: change_config(f, lambda c: c.pop("pruned")),
-            r"layer.0.attention.self.query.weight has the shape \(8, 32\) and should have \(32, 32\)",
-        ),
+        (lambda f: change_weights(f, lambda w: w.pop("classifier.bias")), 'does not fit .*Missing.*"classifier.bias"'),
+        (lambda f: change_weights(f, lambda w: w.update(more=torch.ones(1))), 'does not fit .*Unexpected key.*"more"'),
+        (lambda f: change_config(f, lambda c: c.pop("pruned")), r"size mismatch for .*\[8, 32\].*\[32, 32\]"),
         (lambda f: change_config(f, lambda c: c["pruned"].pop("neurons_left")), "'pruned' in .* does not fit"),
         (lambda f: change_config(f, lambda c: c["pruned"].update(neurons_left=[64])), "'pruned' in .* does not fit"),
         (lambda f: change_config(f, lambda c: c["pruned"].update(heads_left=[2, 3])), "'pruned' in .* does not fit"),

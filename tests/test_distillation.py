@@ -399,11 +399,3 @@ def test_a_teacher_without_finite_answers_is_refused(teacher, teacher_tokenizer)
         broken.classifier.bias[3] = NAN
     with pytest.raises(ValueError, match="not all finite"):
         heard(broken, teacher_tokenizer, [["a", "b"]])
-
-
-def test_a_broken_cache_is_named(teacher, teacher_tokenizer, tmp_path):
-    heard(teacher, teacher_tokenizer, [["a", "b"]], folder=tmp_path)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match=f"{path.name} cannot be read"):
-        heard(teacher, teacher_tokenizer, [["a", "b"]], folder=tmp_path)

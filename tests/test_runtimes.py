@@ -129,9 +129,7 @@ def test_logits_are_those_of_pytorch_at_any_batch_and_length(runtime, model, fol
             assert np.abs(logits - expected(model, ids, mask)).max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    "runtime", ["onnxruntime", "openvino:hint=throughput", "openvino:hint=throughput:shapes=fixed"]
-)
+@pytest.mark.parametrize("runtime", ["openvino:hint=throughput", "openvino:hint=throughput:shapes=fixed"])
 def test_a_stream_of_batches_comes_back_in_its_order(runtime, model, folder):
     pairs = [batch(2, 8 if number % 2 else 12, number) for number in range(9)]
     with runtimes.load(folder, THREADS, runtime) as session:
@@ -171,8 +169,9 @@ def test_static_shapes_are_served_or_refused_in_one_line(runtime, model, tmp_pat
     with runtimes.load(static, 1, runtime) as session:
         ids, mask = batch(2, 7)
         assert np.abs(session(ids, mask) - expected(model, ids, mask)).max() < 1e-3
-        with pytest.raises(ValueError, match=r"static shapes \(input_ids \[2, 7\]\).*batch 3 of length 7"):
+        with pytest.raises(RuntimeError, match=f"^{runtime} failed on ") as error:
             session(*batch(3, 7))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("shapes", [((0, 4), (0, 4)), ((2, 0), (2, 0)), ((2, 4), (2, 5)), ((4,), (4,))])
@@ -251,18 +250,6 @@ def with_flags(monkeypatch, **flags):
     monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
 
 
-@pytest.mark.parametrize("form", ["qoperator", "qdq", "dynamic"])
-def test_int8_without_vnni_is_noted(form, int8, folder, monkeypatch):
-    with_flags(monkeypatch, avx2=True)
-    with runtimes.load(int8 / form, 1) as session:
-        assert session.notes == [runtimes.SATURATES]
-    with runtimes.load(folder, 1) as session:
-        assert session.notes == []
-    with_flags(monkeypatch, avx512_vnni=True)
-    with runtimes.load(int8 / form, 1) as session:
-        assert session.notes == []
-
-
 def test_openvino_computes_in_the_number_format_that_was_asked_for(model, folder):
     ids, mask = batch(2, 12)
     with runtimes.load(folder, 1, "openvino") as session:
@@ -335,15 +322,15 @@ def fake(tmp_path, monkeypatch):
         f"import os, sys, time\nsys.path.append({str(deepsparse.WORKER.parent)!r})\n"
         "import deepsparse_worker as worker\n"
         "about = {'version': '0', 'isa': 'none', 'vnni': False}\n"
-        "about['inputs'] = {'input_ids': [None, None], 'attention_mask': [None, None]}\n"
-        "out = os.fdopen(1, 'wb')\n"
+        "about['inputs'] = ['input_ids', 'attention_mask']\n"
+        "out = os.fdopen(os.dup(0), 'wb')\n"
         "worker.send(out, about)\n"
         "question, payload = worker.receive(sys.stdin.buffer)\n"
         "exec(open(sys.argv[1]).read())\n"
     )
     monkeypatch.setattr(machine, "DEEPSPARSE", tmp_path / "venv")
     monkeypatch.setattr(deepsparse, "WORKER", worker)
-    monkeypatch.setattr(deepsparse, "why_not", lambda: None)
+    monkeypatch.setattr(machine, "deepsparse", lambda: ("0", None))
     monkeypatch.setattr(deepsparse.tempfile, "tempdir", str(tmp_path))
 
     def load(behaviour):
@@ -352,8 +339,9 @@ def fake(tmp_path, monkeypatch):
         (folder / "model.onnx").write_text(behaviour)
         return runtimes.load(folder, 1, "deepsparse")
 
+    before = set(tmp_path.iterdir())
     yield load
-    assert not list(tmp_path.glob("mmalib-deepsparse-*"))  # every one of these tests leaves nothing behind
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "model"}  # every one of these tests leaves nothing behind
 
 
 DEATHS = {
@@ -397,17 +385,6 @@ def test_closing_ends_the_worker_in_the_middle_of_its_work(fake):
     session = fake("time.sleep(1000)")
     session.close()
     assert gone(session.process)
-
-
-def test_what_a_killed_process_left_is_swept(fake, tmp_path):
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
-    (tmp_path / f"mmalib-deepsparse-{dead.pid}-a" / "copy").mkdir(parents=True)
-    ours = tmp_path / f"mmalib-deepsparse-{os.getpid()}-b"
-    ours.mkdir()
-    fake("").close()
-    assert list(tmp_path.glob("mmalib-deepsparse-*")) == [ours]
-    ours.rmdir()
 
 
 def test_an_error_in_the_worker_is_an_error_here_and_the_worker_lives_on(fake):

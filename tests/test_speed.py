@@ -160,7 +160,7 @@ def row(model, runtime, batch, ratio):
     return {
         **{"model": model, "runtime": runtime, "batch": batch, "ratio": ratio, "samples_per_second": 8 * ratio},
         **{"samples_per_second_low": 8 * ratio, "samples_per_second_high": 8 * ratio, "milliseconds_p50": 5.0},
-        **{"busy": False, "notes": [], "samples": []},
+        **{"busy": False, "samples": []},
     }
 
 

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import BertConfig, BertForTokenClassification
 from mmalib import runtimes
 from mmalib.app import bench
 from mmalib.prune import sparsity
-from mmalib.records import store
+from mmalib.records import machine, store
 from mmalib.speed import shapes, throughput
 
 
@@ -36,7 +37,7 @@ class Clock:
 class Model:
     """A session that takes a known time for each row."""
 
-    process, threads, streams, notes = None, 1, 1, ()
+    process, threads, streams = None, 1, 1
 
     def __init__(self, clock, seconds, calls, name, folder=None):
         self.clock, self.seconds, self.calls, self.name = clock, seconds, calls, name
@@ -133,11 +134,12 @@ def folders(tmp_path_factory):
 def test_what_fails_is_a_row_and_the_rest_goes_on(folders):
     rows = list(
         throughput.measure(
-            [folders / "dense", folders / "broken", folders / "half"],
+            throughput.named([folders / "dense", folders / "broken", folders / "half"]),
             ["onnxruntime", "openvino"],
             [1, 2],
             8,
             threads=1,
+            baseline=folders / "dense",
             seconds=0.02,
             turns=2,
         )
@@ -166,7 +168,9 @@ def test_a_model_that_dies_is_loaded_anew_for_the_next_batch(folders, clock, mon
         return (Model if runtime == "onnxruntime" else Dying)(clock, 0.1, calls, runtime, folder)
 
     monkeypatch.setattr(runtimes, "load", load)
-    rows = list(throughput.measure([folders / "dense"], ["deepsparse"], [1, 2, 4], 8, threads=1, seconds=1.0, turns=1))
+    dense = folders / "dense"
+    how = {"threads": 1, "seconds": 1.0, "turns": 1, "baseline": dense}
+    rows = list(throughput.measure({"dense": dense}, ["deepsparse"], [1, 2, 4], 8, **how))
     assert [row.get("failed") for row in rows] == [None, "deepsparse failed on it: the worker ended", None]
     kept = [call for call in calls if " " in call]
     assert kept == [
@@ -180,10 +184,10 @@ def test_a_model_that_dies_is_loaded_anew_for_the_next_batch(folders, clock, mon
 
 
 def test_a_runtime_that_is_not_here_is_a_row(folders, monkeypatch):
-    from mmalib.runtimes import deepsparse
-
-    monkeypatch.setattr(deepsparse, "why_not", lambda: "no Python 3.8 to 3.11 was found")
-    (row,) = throughput.measure([folders / "dense"], ["deepsparse"], [1], 8, threads=1, seconds=0.01)
+    monkeypatch.setattr(machine, "deepsparse", lambda: (None, "no Python 3.8 to 3.11 was found"))
+    dense = folders / "dense"
+    how = {"threads": 1, "seconds": 0.01, "baseline": dense}
+    (row,) = throughput.measure({"dense": dense}, ["deepsparse"], [1], 8, **how)
     assert row["failed"] == "deepsparse is not available: no Python 3.8 to 3.11 was found."
 
 
@@ -193,58 +197,48 @@ GOOD = {"runtime_names": ["onnxruntime"], "batches": [1], "length": 8, "threads"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batches": [1, 0]}, "batch is 0. Give a whole number of at least 1"),
-        ({"batches": ["4"]}, "batch is '4'"),
-        ({"batches": []}, "nothing to measure"),
-        ({"length": 0}, "length is 0"),
+        ({"batches": [1, 0]}, "Give a runtime, batches, a length and turns of at least 1"),
+        ({"batches": []}, "Give a runtime, batches"),
+        ({"length": 0}, "a length and turns of at least 1"),
         ({"threads": 0}, "0 threads were asked for"),
-        ({"seconds": 0}, "seconds is 0"),
-        ({"seconds": math.nan}, "seconds is nan"),
+        ({"seconds": 0}, "more than no seconds"),
+        ({"seconds": math.nan}, "more than no seconds"),
         ({"runtime_names": ["onnx"]}, "There is no runtime 'onnx'"),
-        ({"turns": 0}, "turns is 0"),
+        ({"turns": 0}, "turns of at least 1"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(change, message, folders, monkeypatch):
     monkeypatch.setattr(runtimes, "load", None)
     with pytest.raises(ValueError, match=message):
-        next(throughput.measure([folders / "dense"], **{**GOOD, **change}))
+        next(throughput.measure({"dense": folders / "dense"}, baseline=folders / "dense", **{**GOOD, **change}))
 
 
 def test_folders_are_told_apart(folders, tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
-        next(throughput.measure([folders / "dense", tmp_path / "gone"], **GOOD))
+        next(throughput.measure({"gone": tmp_path / "gone"}, baseline=folders / "dense", **GOOD))
     with pytest.raises(ValueError, match="Two of the folders have the same name"):
-        next(throughput.measure([folders / "dense", folders / "half" / ".." / "dense"], **GOOD))
+        throughput.named([folders / "dense", folders / "half" / ".." / "dense"])
 
 
-STAT = """cpu  999 999 999 999 0 0 0 0 0 0
-cpu0 100 10 20 5000 7 1 2 3 0 0
-cpu1 200 0 40 5000 7 0 0 0 0 0
-cpu10 5000 0 0 0 0 0 0 0 0 0
-intr 1 2 3
-"""
+def test_busy_time_is_that_of_our_cores_without_what_is_idle(monkeypatch):
+    fields = "user nice system idle iowait irq softirq steal guest guest_nice"
+    times = namedtuple("times", fields)
+    cores = [times(1.0, 0.1, 0.2, 50, 7, 0.01, 0.02, 0.03, 9, 9), times(2, 0, 0.4, 50, 7, 0, 0, 0, 0, 0), None]
+    monkeypatch.setattr(throughput.psutil, "cpu_times", lambda percpu: cores)
+    for ours, busy in (({0}, 1.36), ({0, 1}, 3.76)):
+        monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _, ours=ours: ours)
+        assert throughput.Watch()._now()[1] == pytest.approx(busy)
 
 
-def test_busy_time_is_read_from_our_cores_alone(monkeypatch):
-    monkeypatch.setattr(throughput.os, "sysconf", lambda name: 100)
-    assert throughput._busy_seconds(STAT, {0}) == pytest.approx(1.36)
-    assert throughput._busy_seconds(STAT, {0, 1}) == pytest.approx(3.76)
-    assert throughput._process_seconds("7 (a ) b) S 1 7 7 0 -1 4 9 0 0 0 250 50 0 0 20 0") == pytest.approx(3.0)
-
-
-def test_what_others_take_is_what_we_do_not(monkeypatch):
-    states = iter([(10.0, 100.0, 40.0), (12.0, 103.5, 42.0)])  # time, everybody, we
+@pytest.mark.parametrize(
+    ("cores", "threads", "others", "busy"),
+    [(2, 2, 0.25, True), (2, 2, 0.15, False), (16, 2, 4.0, True), (16, 2, 1.0, False)],
+)
+def test_a_machine_is_busy_when_others_are_in_the_way(monkeypatch, cores, threads, others, busy):
+    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _: set(range(cores)))
+    states = iter([(10.0, 100.0, 40.0), (12.0, 102.0 + 2 * others, 42.0)])  # time, everybody, we
     monkeypatch.setattr(throughput.Watch, "_now", lambda self: next(states))
-    assert throughput.Watch().others() == pytest.approx(0.75)
-    monkeypatch.setattr(throughput.Watch, "_now", lambda self: None)
-    assert throughput.Watch().others() is None
-
-
-def test_a_machine_is_busy_when_others_are_in_the_way(monkeypatch):
-    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _: {0, 1})
-    assert throughput.is_busy(0.25, 2) and not throughput.is_busy(0.15, 2)
-    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _: set(range(16)))
-    assert throughput.is_busy(4.0, 2) and not throughput.is_busy(1.0, 2)
+    assert throughput.Watch().others(threads) == {"others_cores": pytest.approx(others), "busy": busy}
 
 
 def test_a_row_may_lack_what_the_system_does_not_tell(clock, monkeypatch):
@@ -275,13 +269,13 @@ def test_bench_says_so_when_something_failed(folders, tmp_path, capsys):
 
 
 # What the models' own cards count, without the pooler that a token classifier does not have; the head is 9 labels.
-CARDS = {"base": 277_453_056, "mlbert": 177_262_848, "distilbert": 134_734_080, "minilm": 117_505_920}
+CARDS = {"base": 277_453_056, "distilbert": 134_734_080, "minilm": 117_505_920}
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_shape_has_as_many_weights_as_the_model_it_is_the_shape_of(name):
     with torch.device("meta"):
-        model = shapes.shape(name, vocabulary=None)
+        model = shapes.shape(name)
     width = model.classifier.in_features
     assert sum(weight.numel() for weight in model.parameters()) == CARDS[name] + 9 * width + 9
     assert not model.training
@@ -289,16 +283,14 @@ def test_a_shape_has_as_many_weights_as_the_model_it_is_the_shape_of(name):
 
 def test_depth_and_vocabulary_may_be_others():
     with torch.device("meta"):
-        three, small = shapes.shape("bert-3"), shapes.shape("base", layers=2)
+        three, small = shapes.shape("bert-3"), shapes.shape("base", vocabulary=1000, layers=2)
     assert len(sparsity.weights(three)) == 18 and len(sparsity.weights(small)) == 12
-    assert small.get_input_embeddings().num_embeddings == shapes.SMALL
-    with pytest.raises(ValueError, match="There is no shape 'huge'"):
-        shapes.shape("huge")
+    assert small.get_input_embeddings().num_embeddings == 1000
 
 
 @pytest.mark.parametrize("pattern", ["1", "4"])
 def test_zeros_are_imposed_exactly_and_in_the_pattern(pattern):
-    model = shapes.shape("minilm", layers=1)
+    model = shapes.shape("minilm", vocabulary=1000, layers=1)
     shapes.impose_(model, 0.8, pattern)
     weights = [weight.detach().numpy() for weight in sparsity.weights(model).values()]
     zeros, size = sum((weight == 0).sum() for weight in weights), sum(weight.size for weight in weights)
@@ -322,7 +314,7 @@ def test_a_candidates_process_stands_still_in_the_baselines_turns():
     try:
         candidate, base = Session(None, 0, [], "ours"), Session(None, 0, [], "base")
         candidate.process = spinning.pid
-        throughput._warm_up(candidate, throughput.random_batch(1, 4), 0)
+        throughput._turn(candidate, throughput.random_batch(1, 4), 0)
         states["base"].clear()
         with throughput._stopped(candidate.process):
             pass
@@ -355,7 +347,7 @@ def test_a_row_beside_another_baseline_is_measured_again_or_marked(monkeypatch, 
         (tmp_path / name / "model.onnx").write_text("")
     fake = Model(Clock(), 1, [], "onnxruntime", tmp_path / "dense")
     monkeypatch.setattr(throughput.runtimes, "load", lambda *_, **__: fake)
-    folders = [tmp_path / name for name in "abcd"]
+    folders = {name: tmp_path / name for name in "abcd"}
     rows = list(throughput.measure(folders, ["openvino"], [1], 8, threads=1, seconds=1, baseline=tmp_path / "dense"))
     assert [row["baseline_samples_per_second"] for row in rows] == [10.0, 10.2, again, 9.9]
     off = [row.get("baseline_off") for row in rows]

@@ -13,8 +13,9 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from mmalib.data import corpus
-from mmalib.graph.export import CARD, GRAPH, PROVENANCE
+from mmalib.graph.export import CARD, GRAPH
 from mmalib.model import backbones
+from mmalib.model.disk import PROVENANCE
 from mmalib.model.packed import fingerprint
 from mmalib.plan import HALVED
 from mmalib.records import store
@@ -195,7 +196,6 @@ def _int8(quantization: dict) -> str:
     kind, form, kept = quantization["kind"], quantization["format"], quantization.get("skip")
     parts = [f"int8, {kind}, format `{form}` ({FORMATS[form]}), {quantization['quantized']} linear maps"]
     parts += ["the table of word embeddings as well"] if quantization.get("embeddings") else []
-    parts += ["weights of one bit less, for CPUs without VNNI"] if quantization.get("reduce_range") else []
     return "; ".join(parts + ([f"left in float: {', '.join(kept)}"] if kept else []))
 
 

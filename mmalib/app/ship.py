@@ -18,7 +18,7 @@ from mmalib.app import card
 from mmalib.app.mistakes import mistakes
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
-from mmalib.model.disk import complete_folder
+from mmalib.model.cache import complete_folder
 from mmalib.model.evaluate import further_scores, scored
 from mmalib.plan import of_kind
 from mmalib.records import machine
@@ -88,11 +88,11 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         scores = scored(ner.tags, study.corpora)
         further = further_scores(ner.tags, study.corpora.further)
         wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
-        about = json.loads((source / export.PROVENANCE).read_text(encoding="utf-8"))
+        about = json.loads((source / disk.PROVENANCE).read_text(encoding="utf-8"))
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
-        (folder / export.PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        disk.tell(folder, about)
         speed = shipped.speed(ner)
         here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
         told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}

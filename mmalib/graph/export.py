@@ -5,11 +5,10 @@
     mmalib.json      where the model comes from, and what was checked: parity with PyTorch, share of zeros
 
 The graph is checked before the folder appears: its logits against PyTorch's on several batches and lengths with
-padding, and the zeros in the encoder's weights against the model's. How the graph is made is in `trace`.
+padding. How the graph is made is in `trace`.
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from mmalib import runtimes
 from mmalib.data import LABELS
 from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
 from mmalib.graph.trace import OPSET, linears, trace
-from mmalib.model.disk import PROVENANCE, complete_folder, size_mb
+from mmalib.model.cache import complete_folder
+from mmalib.model.disk import size_mb, tell
 from mmalib.records import clock, machine
 
 GRAPH = "model.onnx"
@@ -57,7 +57,7 @@ def export(
             "commit": machine.commit(),
             "versions": machine.versions(),
         }
-        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tell(fresh, about)
     return about
 
 

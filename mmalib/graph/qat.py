@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainerCallback
 
-from mmalib.graph.quantize import FORMATS
 from mmalib.graph.trace import linears
 
 MOMENTUM = 0.01  # how much of a batch enters the moving average, torch's own choice for its observers
@@ -55,15 +54,12 @@ class FreezeRanges(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **_) -> None:
         """Asked at every step, so that a run that goes on from a checkpoint freezes at the same one."""
-        freeze_(model, state.global_step >= state.max_steps / 2)
+        for linear in _quantized(model).values():
+            linear.frozen = state.global_step >= state.max_steps / 2
 
 
 def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:
     """Make the encoder's linear maps compute as the int8 graph of this format does, and watch their activations."""
-    if format not in FORMATS:
-        raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
-    if _quantized(model):
-        raise ValueError("The model is fake-quantized already. Use remove_ first.")
     real: list[Tensor | None] = [None]  # the attention mask of the batch in work, shared by all maps
     for linear in linears(model).values():
         linear.__class__ = FakeQuantizedLinear  # the weight stays where optimizer, masks and checkpoints expect it
@@ -79,20 +75,12 @@ def prepare_(model: PreTrainedModel, *, format: str = "qdq") -> None:
     model.remember_mask = model.register_forward_pre_hook(remember, with_kwargs=True)
 
 
-def freeze_(model: PreTrainedModel, frozen: bool = True) -> None:
-    """Keep the ranges as they are from now on, also in training."""
-    for linear in _quantized(model).values():
-        linear.frozen = frozen
-
-
 def ranges(model: PreTrainedModel) -> dict[str, dict[str, tuple[float, float]]]:
     """What was learnt: {module: {"input": (low, high), "output": ...}}, for `quantize.tensor_ranges`."""
     learnt = {}
     for name, linear in _quantized(model).items():
         seen = {"input": linear.input_range, "output": linear.output_range}
         learnt[name] = {which: tuple(pair.tolist()) for which, pair in seen.items() if pair is not None}
-    if not learnt:
-        raise ValueError("The model is not fake-quantized and has learnt no ranges. Use prepare_ before training.")
     return learnt
 
 

@@ -39,12 +39,12 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, save_and_reload_model_with_shape_infer
 
-from mmalib.graph.export import CARD, GRAPH, PROVENANCE
+from mmalib.graph.export import CARD, GRAPH
 from mmalib.graph.trace import matmuls
-from mmalib.model.disk import complete_folder, size_mb
+from mmalib.model.cache import complete_folder
+from mmalib.model.disk import PROVENANCE, size_mb, tell
 from mmalib.records import clock, machine
 
-KINDS = ("dynamic", "static", "without data", "qat")
 FORMATS = ("qdq", "qoperator")
 Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph → lowest and highest value
 
@@ -59,32 +59,32 @@ def quantize(
     format: str = "qdq",
     skip: Collection[str] = (),
     embeddings: bool = False,
-    reduce_range: bool = False,
     provenance: dict | None = None,
 ) -> dict:
     """Write the int8 model of the exported folder `source` into the folder `target`; what its mmalib.json says.
 
-    `skip` names linear maps that stay in float (see `names`). `reduce_range` gives weights 7 bits, against saturation
-    on CPUs without VNNI. `embeddings` makes the table of word embeddings uint8 as well.
+    `skip` names linear maps that stay in float. `embeddings` makes the table of word embeddings uint8 as well.
     """
-    _check(kind, ranges, format)
+    if format not in FORMATS:
+        raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
+    if bool(ranges) == (kind == "dynamic"):
+        raise ValueError("Dynamic quantization measures activations while it runs; every other kind needs ranges=.")
     proto = _load(source)
-    chosen = _chosen(proto.graph, skip, source)
-    if machine.saturates() and not reduce_range:
+    chosen = [name for name in matmuls(proto.graph) if name not in skip]
+    if not chosen:
+        raise ValueError(f"There is nothing to quantize in {source}: mmalib.graph.export names what can be.")
+    if machine.saturates():
         warnings.warn(
-            "This CPU has no VNNI: u8 x s8 products saturate, and scores measured here may be lower than elsewhere. "
-            "reduce_range=True avoids it at the price of one bit.",
+            "This CPU has no VNNI: u8 x s8 products saturate, and scores measured here may be lower than elsewhere.",
             stacklevel=2,
         )
     float_weights = {name: _weight(proto.graph, f"{name}.weight") for name in chosen}
-    tables = [node.name for node in proto.graph.node if node.op_type == "Gather" and "word_embed" in node.input[0]]
+    nodes = chosen + (_lookups(proto.graph) if embeddings else [])
     with complete_folder(target) as fresh, _quiet():
         for path in Path(source).iterdir():
             if path.name not in (GRAPH, PROVENANCE, CARD):
                 shutil.copy2(path, fresh / path.name)
-        nodes = chosen + (tables if embeddings else [])
-        _build(proto, fresh / GRAPH, nodes, ranges, format, reduce_range)
-        zeros, int8_zeros, total = _zeros(onnx.load(fresh / GRAPH).graph, float_weights)
+        _build(proto, fresh / GRAPH, nodes, ranges, format)
         before = json.loads((Path(source) / PROVENANCE).read_text(encoding="utf-8"))
         about = {
             **before,
@@ -96,29 +96,20 @@ def quantize(
                 "quantized": len(chosen),
                 "skip": sorted(skip),
                 "embeddings": embeddings,
-                "reduce_range": reduce_range,
-                "sparsity": zeros / total,  # of the quantized maps in float; rounding makes more zeros in int8
-                "sparsity_int8": int8_zeros / total,
+                **_zeros(onnx.load(fresh / GRAPH).graph, float_weights),
                 "megabytes_float": before["megabytes"],
             },
             "commit": machine.commit(),
             "versions": machine.versions(),
         }
-        (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tell(fresh, about)
     return about
-
-
-def names(folder: Path) -> list[str]:
-    """The linear maps of an exported float model that can be quantized, in the order in which they run."""
-    return list(matmuls(_load(folder).graph))
 
 
 def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict:
     """Ranges by module, {"input": (low, high), "output": ...} each, as ranges by tensor of the graph in `folder`."""
     widest: dict[str, tuple[float, float]] = {}
     for name, node in matmuls(_load(folder).graph).items():
-        if name not in learnt:
-            raise ValueError(f"There are no ranges for {name}. Learn them on the model that was exported to {folder}.")
         # Query, key and value read the same tensor: the widest of their ranges holds for all.
         for tensor, which in ((node.input[0], "input"), (node.output[0], "output")):
             if which in learnt[name]:
@@ -134,33 +125,11 @@ def table_in_bytes(source: Path, target: Path) -> None:
     Most values are small against the largest, so that a packed file has about 5 bits of each.
     """
     proto = onnx.load(source)
-    graph = proto.graph
-    tables = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
-    lookups = [node for node in graph.node if node.op_type == "Gather" and "word_embed" in node.input[0]]
-    for node in (node for node in lookups if node.input[0] in tables):
-        name, output, values = node.input[0], node.output[0], numpy_helper.to_array(tables[node.input[0]])
-        scale = np.float32(np.abs(values).max() / 127)
-        graph.initializer.remove(tables[name])
-        stored = {f"{name}_quantized": np.rint(values / scale).astype(np.int8), f"{name}_scale": np.array(scale)}
-        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in stored.items())
-        node.input[0], node.output[0] = f"{name}_quantized", f"{output}_quantized"
-        back = onnx.helper.make_node("DequantizeLinear", [f"{output}_quantized", f"{name}_scale"], [output])
-        graph.node.insert(list(graph.node).index(node) + 1, back)
-    onnx.save(proto, target)
-
-
-def _check(kind: str, ranges: Ranges | None, format: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"There is no kind of quantization '{kind}'. Choose one of: {', '.join(KINDS)}.")
-    if format not in FORMATS:
-        raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
-    if kind == "dynamic":
-        if ranges is not None:
-            raise ValueError("Dynamic quantization measures activations while it runs and takes no ranges.")
-        if format != "qdq":
-            raise ValueError("A dynamic graph has one form, and DeepSparse crashes on it. Leave format as it is.")
-    elif not ranges:
-        raise ValueError(f"Quantization of the kind '{kind}' needs the ranges of activations. Give ranges=.")
+    if not (lookups := _lookups(proto.graph)):
+        onnx.save(proto, target)
+        return
+    with _quiet():
+        quantize_dynamic(proto, target, ["Gather"], nodes_to_quantize=lookups)
 
 
 def _load(folder: Path) -> onnx.ModelProto:
@@ -170,45 +139,33 @@ def _load(folder: Path) -> onnx.ModelProto:
     return onnx.load(path)
 
 
-def _chosen(graph: onnx.GraphProto, skip: Collection[str], source: Path) -> list[str]:
-    known = list(matmuls(graph))
-    if unknown := sorted(set(skip) - set(known)):
-        raise ValueError(f"{source} has no linear map '{unknown[0]}' to leave in float. quantize.names lists them.")
-    chosen = [name for name in known if name not in skip]
-    if not chosen:
-        why = "all are skipped" if known else "it has no linear map of an encoder that mmalib.graph.export has named"
-        raise ValueError(f"There is nothing to quantize in {source}: {why}.")
-    return chosen
+def _lookups(graph: onnx.GraphProto) -> list[str]:
+    """The nodes that read a table of word embeddings in float."""
+    tables = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    readers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] in tables]
+    return [node.name for node in readers if "word_embed" in node.input[0]]
 
 
-def _build(
-    proto: onnx.ModelProto, path: Path, nodes: list[str], ranges: Ranges | None, format: str, reduce_range: bool
-) -> None:
+def _build(proto: onnx.ModelProto, path: Path, nodes: list[str], ranges: Ranges | None, format: str) -> None:
     kinds = ["MatMul", "Gather"]
     if ranges is None:
         # The quantizer leaves a file beside its input, so its input is in memory.
-        quantize_dynamic(proto, path, kinds, per_channel=True, reduce_range=reduce_range, nodes_to_quantize=nodes)
+        quantize_dynamic(proto, path, kinds, per_channel=True, nodes_to_quantize=nodes)
         return
     maps = [node for name, node in matmuls(proto.graph).items() if name in nodes]
     ends = [node.input[0] for node in maps] + ([node.output[0] for node in maps] if format == "qoperator" else [])
-    wanted = list(dict.fromkeys(ends))  # several maps read one tensor
-    if lost := [tensor for tensor in wanted if tensor not in ranges]:
-        raise ValueError(
-            f"The ranges are missing {len(lost)} of {len(wanted)} tensors that are quantized, {lost[0]} first."
-        )
-    for tensor in wanted:
-        low, high = ranges[tensor]
+    known = {tensor: tuple(np.array(end, np.float32) for end in ranges[tensor]) for tensor in ends}
+    for tensor, (low, high) in known.items():
         if not (np.isfinite([low, high]).all() and low <= high):
             raise ValueError(f"The range of {tensor} is {low} to {high}. Calibrate again, or tune the model again.")
-    known = {name: tuple(np.array(end, np.float32) for end in ranges[name]) for name in wanted}
     data = TensorsData(CalibrationMethod.MinMax, known)
     inferred = save_and_reload_model_with_shape_infer(proto)
     common = (QuantType.QInt8, QuantType.QUInt8, data, nodes, [], kinds)
     if format == "qdq":
         options = {"OpTypesToExcludeOutputQuantization": ["MatMul"]}
-        quantizer = QDQQuantizer(inferred, True, reduce_range, *common, options)
+        quantizer = QDQQuantizer(inferred, True, False, *common, options)
     else:
-        quantizer = ONNXQuantizer(inferred, False, reduce_range, QuantizationMode.QLinearOps, True, *common, {})
+        quantizer = ONNXQuantizer(inferred, False, False, QuantizationMode.QLinearOps, True, *common, {})
     built = quantizer.quantize_model()
     _float_residuals_(built.graph)
     onnx.save(built, path)
@@ -232,8 +189,8 @@ def _weight(graph: onnx.GraphProto, name: str) -> np.ndarray:
     return next(numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name == name)
 
 
-def _zeros(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> tuple[int, int, int]:
-    """Zeros in float, zeros in int8 and number of the quantized weights; no float zero may have become another."""
+def _zeros(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> dict[str, float]:
+    """The share of zeros in the quantized maps, in float and in int8, where rounding makes more."""
     zeros = int8_zeros = total = 0
     for name, weight in weights.items():
         quantized = _weight(graph, f"{name}.weight_quantized")
@@ -241,7 +198,7 @@ def _zeros(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> tuple[int,
             raise ValueError(f"The int8 weights of {name} are not zero where the float weights are.")
         zeros, int8_zeros = zeros + int((weight == 0).sum()), int8_zeros + int((quantized == 0).sum())
         total += weight.size
-    return zeros, int8_zeros, total
+    return {"sparsity": zeros / total, "sparsity_int8": int8_zeros / total}
 
 
 @contextmanager

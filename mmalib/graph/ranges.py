@@ -23,22 +23,20 @@ from mmalib.data.subwords import windows
 from mmalib.graph.export import GRAPH
 from mmalib.graph.trace import INPUTS, matmuls
 
+# Each with its settings. With the library's default of 128 bins for 128 levels, entropy would have one candidate, the
+# whole range: no calibration at all. A percentile is the share of values, in percent, that a range holds.
 METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
+    "minmax": (CalibrationMethod.MinMax, {}),
+    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "num_quantized_bins": 128}),
+    "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.99}),
 }
-# With the library's default of 128 bins for 128 levels there is one candidate, the whole range: no calibration at all.
-BINS = {"minmax": {}, "entropy": {"num_bins": 512, "num_quantized_bins": 128}, "percentile": {"num_bins": 2048}}
+BATCH = 16  # rows
 
 
-def calibrate(
-    folder: Path, rows: Sequence[list[int]], *, method: str = "minmax", percentile: float = 99.99, batch_size: int = 16
-) -> dict[str, tuple[float, float]]:
+def calibrate(folder: Path, rows: Sequence[list[int]], *, method: str = "minmax") -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the inputs and outputs of the encoder's linear maps, over these rows of subwords.
 
-    `folder` is an exported float model. `percentile` is the share of values, in percent, that the range of the method
-    of that name holds.
+    `folder` is an exported float model.
     """
     if method not in METHODS:
         raise ValueError(f"There is no calibration method '{method}'. Choose one of: {', '.join(METHODS)}.")
@@ -46,17 +44,12 @@ def calibrate(
         raise ValueError("There is nothing to calibrate on. Give rows of subwords: sentence_rows or random_rows.")
     maps = matmuls(onnx.load(Path(folder) / GRAPH).graph).values()
     wanted = {tensor for node in maps for tensor in (node.input[0], node.output[0])}
-    if not wanted:
-        raise ValueError(
-            f"{folder} has no linear map of an encoder that mmalib.graph.export has named: nothing to calibrate."
-        )
-    options = {**BINS[method], **({"percentile": percentile} if method == "percentile" else {})}
     # The calibrator writes beside the model and prints what it does.
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         copied = Path(shutil.copy2(Path(folder) / GRAPH, scratch))
-        where, how = str(copied.with_name("augmented.onnx")), METHODS[method]
+        where, (how, options) = str(copied.with_name("augmented.onnx")), METHODS[method]
         calibrator = create_calibrator(copied, ["MatMul"], where, calibrate_method=how, extra_options=options)
-        for batch in _batches(rows, batch_size):
+        for batch in _batches(rows):
             # One batch at a time: all the activations of all batches at once would not fit into memory.
             calibrator.collect_data(_Reader(batch))
         seen = calibrator.compute_data()
@@ -91,12 +84,13 @@ class _Reader(CalibrationDataReader):
         return self.left.pop() if self.left else None
 
 
-def _batches(rows: Sequence[list[int]], size: int) -> Iterator[dict[str, np.ndarray]]:
+def _batches(rows: Sequence[list[int]]) -> Iterator[dict[str, np.ndarray]]:
     """Rows of one length together, the largest first: the first batch sets the width of the histograms' bins."""
     groups: dict[int, list[list[int]]] = {}
     for row in rows:
         groups.setdefault(len(row), []).append(row)
-    chunks = [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
-    for chunk in sorted(chunks, key=lambda chunk: -len(chunk) * len(chunk[0])):
-        ids = np.array(chunk, dtype=np.int64)
+    batches = [
+        np.array(group[start : start + BATCH]) for group in groups.values() for start in range(0, len(group), BATCH)
+    ]
+    for ids in sorted(batches, key=np.size, reverse=True):
         yield dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))

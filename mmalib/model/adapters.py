@@ -59,13 +59,13 @@ def fold_(linear: nn.Linear) -> None:
 
 def freeze_backbone_(model: PreTrainedModel) -> None:
     """Leave nothing to train but adapters (or LoRA's matrices), the layers' norms and the head."""
-    norms = {
-        id(weight) for layer in layers(model) for m in layer.modules() if isinstance(m, nn.LayerNorm)
-        for weight in m.parameters()
-    }  # fmt: skip
+    model.requires_grad_(False)
+    for module in layers(model).modules():
+        if isinstance(module, (Adapter, nn.LayerNorm)):
+            module.requires_grad_(True)
     for name, weight in model.named_parameters():
-        new = ".adapter." in name or "lora_" in name or name.startswith("classifier.")
-        weight.requires_grad_(new or id(weight) in norms)
+        if "lora_" in name or name.startswith("classifier."):
+            weight.requires_grad_(True)
 
 
 def add_lora_(model: PreTrainedModel, **how) -> None:

@@ -135,7 +135,6 @@ def hooked(handles: Sequence) -> Iterator[None]:
 
 def freeze_(model: PreTrainedModel, share: float | None) -> None:
     """Keep the embeddings and this share of the layers, from below, as they are in training; None freezes nothing."""
-    if share is None:
-        return
-    for module in [model.base_model.embeddings, *layers(model)[: round(share * len(layers(model)))]]:
-        module.requires_grad_(False)
+    if share is not None:
+        for module in [model.base_model.embeddings, *layers(model)[: round(share * len(layers(model)))]]:
+            module.requires_grad_(False)

@@ -35,9 +35,9 @@ def sweep(kind: str, args) -> None:
             path.unlink()
 
 
-def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors to a file that is complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
     os.replace(temporary, path)

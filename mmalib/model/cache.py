@@ -8,8 +8,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
@@ -26,7 +26,12 @@ def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path
         with open(folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
             if not folder.is_dir():
-                _unpack(folder, root, hashes, fill)
+                for path, total in hashes.items():
+                    if not (root / path).is_file() or hash_of(root / path) != total:
+                        why = f"missing or damaged: its SHA-256 is not {total}"
+                        raise ValueError(f"{root / path} is {why}. Reinstall the package.")
+                with complete_folder(folder) as fresh:
+                    fill(fresh)
     except OSError as error:
         raise ValueError(
             f"'{name}' could not be unpacked into {folder.parent} ({error}). "
@@ -41,15 +46,15 @@ def fingerprint(hashes: dict[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
 
-def sums(root: Path, folders: Collection[str], wanted: str) -> dict[str, str]:
-    """The stored hashes of the files in these folders below `root`, one of which is `wanted`."""
+def sums(root: Path, name: str, *shared: str) -> dict[str, str]:
+    """The stored hashes of the files of one thing below `root`: in the folder of its name and in shared ones."""
     try:
         pairs = [line.split("  ", 1) for line in (root / SUMS).read_text().splitlines()]
     except OSError as error:
         raise ValueError(f"{root / SUMS} cannot be read ({error.strerror}). Reinstall the package.") from error
-    mine = {path: total for total, path in pairs if path.split("/")[0] in folders}
-    if wanted not in mine:
-        raise ValueError(f"{root / SUMS} does not know '{wanted}'. Reinstall the package.")
+    mine = {path: total for total, path in pairs if path.split("/")[0] in (name, *shared)}
+    if f"{name}/config.json" not in mine:
+        raise ValueError(f"{root / SUMS} does not know '{name}'. Reinstall the package.")
     return mine
 
 
@@ -64,17 +69,16 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _unpack(folder: Path, root: Path, hashes: dict[str, str], fill: Callable[[Path], None]) -> None:
-    for path, total in hashes.items():
-        if not (root / path).is_file() or hash_of(root / path) != total:
-            raise ValueError(f"{root / path} is missing or damaged: its SHA-256 is not {total}. Reinstall the package.")
-    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a call that was killed
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        fresh = Path(temporary) / "complete"
-        fresh.mkdir()
-        fill(fresh)
-        for path in (path for path in fresh.rglob("*") if path.is_file()):
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(folder, ignore_errors=True)
         os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

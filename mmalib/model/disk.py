@@ -15,10 +15,7 @@ read in this module only. `AutoModel` does not know it and refuses the folder fo
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MethodType
 
@@ -30,6 +27,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from mmalib.model import adapters
 from mmalib.model.backbones import layers, load_tokenizer, parts
+from mmalib.model.cache import complete_folder
 
 PRUNED = "pruned"  # the key in config.json
 WEIGHTS = "model.safetensors"
@@ -44,7 +42,7 @@ def save(
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         if about:
-            (fresh / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            tell(fresh, about)
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -55,11 +53,12 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
             raise ValueError(f"{folder} holds no {name}. Give a folder that mmalib.model.disk.save has written.")
     model = skeleton(folder)
     try:
-        stored = load_file(folder / WEIGHTS)
+        model.load_state_dict(load_file(folder / WEIGHTS))
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}). Make the model again.") from error
-    _compare({name: tuple(tensor.shape) for name, tensor in stored.items()}, model, folder)
-    model.load_state_dict(stored)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()[:300]  # of what is missing, unexpected or of another shape
+        raise ValueError(f"{folder / WEIGHTS} does not fit its config.json: {first} Save the model again.") from error
     return model.eval(), load_tokenizer(str(folder))
 
 
@@ -74,19 +73,9 @@ def skeleton(folder: Path) -> PreTrainedModel:
     return model
 
 
-@contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when all is written, and goes when something fails."""
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+def tell(folder: Path, about: dict) -> None:
+    """Leave what is known of a model beside it."""
+    (folder / PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def size_mb(folder: Path, file: str = WEIGHTS) -> float:
@@ -193,19 +182,3 @@ def _shrink_(model: PreTrainedModel, folder: Path) -> None:
         keep_outputs_(own.widen, inner)
         keep_inputs_(own.narrow, inner)
     bypass_(model)
-
-
-def _compare(stored: dict[str, tuple], model: PreTrainedModel, folder: Path) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = [f"{name} is missing" for name in wanted if name not in stored]
-    problems += [f"{name} is unexpected" for name in stored if name not in wanted]
-    problems += [
-        f"{name} has the shape {stored[name]} and should have {wanted[name]}"
-        for name in wanted
-        if name in stored and stored[name] != wanted[name]
-    ]
-    if problems:
-        raise ValueError(
-            f"{folder / WEIGHTS} does not fit its config.json in {len(problems)} tensors: {problems[0]}. "
-            "Save the model again with mmalib.model.disk.save."
-        )

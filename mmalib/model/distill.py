@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -43,11 +42,7 @@ def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None)
     columns = _columns(teacher)
     path = folder and Path(folder) / f"teacher-{_key(teacher, text)}.safetensors"
     if path and path.exists():
-        try:
-            stored = load_file(path)["logits"]
-        except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read ({error}). Delete it: the teacher is then asked again.") from error
-        return np.split(stored, np.cumsum([len(words) for words in text.words])[:-1])
+        return np.split(load_file(path)["logits"], np.cumsum([len(words) for words in text.words])[:-1])
     logits = [rows[:, columns] for rows in word_logits(run_of(teacher), text)]
     if not all(np.isfinite(of_sentence).all() for of_sentence in logits):
         raise ValueError("The teacher's logits are not all finite numbers. Its training has diverged: tune it anew.")

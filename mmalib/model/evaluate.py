@@ -95,18 +95,10 @@ def further_scores(
 def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
     if not gold:
         raise ValueError("There are no sentences to score. Check the corpus and the split.")
-    if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} gold sentences but {len(predicted)} predicted ones. Predict each once.")
-    for index, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
-        if len(right) != len(guess):
-            raise ValueError(
-                f"Sentence {index} has {len(right)} gold tags but {len(guess)} predicted ones. Predict each word once."
-            )
-        for side, tags in (("gold", right), ("predicted", guess)):
-            if unknown := [tag for tag in tags if tag not in LABELS]:
-                raise ValueError(
-                    f"Sentence {index} has the unknown {side} tag {unknown[0]!r}. Known are {', '.join(LABELS)}."
-                )
+    if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
+        raise ValueError("The gold and the predicted tags differ in number. Predict each word of each sentence once.")
+    if unknown := {tag for side in (gold, predicted) for tags in side for tag in tags} - set(LABELS):
+        raise ValueError(f"The tag {min(map(repr, unknown))} is unknown. Known are {', '.join(LABELS)}.")
 
 
 def _count(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
@@ -129,8 +121,6 @@ def _scores(count: np.ndarray) -> dict[str, float]:
 def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Counts of as many drawn sentences, `resamples` times: [resamples, ...] from [sentences, ...]."""
     # The bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and count again.
-    if resamples < 1:
-        raise ValueError(f"The interval needs at least one resample, not {resamples}.")
     draw = np.random.default_rng(seed)
     size = len(counts)
     # (resamples, ...); one draw at a time, since all at once would take resamples x sentences of memory

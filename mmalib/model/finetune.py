@@ -105,10 +105,9 @@ def finetune(
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         label_smoothing_factor=recipe.label_smoothing,
-        max_grad_norm=1.0,
         warmup_steps=recipe.warm_up,  # below 1, a share of all steps
         lr_scheduler_type="linear" if recipe.cycles == 1 else "cosine_with_restarts",
-        lr_scheduler_kwargs={} if recipe.cycles == 1 else {"num_cycles": recipe.cycles},
+        lr_scheduler_kwargs={"num_cycles": recipe.cycles},
         train_sampling_strategy="group_by_length",
         bf16=_has_bf16(),
         use_cpu=machine.device() == "cpu",
@@ -118,7 +117,6 @@ def finetune(
         save_total_limit=2,  # the best and the last
         load_best_model_at_end=True,
         metric_for_best_model="f1",
-        greater_is_better=True,
         logging_strategy="epoch",
         report_to="none",
         remove_unused_columns=False,  # a loss may read columns that the model does not
@@ -249,7 +247,7 @@ class _EntityTrainer(Trainer):
         return self.state.epoch > self.recipe.choose_after and super()._determine_best_metric(metrics, trial)
 
 
-def rate_at(step: int, *, total: int, warm_up: int, rewinds: list[int], floor: float) -> float:
+def rate_at(step: int, *, total: int, warm_up: int, rewinds: Sequence[int], floor: float) -> float:
     """The factor of the learning rate: up to 1 in the warm-up, then down to `floor`, from 1 again at each rewind."""
     if step < warm_up:
         return step / warm_up

@@ -9,6 +9,7 @@ those below the one that was taken last. Padding and unscored words take no part
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model import distill
-from mmalib.model.backbones import keep_layers_, layers
+from mmalib.model.backbones import hooked, keep_layers_, layers
 
 EVERY = 3  # of the teacher's layers, each third is matched
 
@@ -51,7 +52,7 @@ def loss(
     ours, theirs, handles = {}, {}, []
     for states, model in ((ours, student), (theirs, teacher)):
         for number, layer in enumerate(layers(model)):
-            handles.append(layer.register_forward_hook(_kept_in(states, number)))
+            handles.append(layer.register_forward_hook(partial(_keep, states, number)))
     wanted = list(range(EVERY - 1, len(layers(teacher)), EVERY)) or [len(layers(teacher)) - 1]
 
     def taught(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -68,15 +69,9 @@ def loss(
         told = distill.of_words(logits, answers, batch["labels"], hardness=1.0, temperature=temperature)
         return hidden * apart + (1 - hidden) * told
 
-    try:
+    with hooked(handles):
         yield taught
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _kept_in(states: dict[int, Tensor], number: int) -> Callable:
-    def keep(_: nn.Module, __: tuple, out) -> None:
-        states[number] = out[0] if isinstance(out, tuple) else out
-
-    return keep
+def _keep(states: dict[int, Tensor], number: int, _: nn.Module, __: tuple, out) -> None:
+    states[number] = out[0] if isinstance(out, tuple) else out

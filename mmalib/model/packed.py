@@ -26,21 +26,21 @@ SHARED, CONFIG = "vocabulary", "config.json"
 
 def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
+    hashes = cache.sums(weights, name, SHARED)
 
     def fill(fresh: Path) -> None:
         tensors: dict[str, np.ndarray] = {}
-        for source in (weights / SHARED, weights / name):  # what a backbone brings itself comes second
-            for path in filter(_counts, source.iterdir()):
-                if path.suffix == ".safetensors":
-                    tensors |= unpack(load_file(path))
-                else:
-                    shutil.copyfile(path, fresh / path.name)
+        for path in map(Path, hashes):
+            if path.suffix == ".safetensors":
+                tensors |= unpack(load_file(weights / path))
+            else:
+                shutil.copyfile(weights / path, fresh / path.name)
         try:
             save(tensors, fresh / "model.safetensors", {"format": "pt"})
         except SafetensorError as error:  # a full disk may come as this
             raise OSError(str(error)) from error
 
-    return cache.unpacked(name, weights, _sums(name, weights), fill)
+    return cache.unpacked(name, weights, hashes, fill)
 
 
 def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
@@ -51,17 +51,11 @@ def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
     if not (Path(name).name == name and (weights / name / CONFIG).is_file()):
         file = Path(name) / "model.safetensors"
         return cache.hash_of(file)[:12] if file.is_file() else None
-    return cache.fingerprint(_sums(name, weights))
-
-
-def halves(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Whole numbers from -8 to 7 [out, in] two a byte, as they are stored; `scales` [out, in / 32] says the blocks."""
-    blocks = (values + 8).astype(np.uint8).reshape(*scales.shape, BLOCK)
-    return (blocks[..., : BLOCK // 2] | blocks[..., BLOCK // 2 :] << 4).reshape(len(values), -1)
+    return cache.fingerprint(cache.sums(weights, name, SHARED))
 
 
 def whole_numbers(stored: np.ndarray) -> np.ndarray:
-    """The inverse of `halves`: [out, in / 2] to [out, in]."""
+    """Whole numbers from -8 to 7 that are stored two a byte: [out, in / 2] to [out, in]."""
     blocks = stored.reshape(len(stored), -1, BLOCK // 2)
     return np.concatenate([blocks & 15, blocks >> 4], axis=-1).reshape(len(stored), -1).astype(np.int8) - 8
 
@@ -75,16 +69,20 @@ def rounded(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(blocks / steps), -most - 1, most).astype(np.int8).reshape(matrix.shape), scales
 
 
-def pack(tensors: Mapping[str, np.ndarray], bits: int = 8) -> dict[str, np.ndarray]:
-    """Tensors as they are stored: matrices in blocks, all others in float16."""
+def scaled(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The matrix [out, in] in float32 that whole numbers and the scales of their blocks stand for."""
+    blocks = values.reshape(*scales.shape, BLOCK) * scales.astype(np.float32)[..., None]
+    return blocks.reshape(values.shape)
+
+
+def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors as they are stored: matrices in blocks of 8 bits a value, all others in float16."""
     packed = {}
     for name, tensor in tensors.items():
         if tensor.ndim < 2 or tensor.shape[1] % BLOCK:
             packed[name] = tensor.astype(np.float16)
-            continue
-        values, packed[f"{name}.scales"] = rounded(tensor, bits)
-        kind, stored = ("bytes", values) if bits == 8 else ("halves", halves(values, packed[f"{name}.scales"]))
-        packed[f"{name}.{kind}"] = stored
+        else:
+            packed[f"{name}.bytes"], packed[f"{name}.scales"] = rounded(tensor, 8)
     return packed
 
 
@@ -95,8 +93,7 @@ def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name, _, kind = key.rpartition(".")
         if kind in ("halves", "bytes"):
             values = whole_numbers(stored) if kind == "halves" else stored
-            steps = packed[f"{name}.scales"].astype(np.float32)[..., None]  # [out, blocks, 1]
-            tensors[name] = (values.reshape(*steps.shape[:2], BLOCK) * steps).reshape(values.shape)
+            tensors[name] = scaled(values, packed[f"{name}.scales"])
         elif kind != "scales":
             tensors[key] = stored.astype(np.float32)
     return tensors
@@ -109,16 +106,6 @@ def save(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]
 
 
 def write_sums(weights: Path = WEIGHTS) -> None:
-    """Write the hash of every file of the weights anew."""
-    paths = [path for folder in weights.iterdir() if folder.is_dir() for path in folder.iterdir() if _counts(path)]
-    cache.write_sums(weights, paths)
-
-
-def _sums(name: str, weights: Path) -> dict[str, str]:
-    """The stored hashes of the files that a backbone is made of."""
-    return cache.sums(weights, (SHARED, name), f"{name}/{CONFIG}")
-
-
-def _counts(path: Path) -> bool:
-    """Whether a file is part of the backbone, and not what is told of it."""
-    return path.suffix == ".safetensors" or path.name in (CONFIG, "tokenizer.json", "tokenizer_config.json")
+    """Write the hash of every file of the weights anew; what is only told of them does not count."""
+    parts = ("layers.safetensors", "embeddings.safetensors", CONFIG, "tokenizer.json", "tokenizer_config.json")
+    cache.write_sums(weights, [path for path in weights.glob("*/*") if path.name in parts])

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
 from mmalib.data import subwords as sub
@@ -39,14 +40,13 @@ def read(path: Path, texts: Sequence[str], label: str) -> list[Example]:
     """The examples of one file."""
     if not path.is_file():
         raise ValueError(f"There is no {path}. A task's folder holds train.tsv and dev.tsv.")
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if missing := [name for name in (*texts, label) if name not in (rows.fieldnames or ())]:
-            raise ValueError(f"{path} has no column '{missing[0]}'; it has {', '.join(rows.fieldnames or ())}.")
-        examples = [(tuple(row[name] or "" for name in texts), row[label]) for row in rows]
-    if not examples:
+    table = pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
+    if missing := [name for name in (*texts, label) if name not in table]:
+        raise ValueError(f"{path} has no column '{missing[0]}'; it has {', '.join(table)}.")
+    if table.empty:
         raise ValueError(f"{path} has no line beside its header. Copy it again.")
-    return examples
+    rows = table.fillna("")[[*texts, label]].itertuples(index=False, name=None)
+    return [(row[:-1], row[-1]) for row in rows]
 
 
 def _encode(split: list[Example], tokenizer: PreTrainedTokenizerFast, max_length: int) -> sub.Encoded:

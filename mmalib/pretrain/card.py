@@ -1,6 +1,7 @@
 """What is known of a shipped backbone: a report as JSON beside its weights, and the model card made from reports."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,7 @@ from mmalib.model.packed import SHARED
 from mmalib.plan import RECIPE_TRIAL
 from mmalib.pretrain.probe import retrieval
 from mmalib.pretrain.recipe import TOKENS, Prepared
-from mmalib.pretrain.text import Pairs
-from mmalib.profiles import Profile, load_profile
+from mmalib.profiles import load_profile
 from mmalib.records import machine, store
 from mmalib.records.machine import WEIGHTS
 from mmalib.reports import tables
@@ -28,18 +28,18 @@ ORIGINS = {
 
 
 def report(
-    name: str, model: BertModel, prepared: Prepared, log: list[dict], aligned: list[Pairs], weights: Path = WEIGHTS
-) -> dict:
-    """Shape, size, cost and sentence retrieval of one backbone as plain data; e5's tells of the vocabulary as well."""
-    pairs = [p for p in aligned if p.first == "en"]
+    name: str, model: BertModel, prepared: Prepared, log: list[dict], news: Mapping[str, list[str]], weights=WEIGHTS
+) -> None:
+    """Leave shape, size, cost and retrieval of one backbone beside its weights; with e5's, the vocabulary's cost."""
     about, steps = machine.describe(), log[-1]["step"] if log else 0
     own = sum(path.stat().st_size for path in (weights / name).iterdir() if path.name != REPORT)
-    return {
+    others = [language for language in news if language != "en"]
+    told = {
         "origin": ORIGINS[name],
         "layers": model.config.num_hidden_layers,
         "width": model.config.hidden_size,
         "neurons": model.config.intermediate_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters(),
         "layer_parameters": sum(p.numel() for p in model.encoder.parameters()),
         "megabytes": own / 1e6,
         "steps": steps,
@@ -48,17 +48,13 @@ def report(
         "machine": f"{about['gpu'] or about['cpu']}, {about['cores']} CPU cores",
         "text": prepared.facts,
         **({"coverage": prepared.coverage} if name == "e5" else {}),
-        "retrieval": {f"{p.first} to {p.second}": retrieval(model, prepared.tokenizer, p) for p in pairs},
-        "retrieval_lines": min(len(p.lines) for p in pairs),
+        "retrieval": {
+            f"en to {other}": retrieval(model, prepared.tokenizer, news["en"], news[other]) for other in others
+        },
+        "retrieval_lines": len(news["en"]),
         "log": log,
     }
-
-
-def write(report: dict, name: str, weights: Path = WEIGHTS) -> Path:
-    """Leave a report beside the weights it is about."""
-    path = weights / name / REPORT
-    store.write_atomic(path, json.dumps(report, indent=1) + "\n")
-    return path
+    store.write_atomic(weights / name / REPORT, json.dumps(told, indent=1) + "\n")
 
 
 def card(
@@ -69,13 +65,19 @@ def card(
     lines, tokens = read["text"]["lines"], read["text"]["tokens"]
     text = ", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines)
     shared = sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6
-    drawn = reports.backbones.draw(about)
+    drawn, profile = reports.backbones.draw(about), load_profile("small")
+    frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
+    mean = f"the mean of ten checkpoints of each epoch after the first {profile.average_from}"
+    end = "the epoch that is best on English dev" if profile.average_from is None else mean
     return TEMPLATE.read_text().format(
         backbones=tables.markdown(drawn["table_backbones"]),
         shared=shared,
         machine=read["machine"],
         quality=_quality(quality),
-        recipe=_recipe(load_profile("small"), quality),
+        profile=profile,
+        frozen=frozen,
+        end=end,
+        tried=RECIPE_TRIAL["trial_sentences"],
         rounding="Not measured yet." if rounding is None else tables.markdown(rounding),
         subwords=tables.markdown(drawn["table_subwords"]),
         text=text,
@@ -93,20 +95,3 @@ def _quality(frame: pd.DataFrame) -> str:
     seeds = test.groupby(["backbone", "corpus"])["seed"].nunique()
     table = median.map("{:.3f}".format).assign(seeds=seeds).reset_index()
     return f"Entity F1 on test, median over seeds.\n\n{tables.markdown(table)}"
-
-
-def _recipe(profile: Profile, quality: pd.DataFrame) -> str:
-    """How the models behind the scores were tuned, in words."""
-    frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
-    end = "the epoch that is best on English dev"
-    if profile.average_from is not None:
-        end = f"the mean of ten checkpoints of each epoch after the first {profile.average_from:g}"
-    tried = ""
-    if "trial" in quality:
-        number = RECIPE_TRIAL["trial_sentences"]
-        tried = f" Chosen by English dev among what was tried on {number:,} English sentences."
-    return (
-        f"Tuned for {profile.epochs} epochs in batches of {profile.batch_size} at the rate {profile.learning_rate:g}, "
-        f"the head at {profile.head_rate:g} times that; frozen: {frozen}; words hidden at each step: "
-        f"{profile.masked_words:.0%}; the result is {end}.{tried}\n"
-    )

@@ -21,7 +21,8 @@ ALPHABET = ["a"]  # text in the Latin script; its single letters stay, and the m
 def usage(tokenizer: Tokenizer, text: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
     """How often each language uses each piece, [pieces]."""
     size = tokenizer.get_vocab_size()
-    return {name: np.bincount(tokenize(tokenizer, lines).flat, minlength=size) for name, lines in text.items()}
+    ids = {name: np.concatenate(tokenize(tokenizer, lines)) for name, lines in text.items()}
+    return {name: np.bincount(of_language, minlength=size) for name, of_language in ids.items()}
 
 
 def choose(counts: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerFast, size: int) -> list[int]:
@@ -44,22 +45,20 @@ def coverage(full: Tokenizer, cut: Tokenizer, text: Mapping[str, list[str]]) -> 
     rows = []
     for language, lines in text.items():
         words = [line.split() for line in lines]
-        old, new = (_pieces(tokenizer, words) for tokenizer in (full, cut))
-        flat = [piece for pieces in old for piece in pieces]
-        changed = [(len(a), len(b)) for a, b in zip(old, new, strict=True) if a != b]
-        before, after = np.mean(changed, axis=0) if changed else (np.nan, np.nan)
-        unknown = 1e5 * sum(pieces.count("<unk>") for pieces in new) / sum(map(len, new))
-        covered = np.mean([piece in there for piece in flat])
-        rows.append((language, covered, len(changed) / len(old), before, after, unknown))
+        table = pd.DataFrame({"old": _pieces(full, words), "new": _pieces(cut, words)})
+        changed = table[table["old"] != table["new"]]
+        before, after = (changed[side].str.len().mean() for side in ("old", "new"))
+        old, new = (table[side].explode() for side in ("old", "new"))
+        unknown = 1e5 * new.eq("<unk>").mean()
+        rows.append((language, old.isin(there).mean(), len(changed) / len(table), before, after, unknown))
     return pd.DataFrame(rows, columns=["language", "covered", "changed", "before", "after", "unknown"])
 
 
 def _pieces(tokenizer: Tokenizer, sentences: list[list[str]]) -> list[list[str]]:
     """The pieces of every word, one after the other."""
     pieces = []
-    for encoded in tokenizer.encode_batch(sentences, is_pretokenized=True, add_special_tokens=False):
-        words: dict[int, list[str]] = {}
-        for piece, word in zip(encoded.tokens, encoded.word_ids, strict=True):
-            words.setdefault(word, []).append(piece)
-        pieces += words.values()
+    encodings = tokenizer.encode_batch(sentences, is_pretokenized=True, add_special_tokens=False)
+    for words, encoded in zip(sentences, encodings, strict=True):
+        spans = [encoded.word_to_tokens(word) for word in range(len(words))]  # None where nothing is left of it
+        pieces += [encoded.tokens[slice(*span)] for span in spans if span]
     return pieces

@@ -24,9 +24,10 @@ from mmalib.model import packed
 from mmalib.model.packed import BLOCK
 
 MAGIC, VERSION = b"E5S1", 1
+WORDS = "embeddings.word_embeddings.weight"
 # The file's names → those of Transformers' BertModel.
 EMBEDDING = {
-    "emb.word": "embeddings.word_embeddings.weight",
+    "emb.word": WORDS,
     "emb.pos": "embeddings.position_embeddings.weight",
     "emb.type": "embeddings.token_type_embeddings.weight",
     "emb.ln.w": "embeddings.LayerNorm.weight",
@@ -64,6 +65,13 @@ def encoder(file: File) -> BertModel:
     model = BertModel(file.config, add_pooling_layer=False)
     model.load_state_dict({name: torch.from_numpy(values) for name, values in packed.unpack(file.tensors).items()})
     return model.eval()
+
+
+def with_vocabulary(file: File, kept: list[int]) -> File:
+    """The encoder with these rows of its word embedding alone."""
+    rows = {f"{WORDS}.{part}": file.tensors[f"{WORDS}.{part}"][kept] for part in ("scales", "halves")}
+    config = BertConfig(**{**file.config.to_dict(), "vocab_size": len(kept)})
+    return File(config, {**file.tensors, **rows})
 
 
 def bert_name(name: str) -> str:

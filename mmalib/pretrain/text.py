@@ -1,23 +1,27 @@
-"""Plain and aligned text for pretraining: reading, cleaning, token arrays, leak check.
+"""Plain text for pretraining: files → lines → sequences of subwords → batches.
 
-Folders hold `xx.txt` or `xx.txt.xz` (one sentence or paragraph a line, `xx` a language code) and aligned
-`*.tsv` or `*.tsv.xz` files whose header names the languages of the columns.
+A folder holds `xx.txt` or `xx.txt.xz`: one sentence or paragraph a line, `xx` a language code. A batch is a pure
+function of (seed, step): a killed run goes on with exactly the batches it would have seen. All rows of a batch have the
+same number of subwords: there is no padding and no mask.
 """
 
 import lzma
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-BOS, PAD, EOS, UNK = range(len(SPECIAL))
+BOS, EOS = SPECIAL.index("<s>"), SPECIAL.index("</s>")
 AT_ONCE = 10_000  # lines; bounds the memory of their encodings
+SHORTEST = 5  # subwords of a line that is worth reading
+ROOM = 8  # a row may be cut by so many subwords, to be as long as the others
+SECRET = 6  # words of an evaluation sentence that counts: "I do not know ." is nobody's secret
+OLD_DUTCH_KEPT = 0.3  # the share that stays of the Dutch lines in old spelling
 
 # Spellings abolished in 1947: a Dutch line with one of these comes from an old book.
 OLD_DUTCH = re.compile(
@@ -27,53 +31,27 @@ OLD_DUTCH = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Aligned lines of two languages."""
-
-    first: str
-    second: str
-    lines: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Many token sequences in one flat array: sequence i is `flat[offsets[i]:offsets[i + 1]]`."""
-
-    flat: np.ndarray  # uint16, or uint32 where there are more pieces, [tokens]
-    offsets: np.ndarray  # int64, [sequences + 1]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.flat[self.offsets[i] : self.offsets[i + 1]]
-
-
-def read_text(folder: Path, *, old_dutch: float = 0.3, seed: int = 0) -> dict[str, list[str]]:
-    """Lines by language; of the Dutch lines in old spelling only the share `old_dutch` is kept."""
+def read_text(folder: Path) -> dict[str, list[str]]:
+    """Lines by language; most of the Dutch lines in old spelling are left out."""
     files = sorted(p for p in Path(folder).glob("??.txt*") if p.suffix in {".txt", ".xz"})
     if not files:
         raise ValueError(f"No text in {folder}: expected files such as en.txt or en.txt.xz, one line a sentence.")
     text = {path.name[:2]: _lines(path) for path in files}
     if "nl" in text:
-        keep = np.random.default_rng(seed).random(len(text["nl"])) < old_dutch
+        keep = np.random.default_rng(0).random(len(text["nl"])) < OLD_DUTCH_KEPT
         text["nl"] = [s for s, k in zip(text["nl"], keep, strict=True) if k or not OLD_DUTCH.search(s)]
     return text
 
 
-def read_aligned(path: Path) -> list[Pairs]:
-    """The aligned lines of one file, one entry for each pair of columns; lines with an empty side go."""
-    header, *rows = [line.split("\t") for line in _lines(path)] or [[]]
-    if len(header) < 2 or not all(re.fullmatch("[a-z]{2}", name) for name in header):
+def read_aligned(path: Path) -> dict[str, list[str]]:
+    """The aligned lines of a tsv file whose header names the languages of its columns."""
+    languages, *rows = [line.split("\t") for line in _lines(path)] or [[]]
+    if len(languages) < 2 or not all(re.fullmatch("[a-z]{2}", name) for name in languages):
         raise ValueError(f"{path}, line 1: expected a header with the language of every column, such as en, es.")
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, line {number}: {len(row)} columns, the header has {len(header)}.")
-    return [
-        Pairs(header[i], header[j], [(r[i], r[j]) for r in rows if r[i].strip() and r[j].strip()])
-        for i, j in combinations(range(len(header)), 2)
-    ]
+        if len(row) != len(languages) or not all(map(str.strip, row)):
+            raise ValueError(f"{path}, line {number}: expected a text in each of the {len(languages)} columns.")
+    return {language: [row[column] for row in rows] for column, language in enumerate(languages)}
 
 
 def _lines(path: Path) -> list[str]:
@@ -83,24 +61,21 @@ def _lines(path: Path) -> list[str]:
         return [unicodedata.normalize("NFC", line.rstrip("\n")) for line in file if line.strip()]
 
 
-def leaked(lines: Iterable[str], sentences: Iterable[list[str]], *, shortest: int = 6) -> list[str]:
-    """Lines that hold a sentence of an evaluation set, compared word by word without case and punctuation.
-
-    Sentences under `shortest` words are left out: "I do not know ." is nobody's secret.
-    """
+def leaked(lines: Iterable[str], sentences: Iterable[list[str]]) -> list[str]:
+    """Lines that hold a sentence of an evaluation set, compared word by word without case and punctuation."""
     secret: dict[tuple[str, ...], list[list[str]]] = {}  # by their first words
     for sentence in sentences:
         words = _bare(" ".join(sentence))
-        if len(words) >= shortest:
-            secret.setdefault(tuple(words[:shortest]), []).append(words)
-    return [line for line in lines if _holds(_bare(line), secret, shortest)]
+        if len(words) >= SECRET:
+            secret.setdefault(tuple(words[:SECRET]), []).append(words)
+    return [line for line in lines if _holds(_bare(line), secret)]
 
 
-def _holds(words: list[str], secret: dict[tuple[str, ...], list[list[str]]], shortest: int) -> bool:
+def _holds(words: list[str], secret: dict[tuple[str, ...], list[list[str]]]) -> bool:
     return any(
         words[i : i + len(sentence)] == sentence
-        for i in range(len(words) - shortest + 1)
-        for sentence in secret.get(tuple(words[i : i + shortest]), ())
+        for i in range(len(words) - SECRET + 1)
+        for sentence in secret.get(tuple(words[i : i + SECRET]), ())
     )
 
 
@@ -108,14 +83,47 @@ def _bare(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def tokenize(tokenizer: Tokenizer, lines: list[str], *, longest: int | None = None) -> Tokens:
-    """Token arrays without special tokens; lines over `longest` tokens are cut into several sequences."""
-    flat: list[np.ndarray] = []
+def tokenize(tokenizer: Tokenizer, lines: list[str], *, longest: int | None = None) -> list[np.ndarray]:
+    """The subwords of every line, without special tokens; lines over `longest` become several sequences."""
+    sequences: list[np.ndarray] = []
     kind = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     for start in range(0, len(lines), AT_ONCE):
         for encoded in tokenizer.encode_batch_fast(lines[start : start + AT_ONCE], add_special_tokens=False):
             ids = np.asarray(encoded.ids, dtype=kind)
             step = longest or max(len(ids), 1)
-            flat += [ids[i : i + step] for i in range(0, len(ids), step)] or [ids]
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in flat])])
-    return Tokens(np.concatenate(flat) if flat else np.zeros(0, kind), offsets)
+            sequences += [ids[i : i + step] for i in range(0, len(ids), step)]
+    return sequences
+
+
+class Material:
+    """Sequences of subwords by language, from short to long, and how often each language is drawn."""
+
+    def __init__(self, text: Mapping[str, list[np.ndarray]], shares: Mapping[str, float]) -> None:
+        self.text = {
+            language: sorted((one for one in text[language] if len(one) >= SHORTEST), key=len)
+            for language in sorted(text)
+        }
+        self.lengths = {language: np.array([len(one) for one in of]) for language, of in self.text.items()}
+        self.shares = np.array([shares[language] for language in self.text]) / sum(shares.values())
+        if empty := [language for language, of_language in self.text.items() if not of_language]:
+            raise ValueError(f"No line of the text in {empty[0]} has {SHORTEST} subwords. Give more text.")
+
+
+def draw(material: Material, step: int, *, seed: int, tokens: int) -> torch.Tensor:
+    """Batch number `step` as ids, [rows, subwords]: about `tokens` of them, rows of every language by its share."""
+    rng = np.random.default_rng([seed, step])
+    first = list(material.text)[rng.choice(len(material.shares), p=material.shares)]
+    length = int(rng.choice(material.lengths[first]))
+    rows = max(1, tokens // (length + 2))
+    ids = np.full((rows, length + 2), EOS, dtype=np.int64)
+    ids[:, 0] = BOS
+    row = 0
+    for language, number in zip(material.text, rng.multinomial(rows, material.shares), strict=True):
+        if material.lengths[language][-1] < length:  # no line of this language is so long: one of the first's is
+            language = first
+        low, high = np.searchsorted(material.lengths[language], [length, length + ROOM])
+        high = max(high, low + 1)  # the next longer one
+        for place in rng.integers(low, high, size=number):
+            ids[row, 1:-1] = material.text[language][place][:length]
+            row += 1
+    return torch.from_numpy(ids)

@@ -25,7 +25,7 @@ PACKAGES = (
     *("torch", "accelerate", "datasets", "huggingface_hub", "safetensors", "tokenizers", "transformers"),
     *("pyarrow", "onnx", "openvino", "onnxruntime", "seqeval", "numpy", "pandas", "matplotlib", "Faker", "babel"),
     *("jupyterlab", "papermill", "nbclient", "jupyter_client", "jupyter_core", "nbformat", "ipykernel"),
-    *("ipywidgets", "tqdm", "peft", "codecarbon"),
+    *("ipywidgets", "tqdm", "psutil", "peft", "codecarbon"),
 )
 
 # The instructions that decide how fast int8 and bf16 are, by their names in /proc/cpuinfo.

@@ -33,11 +33,6 @@ SETTINGS = {
 }
 NAMES = tuple(SETTINGS)
 FED = ("input_ids", "attention_mask", "token_type_ids")  # the last one gets zeros: there is one text a row
-INT8_NODES = ("QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear", "QAttention")
-SATURATES = (
-    "This is an int8 graph and the CPU has no VNNI: sums of products may saturate and the gain in speed is small. "
-    "Measure F1 in this runtime before trusting the model here."
-)
 
 
 class Engine(NamedTuple):
@@ -45,7 +40,7 @@ class Engine(NamedTuple):
 
     run: Callable[[dict[str, np.ndarray]], np.ndarray]
     stop: Callable[[], None]
-    inputs: dict[str, Sequence[int | str | None]]  # name → size of each axis, None or a name where it is dynamic
+    inputs: Sequence[str]  # their names
     facts: dict  # for the record: version, number format, streams
     stream: Callable[[list[dict[str, np.ndarray]]], list[np.ndarray]] | None = None  # many at once, where it can
     streams: int = 1  # how many at once
@@ -55,10 +50,9 @@ class Engine(NamedTuple):
 class Session:
     """A loaded model; call it with ids and mask, `close` it or use it in a `with`."""
 
-    def __init__(self, runtime: str, path: Path, threads: int, engine: Engine, notes: Sequence[str]) -> None:
-        self.runtime, self.path, self.threads, self.notes = runtime, path, threads, list(notes)
-        self.facts, self.process = engine.facts, engine.process
-        self.streams = engine.streams
+    def __init__(self, runtime: str, path: Path, threads: int, engine: Engine) -> None:
+        self.runtime, self.path, self.threads = runtime, path, threads
+        self.facts, self.process, self.streams = engine.facts, engine.process, engine.streams
         self._engine: Engine | None = engine
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -67,10 +61,8 @@ class Session:
         return self._checked(self._do(self._engine.run, feeds), feeds)
 
     def stream(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Logits of several batches, of which a runtime with more than one stream computes some at the same time."""
+        """Logits of several batches, some of which a runtime with more than one stream computes at the same time."""
         feeds = [self._feeds(*pair) for pair in pairs]
-        if self._engine.stream is None:
-            return [self._checked(self._do(self._engine.run, one), one) for one in feeds]
         outputs = self._do(self._engine.stream, feeds)
         return [self._checked(logits, one) for logits, one in zip(outputs, feeds, strict=True)]
 
@@ -96,12 +88,6 @@ class Session:
                 "Give both as [batch, length] with at least one row and one token."
             )
         given = dict(zip(FED, (ids, mask, np.zeros_like(ids)), strict=True))
-        for name, axes in self._engine.inputs.items():
-            if any(isinstance(size, int) and size != wanted for size, wanted in zip(axes, ids.shape, strict=True)):
-                raise ValueError(
-                    f"{self.path} has static shapes ({name} {list(axes)}) and cannot take batch {ids.shape[0]} "
-                    f"of length {ids.shape[1]}. Export it with dynamic axes, or give it that shape."
-                )
         return {name: given[name] for name in self._engine.inputs}
 
     def _do(self, work: Callable, feeds):
@@ -112,12 +98,10 @@ class Session:
 
     def _checked(self, logits: np.ndarray, feeds: dict[str, np.ndarray]) -> np.ndarray:
         wanted = feeds["input_ids"].shape
-        if logits.ndim != 3:
-            raise ValueError(f"{self.path} gives {list(logits.shape)} where [batch, length, labels] was expected.")
-        if logits.shape[:2] != wanted:  # as OpenVINO does beyond the last position, without an error
+        if logits.ndim != 3 or logits.shape[:2] != wanted:  # as OpenVINO does beyond the last position, silently
             raise RuntimeError(
                 f"{self.runtime} failed on {self.path}: logits {list(logits.shape)} for ids {list(wanted)}. "
-                "Is the text longer than the model's positions?"
+                "Is it a token classifier, and the text within its positions?"
             )
         return np.asarray(logits, dtype=np.float32)
 
@@ -147,7 +131,7 @@ def available(runtime: str) -> str | None:
     """None if the runtime can be used here, else the reason why not."""
     name, _ = parse(runtime)
     if name == "deepsparse":
-        return importlib.import_module("mmalib.runtimes.deepsparse").why_not()
+        return machine.deepsparse()[1]
     return None if importlib.util.find_spec(name) else f"{name} is not installed"
 
 
@@ -186,14 +170,13 @@ def load(folder: Path, threads: int, runtime: str = "onnxruntime") -> Session:
         engine = module.load(path, threads, **settings)
     except Exception as error:
         raise ValueError(f"{path} could not be loaded in {runtime}: {one_line(error)}") from error
-    inputs = engine.inputs
-    if "input_ids" not in inputs or not set(inputs) <= set(FED) or any(len(axes) != 2 for axes in inputs.values()):
+    if "input_ids" not in engine.inputs or not set(engine.inputs) <= set(FED):
         engine.stop()
         raise ValueError(
-            f"{path} takes {', '.join(inputs) or 'nothing'}. A token classifier takes input_ids and attention_mask "
-            "(and perhaps token_type_ids), each [batch, length]."
+            f"{path} takes {', '.join(engine.inputs) or 'nothing'}. A token classifier takes input_ids and "
+            "attention_mask, and perhaps token_type_ids."
         )
-    return Session(runtime, path, threads, engine, [SATURATES] if _saturates(path) else [])
+    return Session(runtime, path, threads, engine)
 
 
 def check_threads(threads: int) -> None:
@@ -212,11 +195,3 @@ def one_line(error: BaseException) -> str:
 def failure(error: BaseException) -> str:
     """The same for a record: paths of this machine are cut to the names at their ends."""
     return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", one_line(error))
-
-
-def _saturates(path: Path) -> bool:
-    """Whether int8 products meet a CPU that adds them up in 16 bits."""
-    if not machine.saturates():
-        return False
-    graph = Path(path).read_bytes()  # has the kinds of its nodes in plain letters, and needs no library to be read
-    return any(kind.encode() in graph for kind in INT8_NODES)

@@ -12,17 +12,15 @@ import shutil
 import signal
 import struct
 import sys
-import time
-from collections import OrderedDict
+import tempfile
+from functools import lru_cache
 
 KEPT = 2  # engines; each holds the model's weights once more
 PR_SET_PDEATHSIG = 1
 
 
 def main(model, threads, parent, main_thread):
-    # Answers go to a copy of stdout, and stdout itself to stderr: the native library prints where it likes.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = os.fdopen(os.dup(0), "wb")  # standard input is a socket
     if main_thread:
         end_with(parent)
     import deepsparse
@@ -31,53 +29,39 @@ def main(model, threads, parent, main_thread):
 
     graph = onnx.load(model, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = {given.name: axes(given) for given in graph.input if given.name not in weights}
+    inputs = [given.name for given in graph.input if given.name not in weights]
     cpu = deepsparse.cpu_architecture()
     about = {"version": deepsparse.__version__, "isa": cpu.isa, "vnni": bool(cpu.vnni), "inputs": inputs}
     send(answers, about)
-    engines = OrderedDict()
+
+    @lru_cache(maxsize=KEPT)
+    def engine_of(shape):
+        return compiled(deepsparse, model, threads, shape, len(inputs))
+
     while True:
         question, payload = receive(sys.stdin.buffer)
         if question is None:
             return
         try:
-            shape = tuple(question["shape"])
-            started = time.perf_counter()
-            if shape not in engines:
-                while len(engines) >= KEPT:
-                    engines.popitem(last=False)
-                engines[shape] = compiled(deepsparse, model, threads, shape, list(inputs))
-            engines.move_to_end(shape)
-            compiling = time.perf_counter() - started
-            names = question["inputs"]
+            shape, names = tuple(question["shape"]), question["inputs"]
             arrays = numpy.frombuffer(payload, dtype=numpy.int64).reshape((len(names),) + shape)
             given = {name: arrays[place] for place, name in enumerate(names)}
-            engine = engines[shape]
+            engine = engine_of(shape)
             logits = engine([numpy.ascontiguousarray(given[name]) for name in engine.input_names])[0]
             logits = numpy.ascontiguousarray(logits, dtype=numpy.float32)
-            facts = {"supported_share": engine.fraction_of_supported_ops, "compiled_seconds": compiling}
-            send(answers, {"shape": list(logits.shape), "facts": facts}, logits.tobytes())
+            about = {"shape": list(logits.shape), "supported_share": engine.fraction_of_supported_ops}
+            send(answers, about, logits.tobytes())
         except Exception as error:
             send(answers, {"error": str(error) or type(error).__name__})
 
 
 def compiled(deepsparse, model, threads, shape, inputs):
     """An engine for one shape, from a private copy, because DeepSparse rewrites the file it is given."""
-    folder = os.path.abspath("copy")
-    os.makedirs(folder)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
         for file in glob.glob(glob.escape(model) + "*"):  # weights beside the graph are named after it
             shutil.copy(file, folder)
-        copy = os.path.join(folder, os.path.basename(model))
-        shapes = [list(shape) for _ in inputs]
+        copy, shapes = os.path.join(folder, os.path.basename(model)), [list(shape)] * inputs
         return deepsparse.Engine(copy, batch_size=shape[0], num_cores=threads, input_shapes=shapes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def axes(given):
-    """The size of every axis of an input, None where it is dynamic."""
-    return [axis.dim_value or None for axis in given.type.tensor_type.shape.dim]
 
 
 def send(pipe, header, payload=b""):

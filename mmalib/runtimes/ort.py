@@ -26,9 +26,5 @@ def load(path: Path, threads: int) -> Engine:
     def run(feeds: dict[str, np.ndarray]) -> np.ndarray:
         return session.run([output], feeds)[0]
 
-    def stop() -> None:
-        nonlocal session
-        session = None  # its destructor ends the threads
-
-    inputs = {given.name: given.shape for given in session.get_inputs()}
-    return Engine(run, stop, inputs, {"version": onnxruntime.__version__})
+    inputs = [given.name for given in session.get_inputs()]
+    return Engine(run, lambda: None, inputs, {"version": onnxruntime.__version__})  # it ends with its last reference

@@ -6,7 +6,7 @@ bfloat16 unless it is told not to. And it takes as many threads as it likes.
 """
 
 import sys
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,47 +29,43 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
         raise ValueError(f"this CPU has no bfloat16 instructions (OpenVINO lists {', '.join(able)})")
     model = core.read_model(path)
     config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
-    ready: OrderedDict[tuple[int, int] | None, tuple] = OrderedDict()  # shape → the compiled model, its request
+
+    @lru_cache(KEPT)
+    def compiled(shape: tuple[int, int] | None) -> tuple[openvino.CompiledModel, openvino.InferRequest]:
+        if shape:
+            model.reshape({given: list(shape) for given in model.inputs})
+        ready = core.compile_model(model, "CPU", config)
+        return ready, ready.create_infer_request()
 
     def fitting(feeds: dict[str, np.ndarray]) -> tuple[openvino.CompiledModel, openvino.InferRequest]:
-        shape = None if shapes == "dynamic" else feeds["input_ids"].shape
-        if shape not in ready:
-            if shape:
-                model.reshape({given: list(shape) for given in model.inputs})
-            compiled = core.compile_model(model, "CPU", config)
-            ready[shape] = compiled, compiled.create_infer_request()
-            while len(ready) > KEPT:
-                ready.popitem(last=False)
-        ready.move_to_end(shape)
-        return ready[shape]
+        return compiled(None if shapes == "dynamic" else feeds["input_ids"].shape)
 
     def run(feeds: dict[str, np.ndarray]) -> np.ndarray:
         return fitting(feeds)[1].infer(feeds, share_inputs=True, share_outputs=True)[0].copy()
 
     def stream(many: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
         outputs: list[np.ndarray | None] = [None] * len(many)
+
+        def keep(request: openvino.InferRequest, place: int) -> None:
+            outputs[place] = request.get_output_tensor(0).data.copy()
+
         queues: dict[openvino.CompiledModel, openvino.AsyncInferQueue] = {}
         for number, feeds in enumerate(many):
-            compiled, _ = fitting(feeds)
-            if compiled not in queues:
-                queues[compiled] = openvino.AsyncInferQueue(compiled)  # as many requests as it has streams
-                queues[compiled].set_callback(lambda request, place: _keep(request, place, outputs))
-            queues[compiled].start_async(feeds, number)
+            ready, _ = fitting(feeds)
+            if ready not in queues:
+                queues[ready] = openvino.AsyncInferQueue(ready)  # as many requests as it has streams
+                queues[ready].set_callback(keep)
+            queues[ready].start_async(feeds, number)
         for queue in queues.values():
             queue.wait_all()
         return outputs
 
-    axes = {given.any_name: given.partial_shape for given in model.inputs}
-    inputs = {name: [None if one.is_dynamic else one.get_length() for one in shape] for name, shape in axes.items()}
+    inputs = [given.any_name for given in model.inputs]
     facts = {"version": openvino.__version__.split("-")[0]}
     if shapes == "dynamic":  # compiled now, where a graph that does not compile is still a mistake in the folder
-        compiled, _ = fitting({})
-        facts["precision"] = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        facts["streams"] = compiled.get_property("NUM_STREAMS")
+        ready, _ = fitting({})
+        facts["precision"] = ready.get_property("INFERENCE_PRECISION_HINT").to_string()
+        facts["streams"] = ready.get_property("NUM_STREAMS")
     if hint == "latency":
-        return Engine(run, ready.clear, inputs, facts)
-    return Engine(run, ready.clear, inputs, facts, stream, facts.get("streams", threads))
-
-
-def _keep(request: openvino.InferRequest, place: int, outputs: list) -> None:
-    outputs[place] = request.get_output_tensor(0).data.copy()
+        return Engine(run, compiled.cache_clear, inputs, facts)
+    return Engine(run, compiled.cache_clear, inputs, facts, stream, facts.get("streams", threads))

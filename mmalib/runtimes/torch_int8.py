@@ -91,8 +91,7 @@ def load(path: Path, threads: int, kernel: str, attention: str) -> Engine:
 
     sparse = sum(product.sparse for product in products.values())
     facts = {"version": torch.__version__, "maps": len(maps), "sparse_maps": sparse, "attention": attention}
-    inputs = {name: ("batch", "length") for name in ("input_ids", "attention_mask")}
-    return Engine(run, pool.shutdown, inputs, facts)
+    return Engine(run, pool.shutdown, ("input_ids", "attention_mask"), facts)
 
 
 def read_maps(graph: onnx.GraphProto) -> dict[str, Map]:
@@ -129,8 +128,28 @@ def zero_blocks(weight: Tensor) -> float:
     return float((weight.unflatten(1, (-1, BLOCK[1])) == 0).all(2).float().mean())
 
 
-class Product:
-    """An int8 map ready to compute: levels [rows, inputs] → float [rows, outputs], or levels of the next map."""
+class InFloat:
+    """A linear map that the graph leaves in float."""
+
+    reads: Grid | None = None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.compute = linear
+
+    def __call__(
+        self, given: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """[rows, inputs], in float or in levels, to [rows, outputs] as `dtype` or in levels `onto` a grid."""
+        values = self.compute(self._levels(given))
+        values = functional.gelu(values) if gelu else values
+        return onto.round(values) if onto else values.to(dtype)
+
+    def _levels(self, given: Tensor) -> Tensor:
+        return self.reads.round(given) if self.reads and given.dtype != torch.uint8 else given
+
+
+class Product(InFloat):
+    """An int8 map ready to compute."""
 
     def __init__(self, one: Map, sparse: bool) -> None:
         self.map, self.sparse, self.reads = one, sparse, one.reads
@@ -146,18 +165,22 @@ class Product:
             torch.backends.quantized.engine = before
 
     def __call__(
-        self, levels: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
+        self, given: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The output as `dtype`, or as levels `onto` a grid; after GELU, if wanted."""
+        """The same; where the map writes float, all of it happens inside the kernel."""
+        if self.map.writes is None:
+            return self._dense(self._levels(given), self.map.bias, onto, gelu, dtype)
+        return super().__call__(given, gelu, onto, dtype)
+
+    def compute(self, levels: Tensor) -> Tensor:
+        """What the kernel of a map that rounds its product gives, and its bias."""
         one = self.map
-        if one.writes is None:
-            return self._dense(levels, one.bias, onto, gelu, dtype)
         if self.sparse:
             given = torch._make_per_tensor_quantized_tensor(levels, *one.reads)
             values = torch.ops.sparse.qlinear(given, self.packed, *one.writes).dequantize()
         else:
             values = (self._dense(levels, None, one.writes).float() - one.writes.zero) * one.writes.scale
-        return _finished(values if one.bias is None else values.add_(one.bias), gelu, onto, dtype)
+        return values if one.bias is None else values.add_(one.bias)
 
     def _dense(
         self, levels: Tensor, bias: Tensor | None, onto: Grid | None, gelu: bool = False, dtype=torch.float32
@@ -169,27 +192,7 @@ class Product:
         )  # fmt: skip
 
 
-class InFloat:
-    """A map that the graph leaves in float, called like the others."""
-
-    reads = None
-
-    def __init__(self, linear: nn.Linear) -> None:
-        self.linear = linear
-
-    def __call__(
-        self, values: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """The output as `dtype`, or as levels `onto` a grid; after GELU, if wanted."""
-        return _finished(self.linear(values), gelu, onto, dtype)
-
-
-def _finished(values: Tensor, gelu: bool, onto: Grid | None, dtype: torch.dtype) -> Tensor:
-    values = functional.gelu(values) if gelu else values
-    return onto.round(values) if onto else values.to(dtype)
-
-
-def _joined(products: Sequence[Product | InFloat]) -> list[Product | InFloat]:
+def _joined(products: Sequence[InFloat]) -> list[InFloat]:
     """One product in place of several that read the same levels and write float; else they stay as they are."""
     maps = [one.map for one in products if isinstance(one, Product)]
     if len(maps) < len(products) or any(one.writes or one.bias is None or one.reads != maps[0].reads for one in maps):
@@ -241,21 +244,17 @@ def _encoder(
         batch, length, width = hidden.shape
         seen, hidden = mask.bool()[:, None, None, :], hidden.reshape(-1, width)  # hidden: [subwords, width]
         for joined, maps, after_attention, after_pair in body:
-            given = [one(_read(one, hidden), dtype=dtype) for one in joined]  # query, key and value, together or not
+            given = [one(hidden, dtype=dtype) for one in joined]  # query, key and value, together or not
             given = given if len(given) == 3 else given[0].chunk(3, dim=1)
             heads = [values.view(batch, length, -1, size).transpose(1, 2) for values in given]
             context = functional.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(1, 2)
             context = context.reshape(batch * length, -1).float()
-            hidden = after_attention(maps.mix(_read(maps.mix, context)).add_(hidden))
-            inner = maps.widen(_read(maps.widen, hidden), gelu=True, onto=maps.narrow.reads)
+            hidden = after_attention(maps.mix(context).add_(hidden))
+            inner = maps.widen(hidden, gelu=True, onto=maps.narrow.reads)
             hidden = after_pair(maps.narrow(inner).add_(hidden))
         return model.classifier(hidden).view(batch, length, -1)
 
     return forward
-
-
-def _read(one: Product | InFloat, values: Tensor) -> Tensor:
-    return one.reads.round(values) if one.reads else values
 
 
 def _norms(layer: nn.Module) -> tuple[nn.Module, nn.Module]:

@@ -4,8 +4,7 @@ A case is a shape, what was taken out of it, and its number format. A runtime wa
 `quantize`), so a case is one folder or two.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ALL = ("onnxruntime", "openvino", "deepsparse")
 SPARSE = ("deepsparse",)  # the one runtime that skips zeros of float weights
@@ -90,4 +89,4 @@ def form(case: Case, runtime: str) -> str:
 
 def is_whole_base(case: Case) -> bool:
     """Whether nothing is taken out of XLM-R base: only the number format is another."""
-    return dataclasses.replace(case, name="base", int8=None, runtimes=(), batches=None) == Case("base", runtimes=())
+    return replace(case, name="base", int8=None, runtimes=(), batches=None) == Case("base", runtimes=())

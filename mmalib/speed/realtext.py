@@ -47,26 +47,21 @@ def measure(
     watch = throughput.Watch(*(session.process for session in sessions.values()))
     times: dict[tuple[str, str], list[list[float]]] = {pair: [] for pair in pairs}
     failed: dict[tuple[str, str], str] = {}
-    for name, way in pairs:  # the first calls compile and allocate
-        try:
-            tag(sessions[name], tokenizer, hands[0][:1], way=way, length=length, batch=batch)
-        except Exception as error:  # a crash is a row, and the others go on
-            failed[name, way] = runtimes.failure(error)
-    for turn, hand in enumerate(hands):
-        for name, way in pairs if turn % 2 else reversed(pairs):
-            if (name, way) not in failed:
+    for turn, hand in enumerate([hands[0][:1], *hands]):  # at first only to compile and allocate
+        for pair in reversed(pairs) if turn % 2 else pairs:
+            if pair not in failed:
                 try:
-                    times[name, way].append(_seconds(sessions[name], tokenizer, hand, way, length, batch))
-                except Exception as error:
-                    failed[name, way] = runtimes.failure(error)
-    others = watch.others()
-    threads = next(iter(sessions.values())).threads
-    about = {"others_cores": others, "busy": None if others is None else throughput.is_busy(others, threads)}
+                    seconds = _seconds(sessions[pair[0]], tokenizer, hand, pair[1], length, batch)
+                except Exception as error:  # a crash is a row, and the others go on
+                    failed[pair] = runtimes.failure(error)
+                else:
+                    times[pair] += [seconds] if turn else []
+    others = watch.others(next(iter(sessions.values())).threads)
     rows = []
     for pair in pairs:
         row = {"runtime": pair[0], "way": pair[1]}
         row |= {"failed": failed[pair]} if pair in failed else _row(times[pair], times[pairs[0]], hands, pair[1])
-        rows.append(row | about)
+        rows.append(row | others)
     return rows
 
 
@@ -80,8 +75,6 @@ def tag(
     batch: int,
 ) -> list[list[str]]:
     """One tag for every word of every sentence, in one of `WAYS`."""
-    if way not in WAYS:
-        raise ValueError(f"There is no way '{way}'. Choose one of: {', '.join(WAYS)}.")
     if way == "padded":
         return _padded(session, tokenizer, sentences, length, batch)
     if way == "padded, single":

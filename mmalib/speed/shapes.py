@@ -16,15 +16,13 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 from mmalib.data import NAMED_LABELS
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.backbones import layers
-from mmalib.model.disk import heads_left, neurons_left
+from mmalib.model.disk import neurons_left
 from mmalib.prune import heads, sparsity, uniform
 from mmalib.speed.cases import Case
 
-SMALL = 1000  # subwords, where only speed is asked for
 # name → (architecture, layers, width, width of the feed-forward part, the vocabulary it has in the paper)
 SHAPES = {
     "base": ("xlm-roberta", 12, 768, 3072, 250_002),  # xlm-roberta-base
-    "mlbert": ("bert", 12, 768, 3072, 119_547),  # bert-base-multilingual-cased
     "distilbert": ("distilbert", 6, 768, 3072, 119_547),  # distilbert-base-multilingual-cased
     "minilm": ("bert", 12, 384, 1536, 250_037),  # Multilingual-MiniLM-L12-H384
     "bert": ("bert", 12, 768, 3072, 30_522),  # bert-base-uncased, of the Optimal BERT Surgeon
@@ -35,10 +33,8 @@ HEADS = 12  # all of them have as many
 CALIBRATION = {"number": 4, "length": 32}  # random subwords
 
 
-def shape(name: str, *, vocabulary: int | None = SMALL, layers: int | None = None) -> PreTrainedModel:
-    """A random model of one of SHAPES; `vocabulary` None gives it the paper's own, `layers` another depth."""
-    if name not in SHAPES:
-        raise ValueError(f"There is no shape '{name}'. Choose one of: {', '.join(SHAPES)}.")
+def shape(name: str, *, vocabulary: int | None = None, layers: int | None = None) -> PreTrainedModel:
+    """A random model of one of SHAPES, with another `vocabulary` than the paper's or of another depth where told."""
     architecture, depth, width, inner, subwords = SHAPES[name]
     depth, vocabulary = layers or depth, vocabulary or subwords
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -97,8 +93,7 @@ def build(
 def random_model(case: Case, subwords: int, deepest: int | None = None) -> PreTrainedModel:
     """The case's model in float, with random weights, and without what the case takes out."""
     depth = min(filter(None, (case.depth or SHAPES[case.shape][1], deepest)))
-    vocabulary = None if case.sized else subwords
-    model = shape(case.shape, vocabulary=vocabulary, layers=depth)
+    model = shape(case.shape, vocabulary=None if case.sized else subwords, layers=depth)
     if case.heads:
         heads.remove_heads_(model, scattered(len(layers(model)), HEADS, case.heads))
     if case.uniform:
@@ -121,8 +116,7 @@ def scattered(depth: int, number: int, share: float) -> dict[int, list[int]]:
 
 
 def evenly_smaller_(model: PreTrainedModel, share: float) -> None:
-    """Take the same share of heads and of feed-forward neurons out of every layer, in place."""
-    left, wide = heads_left(model), neurons_left(model)
-    keep = [max(1, round((1 - share) * len(of_layer))) for of_layer in left]
-    heads.remove_heads_(model, {n: of_layer[keep[n] :] for n, of_layer in enumerate(left) if keep[n] < len(of_layer)})
-    uniform.remove_neurons_(model, {n: range(max(1, round((1 - share) * w)), w) for n, w in enumerate(wide)})
+    """Take the same share of heads and of feed-forward neurons out of every layer of a whole model, in place."""
+    kept, widths = max(1, round((1 - share) * HEADS)), neurons_left(model)
+    heads.remove_heads_(model, {layer: range(kept, HEADS) for layer in range(len(widths))})
+    uniform.remove_neurons_(model, {n: range(max(1, round((1 - share) * w)), w) for n, w in enumerate(widths)})

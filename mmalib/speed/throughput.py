@@ -11,11 +11,11 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from mmalib import runtimes
 from mmalib.records import clock
@@ -28,39 +28,34 @@ SPARE = 0.1  # of the cores we compute on, what others may take before the machi
 IDLE_SPARE = 0.25  # the same, of the cores we leave alone: others there still take memory bandwidth and clock
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What one runtime did in one turn."""
-
-    samples_per_second: float
-    milliseconds: tuple[float, ...]  # of each call
-
-
 def measure(
-    folders: Mapping[str, Path] | Sequence[Path],
+    folders: Mapping[str, Path],
     runtime_names: Sequence[str],
     batches: Sequence[int],
     length: int,
     *,
     threads: int,
     seconds: float,
-    baseline: Path | None = None,
+    baseline: Path,
     turns: int = TURNS,
     calls: int = CALLS,
 ) -> Iterator[dict]:
     """A row for every folder, runtime and batch, as soon as it is measured; what fails is a row with `failed`.
 
-    `folders` may be named; else each goes by its own name. `seconds` go into each candidate and as many into the
-    baseline beside it, or as `calls` in each turn take: ONNX Runtime on the folder `baseline`, the first of `folders`
-    unless told otherwise. Where the baseline is not as fast as beside the other rows, a row is measured once more; if
-    it still is not, the row tells by which share (`baseline_off`).
+    `seconds` go into each candidate and as many into the baseline beside it, or as `calls` in each turn take: ONNX
+    Runtime on the folder `baseline`. Where the baseline is not as fast as beside the other rows, a row is measured once
+    more; if it still is not, the row tells by which share (`baseline_off`).
     """
-    chosen = named(folders)
-    _check(chosen, runtime_names, batches, length, threads, seconds, turns)
-    base_folder = Path(baseline) if baseline is not None else next(iter(chosen.values()))
+    if not (runtime_names and batches) or min(*batches, length, turns) < 1 or not seconds > 0:
+        raise ValueError("Give a runtime, batches, a length and turns of at least 1, and more than no seconds.")
+    runtimes.check_threads(threads)
+    for folder in folders.values():
+        runtimes.locate(folder)
+    for runtime in runtime_names:
+        runtimes.parse(runtime)
     beside: dict[int, list[float]] = {}  # batch → the baseline's speed beside each row
-    with runtimes.load(base_folder, threads) as base:
-        for name, folder in chosen.items():
+    with runtimes.load(baseline, threads) as base:
+        for name, folder in folders.items():
             for runtime in runtime_names:
                 about = {"model": name, "runtime": runtime, "threads": threads, "length": length}
                 how = {"seconds": seconds, "turns": turns, "calls": calls}
@@ -85,7 +80,8 @@ def compare(
     """
     pair = random_batch(batch, length)
     for model in {id(model): model for model in (candidate, base)}.values():
-        _warm_up(model, pair, seconds / turns)
+        for spent in (0, seconds / turns):  # the first calls compile, allocate and fill caches
+            _turn(model, pair, spent)
     ours, theirs = [], []
     watch = Watch(candidate.process, base.process)
     for number in range(turns):
@@ -95,29 +91,26 @@ def compare(
             else:
                 with _stopped(candidate.process):
                     theirs.append(_turn(base, pair, seconds / turns, calls))
-    others = watch.others()
-    times = [milliseconds for turn in ours for milliseconds in turn.milliseconds]
-    ratios = [one.samples_per_second / other.samples_per_second for one, other in zip(ours, theirs, strict=True)]
+    others = watch.others(candidate.threads)
+    speeds, base_speeds = ([speed for speed, _ in turns_of] for turns_of in (ours, theirs))
+    times = np.concatenate([milliseconds for _, milliseconds in ours])
     return {
-        **_spread("samples_per_second", [turn.samples_per_second for turn in ours]),
-        **_spread("baseline_samples_per_second", [turn.samples_per_second for turn in theirs]),
-        **_spread("ratio", ratios),
+        **_spread("samples_per_second", speeds),
+        **_spread("baseline_samples_per_second", base_speeds),
+        **_spread("ratio", [one / other for one, other in zip(speeds, base_speeds, strict=True)]),
         "milliseconds_p50": float(np.percentile(times, 50)),
         "milliseconds_p95": float(np.percentile(times, 95)),
-        "others_cores": others,
-        "busy": None if others is None else is_busy(others, candidate.threads),
-        "samples": [turn.samples_per_second for turn in ours],
-        "baseline_samples": [turn.samples_per_second for turn in theirs],
+        **others,
+        "samples": speeds,
+        "baseline_samples": base_speeds,
     }
 
 
-def named(folders: Mapping[str, Path] | Sequence[Path]) -> dict[str, Path]:
-    """Folders by the names their rows will have: those given, else their own."""
-    if isinstance(folders, Mapping):
-        return {name: Path(folder) for name, folder in folders.items()}
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by their own names."""
     by_name = {Path(folder).resolve().name: Path(folder) for folder in folders}
     if len(by_name) < len(folders):
-        raise ValueError("Two of the folders have the same name, so their rows could not be told apart. Name them.")
+        raise ValueError("Two of the folders have the same name, so their rows could not be told apart. Rename one.")
     return by_name
 
 
@@ -143,7 +136,7 @@ def table(rows: Sequence[dict]) -> pd.DataFrame:
                 "quartiles": f"{low:.1f} to {high:.1f}",
                 "speed-up": f"{row['ratio']:.2f}",
                 "p95 ms": "" if overlaps(row["runtime"]) else f"{row['milliseconds_p95']:.1f}",
-                "note": " ".join(busy + row["notes"]),
+                "note": " ".join(busy),
             }
         lines.append(line)
     return pd.DataFrame(lines)
@@ -169,44 +162,42 @@ class Watch:
     """Counts what other processes take of the cores this one may use, from its making until it is asked."""
 
     def __init__(self, *workers: int | None) -> None:
-        self._workers = {worker for worker in workers if worker is not None}
+        self._ours = [psutil.Process(worker) for worker in (os.getpid(), *filter(None, workers))]
         self._before = self._now()
 
-    def others(self) -> float | None:
-        """How many cores others have kept busy since then, on average; None where the system does not tell."""
+    def others(self, threads: int) -> dict[str, float | bool | None]:
+        """How many cores others have kept busy since then, and whether that spoils what is measured on `threads`.
+
+        None where the system does not tell.
+        """
         before, now = self._before, self._now()
         if before is None or now is None:
-            return None
-        taken = (now[1] - before[1]) - (now[2] - before[2])
-        return max(0.0, taken / max(now[0] - before[0], 1e-9))
+            return {"others_cores": None, "busy": None}
+        seconds, everybody, ours = (after - earlier for earlier, after in zip(before, now, strict=True))
+        taken, cores = max(0.0, (everybody - ours) / max(seconds, 1e-9)), len(os.sched_getaffinity(0))
+        return {"others_cores": taken, "busy": taken > SPARE * threads + IDLE_SPARE * max(0, cores - threads)}
 
     def _now(self) -> tuple[float, float, float] | None:
         """The time, and the CPU seconds spent by everybody and by us until now."""
         try:
-            everybody = _busy_seconds(Path("/proc/stat").read_text(), os.sched_getaffinity(0))
-            workers = sum(_process_seconds(Path(f"/proc/{worker}/stat").read_text()) for worker in self._workers)
-        except (OSError, AttributeError):  # no /proc (macOS), or the worker is gone
+            every = psutil.cpu_times(percpu=True)
+            cores = [every[core] for core in os.sched_getaffinity(0)]
+            ours = sum(sum(process.cpu_times()[:2]) for process in self._ours)
+        except (psutil.Error, AttributeError):  # another system than Linux, or the worker is gone
             return None
-        mine = os.times()
-        return time.perf_counter(), everybody, mine.user + mine.system + workers
-
-
-def is_busy(others: float, threads: int) -> bool:
-    """Whether others take so many cores that what is measured on `threads` of ours is not to be trusted."""
-    cores = len(os.sched_getaffinity(0))
-    return others > SPARE * threads + IDLE_SPARE * max(0, cores - threads)
+        busy = sum(t.user + t.nice + t.system + t.irq + t.softirq + t.steal for t in cores)
+        return time.perf_counter(), busy, ours
 
 
 @contextmanager
 def _stopped(process: int | None) -> Iterator[None]:
-    if process is None:
-        yield
-        return
-    os.kill(process, signal.SIGSTOP)
+    if process:
+        os.kill(process, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(process, signal.SIGCONT)
+        if process:
+            os.kill(process, signal.SIGCONT)
 
 
 def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: dict, how: dict) -> Iterator[dict]:
@@ -226,7 +217,7 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: di
                 off = _off(speeds, beside.get(batch))
                 beside.setdefault(batch, []).append(speeds["baseline_samples_per_second"])
                 row |= {"baseline_off": off} if abs(off) > AGREE else {}
-                row |= {**speeds, "facts": dict(candidate.facts), "notes": list(candidate.notes)}
+                row |= {**speeds, "facts": dict(candidate.facts)}
             except Exception as error:  # one crash must not end a study
                 row["failed"] = runtimes.failure(error)
                 if candidate is not base:  # it may be dead; the next batch gets a fresh one
@@ -235,19 +226,18 @@ def _rows(about: dict, folder: Path, base: runtimes.Session, batches, beside: di
             yield row
 
 
-def _warm_up(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float) -> None:
-    """The first calls compile, allocate and fill caches: at least two, and for about one turn."""
-    _turn(model, pair, 0)
-    _turn(model, pair, seconds)
-
-
 def _off(speeds: dict, others: list[float] | None) -> float:
     """By which share the baseline is faster than in the middle of those beside other rows."""
     return speeds["baseline_samples_per_second"] / float(np.median(others)) - 1 if others else 0.0
 
 
-def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float, calls: int = 1) -> Turn:
-    """Call a model until the time is over, so often at least; where it streams, a call is several batches at once."""
+def _turn(
+    model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds: float, calls: int = 1
+) -> tuple[float, np.ndarray]:
+    """Call a model until the time is over, so often at least: samples a second, and the milliseconds of each call.
+
+    Where the model streams, a call is several batches at once.
+    """
     many = IN_FLIGHT * model.streams if model.streams > 1 else 1
     ends = [time.perf_counter()]
     while len(ends) <= calls or ends[-1] - ends[0] < seconds:
@@ -256,43 +246,10 @@ def _turn(model: runtimes.Session, pair: tuple[np.ndarray, np.ndarray], seconds:
         else:
             model(*pair)
         ends.append(time.perf_counter())
-    calls = tuple(1000 * float(step) for step in np.diff(ends))
-    return Turn(len(calls) * many * len(pair[0]) / (ends[-1] - ends[0]), calls)
+    steps = np.diff(ends)
+    return len(steps) * many * len(pair[0]) / (ends[-1] - ends[0]), 1000 * steps
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:
     low, middle, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
-
-
-def _busy_seconds(stat: str, cores: set[int]) -> float:
-    """CPU seconds that were not idle on these cores since the start of the machine, from the text of /proc/stat."""
-    ticks = 0
-    for line in stat.splitlines():
-        name, *fields = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in fields[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _process_seconds(stat: str) -> float:
-    """CPU seconds of one process with all its threads, from the text of /proc/<pid>/stat."""
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _check(chosen: dict[str, Path], runtime_names, batches, length: int, threads: int, seconds: float, turns) -> None:
-    """All mistakes of the caller, before anything is measured."""
-    if not (chosen and runtime_names and batches):
-        raise ValueError("There is nothing to measure. Give at least one folder, one runtime and one batch size.")
-    for folder in chosen.values():
-        runtimes.locate(folder)
-    for runtime in runtime_names:
-        runtimes.parse(runtime)
-    for name, value in [("batch", batch) for batch in batches] + [("length", length), ("turns", turns)]:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}. Give a whole number of at least 1.")
-    runtimes.check_threads(threads)
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds}. Give each measurement more than no time.")

@@ -22,7 +22,7 @@ def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> di
     for method in settings["calibration_methods"]:
         by_method[method] = ranges.calibrate(source, rows, method=method)
         build = partial(quantize.quantize, source, kind="static", ranges=by_method[method])
-        measure, _ = floor.measure_with(build, source, {"en": dev}, languages=("en",))
+        measure, _ = floor.measure_with(build, source, {"en": dev})
         f1, drift = measure(frozenset())
         tried[method] = {"f1": f1["en"], "drift": drift}
     chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
@@ -43,10 +43,9 @@ def searched(
     splits = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
     dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in splits.items()}
     build = partial(quantize.quantize, source, kind="static", ranges=known)
-    measure, base = floor.measure_with(build, source, dev, languages=languages)
+    measure, base = floor.measure_with(build, source, dev)
     names = scanned(where, settings["floor_layers"])
-    result = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, languages=languages, most=FLOOR_MAPS)
-    del result["met_everywhere"]  # it would speak of the languages looked at alone
+    result = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, most=FLOOR_MAPS)
     if len(languages) > 1:
         return {"floor": result}
     # For the picture, one map alone is int8: the errors of several partly cancel, so leaving one out tells less.

@@ -24,9 +24,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.model import disk
 from mmalib.model.backbones import layers, load_model, load_tokenizer, locate
-from mmalib.model.finetune import rate_at
 from mmalib.plan import THREE, Run
-from mmalib.pretrain import batches, shrink, text
+from mmalib.pretrain import shrink, text
 from mmalib.pretrain.train import train
 from mmalib.prune import gradual, magnitude, obs, sparsity
 from mmalib.prune.layers import choose
@@ -55,7 +54,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     teacher = load_model(settings["backbone"], seed=settings["seed"]).base_model.to(machine.device())
     student, masks = copy.deepcopy(teacher), {}
     shrink.ready_(student)
-    draw = partial(batches.draw, material, tokens=settings["upstream_batch"])
+    draw = partial(text.draw, material, tokens=settings["upstream_batch"])
     epoch, epochs = settings["upstream_subwords"] / settings["upstream_batch"], settings["upstream_epochs"]
     steps, moments, worth = round(epochs * epoch), when(settings), _criterion(settings, teacher, draw)
 
@@ -68,8 +67,8 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     rewound = settings["rewinds_an_epoch"]
     rewinds = [round(number * epoch / rewound) for number in range(1, int(epochs * rewound))]
     how = {"loss": shrink.hidden_loss(teacher, range(len(layers(teacher)))), "after_step": hold}
-    how |= {"rate": partial(rate_at, total=steps, warm_up=min(200, steps // 10), rewinds=rewinds, floor=0.0)}
-    how |= {"learning_rate": settings["rate"], "seed": settings["seed"], "about": {"run": run.digest}}
+    how |= {"rewinds": rewinds, "learning_rate": settings["rate"]}
+    how |= {"seed": settings["seed"], "about": {"run": run.digest}}
     with clock.phase("training"):
         log = train(student, partial(draw, seed=settings["seed"]), unfinished, steps=steps, **how)
     disk.save(student, tokenizer, folder, about=study.about(run))
@@ -95,7 +94,7 @@ def transfer(study: Study, run: Run, unfinished: Path) -> dict:
     return tuned(study, run, (model, tokenizer), recipe(run.settings), unfinished)
 
 
-def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[batches.Material, dict]:
+def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[text.Material, dict]:
     """The text of a run, no more of each language than an epoch draws of it, and what is told of it."""
     folder, languages, tokens = study.profile.text_folder, settings["languages"], {}
     lines = lines_of(folder, languages)
@@ -110,11 +109,10 @@ def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tu
         ]
         enough = int(np.searchsorted(np.cumsum([len(line) for line in ordered]), 8 * cap)) + 1  # by their letters
         found = text.tokenize(tokenizer.backend_tokenizer, ordered[:enough], longest=settings["max_length"] - 2)
-        until = int(np.searchsorted(found.offsets, cap, side="right"))
-        tokens[name] = text.Tokens(found.flat[: found.offsets[until - 1]], found.offsets[:until])
+        tokens[name] = found[: np.searchsorted(np.cumsum([len(line) for line in found]), cap, side="right")]
     source = "a folder of text" if folder else f"the training sentences of {settings['corpus']}"
-    about = {"source": source, "subwords": {name: len(of.flat) for name, of in tokens.items()}}
-    return batches.Material(tokens, dict.fromkeys(tokens, 1.0)), about
+    about = {"source": source, "subwords": {name: sum(map(len, of)) for name, of in tokens.items()}}
+    return text.Material(tokens, dict.fromkeys(tokens, 1.0)), about
 
 
 def check(study: Study) -> None:

@@ -70,7 +70,7 @@ def unpacked(name: str) -> Path:
             else:
                 shutil.copyfile(MODELS / path, target)
 
-    hashes = cache.sums(MODELS, (name,), f"{name}/config.json")
+    hashes = cache.sums(MODELS, name)
     return cache.unpacked(name, MODELS, hashes, fill)
 
 
