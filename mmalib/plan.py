@@ -131,7 +131,7 @@ MOVEMENT = {
 }
 MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 
-# Notebook 04, see `studies.distillation`
+# Notebook 04, see `studies.training`
 STUDENTS = ("plain", "teacher", "longer", "unlabelled")
 TEACHER = {"hardness": 0.5, "temperature": 2.0}  # gold labels and teacher in equal shares; also in notebook 06
 

@@ -11,7 +11,7 @@ from mmalib import plan, profiles
 from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.reports import combined as report
-from mmalib.studies import combined, distillation, int8_training
+from mmalib.studies import quantization
 
 COLUMNS = ("en", "es", "nl")
 
@@ -80,7 +80,7 @@ def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(study,
         graph = {"50-q": "qat-taught-qoperator", "halved-q": None, "distil-halved-q": None}.get(name, "qat-taught")
         assert not graph or parts[-1]["run"] == plan.graph_name(graph, teacher, "sample", 1)
         assert bool(parts) == bool(graph)
-    monkeypatch.setattr(int8_training, "finetune", None)
+    monkeypatch.setattr(quantization, "finetune", None)
     record, _ = made("50-q")
     assert study.make(record["run"]) == record
 
@@ -90,12 +90,11 @@ def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
     start = record["settings"]["start"]
     assert start["setting"] == "unlabelled" and start["sees_target_text"]
     assert report.target_text(record) == "read, without labels"
-    asked, real = {}, combined.taught
-    monkeypatch.setattr(combined, "taught", lambda *given: asked.update(tags=given[-1].tags) or real(*given))
+    asked, real = {}, quantization.lesson
+    monkeypatch.setattr(quantization, "lesson", lambda *given: asked.update(tags=given[-1].tags) or real(*given))
     folder.rename(folder.with_name("away"))
     assert study.make(record["run"])["scores"] == record["scores"]
-    text = distillation.unlabelled(study.corpora, study.profile.unlabelled_sentences)
-    assert len(text) == 2 * study.profile.unlabelled_sentences and asked["tags"].count(None) == len(text)
+    assert asked["tags"].count(None) == 2 * study.profile.unlabelled_sentences
     assert sum(tags is not None for tags in asked["tags"]) == study.profile.qat_sentences
 
 

@@ -29,8 +29,8 @@ from mmalib.prune import gates, sparsity
 from mmalib.prune import search as masks
 from mmalib.records import clock, emissions
 from mmalib.studies import speed, speed_real, unstructured
-from mmalib.studies.finish import DENSE, recipe, recipe_after
 from mmalib.studies.study import Study
+from mmalib.studies.training import DENSE, recipe, recipe_after
 
 
 def tune(study: Study, run: Run, unfinished: Path) -> dict:

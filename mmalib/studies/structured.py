@@ -21,8 +21,8 @@ from mmalib.model.finetune import finetune
 from mmalib.plan import IMPORTANCE_BATCH, KEPT_SHARES, Run, kept_leaf
 from mmalib.prune import heads, uniform, vocabulary
 from mmalib.records import store
-from mmalib.studies.finish import english, recipe_after
 from mmalib.studies.study import Study
+from mmalib.studies.training import english, recipe_after
 
 
 def shrink(study: Study, run: Run, unfinished: Path) -> dict:

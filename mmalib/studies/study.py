@@ -23,15 +23,15 @@ from mmalib.profiles import Profile, load_profile
 from mmalib.records import clock, lock, store
 
 MAKERS = {  # kind of run → module and function: (study, run, folder for what is unfinished) → parts of its record
-    "recipe": "recipes.attempt",
-    "baseline": "baselines.tune",
+    "recipe": "training.attempt",
+    "baseline": "training.tune",
     "structured": "structured.shrink",
     "vocabulary": "structured.cut_vocabulary",
     "gradual": "unstructured.prune",
     "one-shot": "unstructured.one_shot",
     "trial": "unstructured.attempt",
     "movement": "unstructured.attempt",
-    "student": "distillation.teach",
+    "student": "training.tune",
     "graph": "quantization.quantize",
     "changed words": "quantization.compare",
     "halved": "combined.halve",

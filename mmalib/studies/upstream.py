@@ -31,10 +31,9 @@ from mmalib.pretrain.train import train
 from mmalib.prune import gradual, magnitude, obs, sparsity
 from mmalib.prune.layers import choose
 from mmalib.records import clock, machine, store
-from mmalib.studies.compound import tuned
-from mmalib.studies.finish import recipe
 from mmalib.studies.speed import gzip_mb
 from mmalib.studies.study import Study
+from mmalib.studies.training import recipe, tuned
 
 CARD = """# {run}
 
@@ -92,7 +91,7 @@ def transfer(study: Study, run: Run, unfinished: Path) -> dict:
             f"{len(theirs)}. Delete that folder: {backbone} is then pruned upstream again."
         )
     model = load_model(str(folder), seed=run.settings["seed"], sparse=True)
-    return tuned(study, run, (model, tokenizer), recipe(run.settings), unfinished)
+    return tuned(study, run, model, tokenizer, recipe(run.settings), unfinished)
 
 
 def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[batches.Material, dict]:
