@@ -22,7 +22,7 @@ from mmalib.model.evaluate import score
 from mmalib.plan import Run
 from mmalib.prune import layers, sparsity
 from mmalib.records import store
-from mmalib.studies import combined, speed, speed_real, structured, unstructured
+from mmalib.studies import combined, speed, structured, unstructured
 from mmalib.studies.study import Study
 from mmalib.studies.training import recipe_after, tuned
 
@@ -56,13 +56,13 @@ def measure(study: Study, run: Run, unfinished: Path) -> dict:
     settings, model = run.settings, study.plan[run.needs["model"]]
     base, rows, sizes, f1_in = speed.base_folder(study), [], {}, {}
     for leaf, names in zip(model.leaves, settings["runtimes"], strict=True):
-        graph = speed_real.exported(study.folder(leaf), unfinished)
+        graph = speed.exported(study.folder(leaf), unfinished)
         timed = speed.measured(settings, {settings["model"]: graph}, names, base)
         rows += [row | {"folder": leaf} for row in timed]
         about = store.read_json(graph / disk.PROVENANCE)
         sizes[leaf] = speed.sizes(graph) | {"weights_left": round(about["encoder_weights"] * (1 - about["sparsity"]))}
         if "int8" in settings["form"]:
-            f1_in |= speed_real.scored(study, names, settings["scored_sentences"], graph)
+            f1_in |= speed.scored(study, names, settings["scored_sentences"], graph)
     return {"throughput": rows, "sizes": sizes, "f1_in": f1_in}
 
 
