@@ -265,8 +265,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
     for base in bases:
         every += _structured(profile, base)
     if profile.trials:
-        every += [trial(profile, first, name, number) for name in CRITERIA for number in range(len(TRIALS[name]))]
-        every += [movement_trial(profile, first, step) for step in MOVEMENT]
+        every += trials(profile, first)
     for base in bases:
         every += [gradual(profile, base, name, share) for share in profile.sparsities for name in GRADUAL]
         every += [gradual(profile, base, "obs", max(profile.sparsities), "linear")]
@@ -392,23 +391,22 @@ def one_shot(profile: Profile, base: Run, criterion: str) -> Run:
     return Run(name, settings | _of(profile, "curve_sentences"), {"base": base.name})
 
 
-def trial(profile: Profile, base: Run, criterion: str, number: int) -> Run:
-    """A short pruning whose English dev F1 is all that is looked at."""
-    chosen = TRIALS[criterion][number] | {"kind": "trial", "trial": number}
-    return _tried(profile, base, f"trial-{criterion}-{number}", criterion, chosen, TRIAL)
-
-
-def movement_trial(profile: Profile, base: Run, step: str) -> Run:
-    """One setting of `MOVEMENT`: what keeps movement alive."""
-    what, criterion = re.sub("[^a-z0-9]+", "-", step.lower()), "random" if step == "random" else "movement"
-    chosen = MOVEMENT[step] | {"kind": "movement", "step": step}
-    return _tried(profile, base, f"step-{what}", criterion, chosen, MOVEMENT_TRIAL)
-
-
-def _tried(profile: Profile, base: Run, what: str, criterion: str, chosen: dict, size: dict) -> Run:
-    usual = {"schedule": SCHEDULE[criterion], "batch_size": profile.pruning_batch or profile.batch_size, "pattern": "1"}
-    settings = base.settings | usual | _criterion(profile, criterion, chosen) | _of(profile, *AFTER) | size
-    return Run(_trial_name(base, "03", what), settings, {"base": base.name})
+def trials(profile: Profile, base: Run) -> list[Run]:
+    """Short prunings whose English dev F1 is all that is looked at: `TRIALS` of every criterion, and `MOVEMENT`."""
+    tried = [
+        (f"trial-{criterion}-{number}", criterion, chosen | {"kind": "trial", "trial": number} | TRIAL)
+        for criterion in CRITERIA
+        for number, chosen in enumerate(TRIALS[criterion])
+    ]
+    for step, chosen in MOVEMENT.items():
+        what, criterion = re.sub("[^a-z0-9]+", "-", step.lower()), "random" if step == "random" else "movement"
+        tried.append((f"step-{what}", criterion, chosen | {"kind": "movement", "step": step} | MOVEMENT_TRIAL))
+    usual = {"batch_size": profile.pruning_batch or profile.batch_size, "pattern": "1", **_of(profile, *AFTER)}
+    every = []
+    for what, criterion, chosen in tried:
+        settings = base.settings | usual | {"schedule": SCHEDULE[criterion]} | _criterion(profile, criterion, chosen)
+        every.append(Run(_trial_name(base, "03", what), settings, {"base": base.name}))
+    return every
 
 
 def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
@@ -440,7 +438,7 @@ def _graphs(profile: Profile, base: Run) -> list[Run]:
     settings = _from(base, "05", "changed words", graphs={name: run.settings for name, run in compared.items()})
     settings |= _of(profile, "int8_sentences")
     needs = {"base": base.name} | {name: run.name for name, run in compared.items()}
-    return [*made.values(), Run(graph_name("changed-words", *_where(base)), settings, needs)]
+    return [*made.values(), Run(named("05", "changed-words", *_where(base)), settings, needs)]
 
 
 def graph(profile: Profile, base: Run, name: str) -> Run:
@@ -459,8 +457,8 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
     if name in FLOORS:
         settings |= {**_of(profile, "floor_sentences", "floor_layers"), "floor_languages": FLOORS[name]}
         settings |= {"floor_points": FLOOR_POINTS, "floor_most": FLOOR_MAPS}
-    needs = {need: graph_name(need, *_where(base)) for need in _graph_needs(name)}
-    run = graph_name(name, *_where(base))
+    needs = {need: named("05", need, *_where(base)) for need in _graph_needs(name)}
+    run = named("05", name, *_where(base))
     return Run(run, settings, {"base": base.name, **needs}, (run,))
 
 
@@ -777,11 +775,6 @@ def gradual_name(criterion: str, share: float, schedule: str, *where, taught: bo
 def student_name(student: str, setting: str, corpus: str, seed: int) -> str:
     """The run of a student in one setting."""
     return f"04-{Path(student).name}-{setting}-{corpus}-seed{seed}"
-
-
-def graph_name(graph: str, *where) -> str:
-    """The run of one graph of a baseline."""
-    return named("05", graph, *where)
 
 
 def crossed_name(task: str, row: str, *where, share: float | None = None) -> str:

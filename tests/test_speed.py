@@ -356,7 +356,7 @@ def test_an_int8_graph_is_scored_in_every_runtime_and_one_that_is_the_same_as_st
     monkeypatch.setattr(quantization, "losses", lambda *_: {"en": 0.0})  # static breaks no floor
     (base,) = study.runs(kind="baseline")
     for graph in ("static", "floor-all"):
-        name = plan.graph_name(graph, base.settings["backbone"], "sample", 1)
+        name = plan.named("05", graph, base.settings["backbone"], "sample", 1)
         timed = study.make(plan.trained(study.profile, base, study.plan[name], name))
         assert timed["f1"] == {
             language: splits["test"]["f1"] for language, splits in study.make(name)["scores"].items()
