@@ -256,12 +256,12 @@ def of_kind(records: Iterable[dict], *kinds: str) -> list[dict]:
 
 def _runs(profile: Profile, corpus: str) -> list[Run]:
     seeds = profile.pruning_seeds
-    tuned = product((*profile.backbones, profile.teacher), (*profile.seeds, *seeds))
+    dense = product((*profile.backbones, profile.teacher), (*profile.seeds, *seeds))
     first = baseline(profile, profile.backbones[0], corpus, profile.seeds[0])
     bases = [baseline(profile, name, corpus, seed) for seed in seeds for name in profile.backbones]
     teachers = [baseline(profile, profile.teacher, corpus, seed) for seed in seeds]
     every = [recipe(profile, first, name) for name in RECIPES if profile.trials]
-    every += [baseline(profile, name, corpus, seed) for name, seed in tuned]
+    every += [baseline(profile, name, corpus, seed) for name, seed in dense]
     for base in bases:
         every += _structured(profile, base)
     if profile.trials:
@@ -282,13 +282,14 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
     every += [_text(profile, first, reader) for reader in readers(profile)]
-    crossed_base = profile.cross_backbone or profile.backbones[0]
-    tuned = [baseline(profile, crossed_base, corpus, seed) for seed in seeds]
+    backbone = profile.cross_backbone or profile.backbones[0]
+    tuned = [baseline(profile, backbone, corpus, seed) for seed in seeds]
     timed = _trained(profile, first, _once(every))
     return _once([*every, *timed, *tuned, *_compound(profile, teachers), *_crossed(profile, tuned)])
 
 
 def _once(every: Iterable[Run]) -> list[Run]:
+    """The runs without those that come again: several notebooks may name one."""
     return list({run.name: run for run in every}.values())
 
 

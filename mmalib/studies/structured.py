@@ -86,8 +86,7 @@ def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], sh
     if method == "heads":
         for removed in heads.plan(model, measured_on, share):
             left = disk.heads_left(model)
-            new = {layer: [head for head in gone if head in left[layer]] for layer, gone in removed.items()}
-            heads.remove_heads_(model, {layer: gone for layer, gone in new.items() if gone})
+            heads.remove_heads_(model, {layer: set(gone) & set(left[layer]) for layer, gone in removed.items()})
             yield 1 - sum(map(len, disk.heads_left(model))) / number
     else:
         for kept in uniform.plan(model.config.num_attention_heads, disk.neurons_left(model)[0], share):
