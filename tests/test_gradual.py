@@ -11,9 +11,9 @@ from mmalib import plan
 from mmalib.data import corpus
 from mmalib.model import backbones, disk
 from mmalib.profiles import load_profile
-from mmalib.prune import gradual, magnitude, movement, sparsity
+from mmalib.prune import gradual, movement, sparsity
 
-CRITERIA = {"magnitude": magnitude.criterion, "movement": movement.criterion}
+CRITERIA = {"magnitude": sparsity.by_magnitude, "movement": movement.criterion}
 SETTINGS = {"seed": 1, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
 EPOCHS, UPDATES = 3, gradual.schedule("cubic", 0.5, 2, 0.5, 0.9, 4)  # at epochs 0.5, 1, 1.5 and 2
 
@@ -130,7 +130,7 @@ def test_where_nothing_goes_nothing_is_asked_and_the_model_is_scored_once(fit, t
 
     def scores(*given):
         asked.append(given)
-        return magnitude.criterion().scores(*given)
+        return sparsity.by_magnitude().scores(*given)
 
     updates = gradual.schedule("cubic", 0, 1, 0.0, 0.5, 3)
     callback = gradual.Pruning(sparsity.Criterion("spy", scores), updates, score=score)
@@ -190,7 +190,7 @@ def test_killed_and_resumed_equals_unbroken(fit, pruned, tmp_path, event, number
 @pytest.mark.parametrize(("pattern", "final"), [("4", 0.8), ("2:4", 0.5)])
 def test_patterns_hold_through_training(fit, tmp_path, pattern, final):
     updates = gradual.schedule("linear", 0.5, 1, 0.3, final, 3)
-    callback = gradual.Pruning(magnitude.criterion(), updates, pattern=pattern)
+    callback = gradual.Pruning(sparsity.by_magnitude(), updates, pattern=pattern)
     model, _ = fit(tmp_path, [callback], epochs=2, choose_after=1)
     groups = [(weight == 0).unflatten(1, (-1, 4)).sum(2) for weight in sparsity.weights(model).values()]
     if pattern == "2:4":
@@ -215,7 +215,7 @@ def test_masks_hold_through_later_phases(fit, pruned, tiny_backbone, tmp_path):
 
 def test_someone_else_changing_pruned_weights_is_found_out(fit, tiny_backbone, tmp_path):
     model = backbones.load_model(str(tiny_backbone), seed=1)
-    hold = gradual.Hold(sparsity.one_shot_(model, magnitude.criterion(), 0.8))
+    hold = gradual.Hold(sparsity.one_shot_(model, sparsity.by_magnitude(), 0.8))
 
     class Spoil(TrainerCallback):
         def on_optimizer_step(self, *_, model, **__):
@@ -228,7 +228,7 @@ def test_someone_else_changing_pruned_weights_is_found_out(fit, tiny_backbone, t
 def test_held_weights_train_as_torch_trains_a_masked_model(tiny_backbone):
     """Setting weights back to 0 after AdamW's step is the same as a mask inside the forward pass."""
     model = backbones.load_model(str(tiny_backbone), seed=1).eval()
-    masks = sparsity.one_shot_(model, magnitude.criterion(), 0.8)
+    masks = sparsity.one_shot_(model, sparsity.by_magnitude(), 0.8)
     reference = copy.deepcopy(model)
     linears = [linear for layer in backbones.layers(reference) for linear in backbones.parts(layer)]
     for linear, mask in zip(linears, masks.values(), strict=True):
@@ -259,12 +259,12 @@ def test_what_cannot_work_is_told_before_the_first_step(fit, tmp_path, updates, 
         def on_step_begin(self, *_, **__):
             raise AssertionError("too late")
 
-    callback = gradual.Pruning(magnitude.criterion(), updates)
+    callback = gradual.Pruning(sparsity.by_magnitude(), updates)
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, [callback, NoStep()], **changes)
 
 
 def test_an_epoch_that_is_not_sparse_enough_cannot_be_chosen(fit, tmp_path):
-    callback = gradual.Pruning(magnitude.criterion(), UPDATES)
+    callback = gradual.Pruning(sparsity.by_magnitude(), UPDATES)
     with pytest.raises(RuntimeError, match="not 0 after training"):
         fit(tmp_path, [callback], choose_after=0)

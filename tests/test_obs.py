@@ -9,7 +9,7 @@ import torch
 
 from mmalib.data import LABELS, sample, subwords
 from mmalib.model import backbones
-from mmalib.prune import fisher, magnitude, obs, sparsity
+from mmalib.prune import fisher, obs, sparsity
 
 DOUBLE = torch.float64
 FEW = {"num_grads": 12, "batch_size": 4}
@@ -258,7 +258,7 @@ def test_large_damping_ranks_as_magnitude_does(model, rows, tokenizer):
         for name, scores in ours.items():
             torch.testing.assert_close(scores, theirs[name] * 1e6 / 2, rtol=1e-4, atol=0)
     ours = sparsity.choose(criterion.scores(model, "1", masks), 0.5)
-    theirs = sparsity.choose(magnitude.criterion().scores(model, "1", masks), 0.5)
+    theirs = sparsity.choose(sparsity.by_magnitude().scores(model, "1", masks), 0.5)
     agree = torch.cat([(ours[name] == theirs[name]).flatten() for name in ours])
     assert agree.float().mean() > 0.999  # but for weights that are the same in the first digits
 
@@ -280,7 +280,7 @@ def test_one_shot_costs_less_than_magnitude(model, rows, tokenizer):
     costs = {}
     for name, criterion in {
         "obs": obs.criterion(rows, tokenizer, **FEW),
-        "magnitude": magnitude.criterion(),
+        "magnitude": sparsity.by_magnitude(),
     }.items():
         pruned = copy.deepcopy(model)
         sparsity.one_shot_(pruned, criterion, 0.5)

@@ -23,7 +23,7 @@ from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.model.evaluate import further_scores, scored
 from mmalib.plan import HALVED, Run
-from mmalib.prune import gradual, sparsity, uniform, vocabulary
+from mmalib.prune import gradual, sparsity, uniform
 from mmalib.studies import quantization, speed, structured
 from mmalib.studies.study import Study
 from mmalib.studies.training import english, recipe_after, tuned, with_unlabelled
@@ -38,8 +38,7 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
     for step in uniform.plan(heads, neurons, settings["head_share"]):
         if step[0] >= settings["removed"] * heads:
             uniform.shrink_(model, weighed_on, *step)
-    texts = structured.training_texts(study.corpora)
-    tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
+    tokenizer = structured.without_unused_(study, model, tokenizer)
     return tuned(study, run, model, tokenizer, recipe_after(settings, settings["distil_epochs"]), unfinished)
 
 

@@ -19,7 +19,7 @@ from mmalib.model.backbones import load_model
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
 from mmalib.plan import Run
-from mmalib.prune import gradual, magnitude, mfac, movement, obs, sparsity
+from mmalib.prune import gradual, mfac, movement, obs, sparsity
 from mmalib.records import store
 from mmalib.studies.study import Study
 from mmalib.studies.training import english, kept, lesson, recipe_after
@@ -123,7 +123,7 @@ def criterion(
     if settings["method"] == "random":
         return sparsity.at_random(settings["seed"])
     if settings["method"] == "magnitude":
-        return magnitude.criterion()
+        return sparsity.by_magnitude()
     if settings["method"] == "movement":
         return movement.criterion(settings["score_rate"], per_matrix=settings["per_matrix"])
     names = {"damp": "damp", "num_grads": "fisher_gradients", "batch_size": "fisher_batch"}

@@ -28,7 +28,7 @@ from mmalib.model.finetune import rate_at
 from mmalib.plan import THREE, Run
 from mmalib.pretrain import batches, shrink, text
 from mmalib.pretrain.train import train
-from mmalib.prune import gradual, magnitude, obs, sparsity
+from mmalib.prune import gradual, obs, sparsity
 from mmalib.prune.layers import choose
 from mmalib.records import clock, machine, store
 from mmalib.studies.speed import gzip_mb
@@ -145,7 +145,7 @@ def when(settings: dict) -> dict[int, float]:
 
 def _criterion(settings: dict, teacher: PreTrainedModel, draw: Callable) -> sparsity.Criterion:
     if settings["method"] == "magnitude":
-        return magnitude.criterion()
+        return sparsity.by_magnitude()
     noisy = shrink.hidden_loss(teacher, range(len(layers(teacher))), noise=1.0)
 
     def loss(model: PreTrainedModel, number: int) -> torch.Tensor:
