@@ -452,7 +452,7 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
     if kind == "without data":
         settings |= {**_of(profile, "calibration_sentences"), "random_length": RANDOM_LENGTH}
     if name in TRAINED_GRAPHS:
-        settings |= {**_of(profile, "qat_sentences", "qat_epochs", *AFTER), "qat_rate": QAT_RATE}
+        settings |= _learning_int8(profile)
     if name in TAUGHT_GRAPHS.values():
         settings |= TEACHER
     if name in FLOORS:
@@ -494,7 +494,7 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
         start = gradual(profile, teacher, "obs", int(name.split("-")[0]) / 100, taught=True)
     form = combination_format(name)
     settings = _from(teacher, "06", "combination", combination=name, start=start.settings, format=form)
-    settings |= _of(profile, "distil_epochs", "int8_sentences") | _learning_int8(profile)
+    settings |= _of(profile, "distil_epochs", "int8_sentences") | _learning_int8(profile) | TEACHER
     needs = {"base": teacher, "start": start, "float": graph(profile, teacher, "float")}
     if name not in HALVED:
         needs["int8"] = graph(profile, teacher, TAUGHT_GRAPHS[form])
@@ -594,7 +594,8 @@ def _model(profile: Profile, base: Run, depth: int, share: float, form: str) -> 
     if "int8" in form:
         start = _model(profile, base, depth, share, _float(form))
         settings = _from(base, "08", "compound int8", layers=depth, share=share, embeddings=True, combination=form)
-        settings |= _learning_int8(profile) | {"int8_sentences": None, "format": "qoperator", "start": start.settings}
+        settings |= _learning_int8(profile) | TEACHER
+        settings |= {"int8_sentences": None, "format": "qoperator", "start": start.settings}
         run = _leaving(named("08", what, *_where(base)), settings, base=base, start=start)
         return dataclasses.replace(run, leaves=(run.name, f"{run.name}-qdq"))
     if not share:
@@ -830,8 +831,7 @@ def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> 
 
 
 def _learning_int8(profile: Profile) -> dict:
-    about = {"qat_rate": QAT_RATE, "runtime": "onnxruntime"}
-    return _of(profile, "qat_sentences", "qat_epochs", *AFTER) | TEACHER | about
+    return _of(profile, "qat_sentences", "qat_epochs", *AFTER) | {"qat_rate": QAT_RATE, "runtime": "onnxruntime"}
 
 
 def _graph_needs(name: str) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ A run makes one graph (`plan.GRAPHS`), keeps its folder and scores it on all lan
                       where the static graph breaks the floor in one of them
 
 All that is chosen is chosen on English dev (but in `floor-all`): the calibration method among the profile's, by F1 and
-then by the drift of the labels' distributions from the float graph's. The training of `qat` is not tuned at all.
+then by the drift of the labels' distributions from the float graph's. The training of `qat` is not tuned at all;
+notebook 06 trains so (`learn`) what is pruned or taught before.
 """
 
 from collections.abc import Sequence
@@ -110,21 +111,17 @@ def size_of(about: dict) -> dict:
 
 def compare(study: Study, run: Run, unfinished: Path) -> dict:
     """Tag the test sets with every graph, and tell where each differs from the float one, word by word."""
-    cap = run.settings["int8_sentences"]
-    tests = {language: fewer(splits["test"], cap) for language, splits in study.corpora.items()}
-    tags = {}
-    for graph in run.settings["graphs"]:
+    settings, predicted, changed = run.settings, {}, {}
+    tests = {name: fewer(splits["test"], settings["int8_sentences"]) for name, splits in study.corpora.items()}
+    for graph in settings["graphs"]:
         folder = study.graph(run.needs[graph])
-        session, tokenizer = export.session(folder), _tokenizer(folder)
-        tags[graph] = {
-            language: export.predict_tags(session, tokenizer, test["words"], run.settings["max_length"])
-            for language, test in tests.items()
-        }
-    before, changed = tags.pop("float"), {}
-    for graph, after in tags.items():
+        predict = partial(export.predict_tags, export.session(folder), _tokenizer(folder))
+        predicted[graph] = {name: predict(test["words"], settings["max_length"]) for name, test in tests.items()}
+    before = predicted.pop("float")
+    for graph, after in predicted.items():
         changed[graph] = {
-            language: disagreement.between(list(test["words"]), list(test["tags"]), before[language], after[language])
-            for language, test in tests.items()
+            name: disagreement.between(list(test["words"]), list(test["tags"]), before[name], after[name])
+            for name, test in tests.items()
         }
     return {"changed": changed}
 
