@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -357,7 +356,7 @@ def _structured(profile: Profile, base: Run) -> list[Run]:
     settings = _from(base, "02", "structured", importance_batch=IMPORTANCE_BATCH)
     settings |= _of(profile, "curve_sentences", "head_share", "importance_sentences", "recovery_sentences", *AFTER)
     steps = {share: share / profile.head_share for share in KEPT_SHARES}
-    reached = [share for share, number in steps.items() if math.isclose(number, round(number))]
+    reached = [share for share, number in steps.items() if abs(number - round(number)) < 1e-6]
     every = []
     for method in METHODS:
         name = named("02", method, *_where(base))
