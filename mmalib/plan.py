@@ -130,7 +130,7 @@ MOVEMENT = {
 }
 MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 
-# Notebook 04, see `studies.distillation`
+# Notebook 04, see `studies.training`
 STUDENTS = ("plain", "teacher", "longer", "unlabelled")
 TEACHER = {"hardness": 0.5, "temperature": 2.0}  # gold labels and teacher in equal shares; also in notebook 06
 
@@ -235,16 +235,16 @@ def missing(records: Iterable[dict], wanted: Iterable[Run]) -> list[str]:
     """What is wanted and not there: whole runs, and scores that other records of the same kind have, by language."""
     wanted, there = list(wanted), {record["run"]: record for record in records}
     absent = [run.name for run in wanted if run.name not in there]
-    cells = {run.name: _cells(there[run.name]) for run in wanted if run.name in there}
-    by_kind: dict[tuple, dict] = {}
+    cells, by_kind = {}, {}
     for run in wanted:
-        if run.name in cells:
-            key = (run.kind, run.settings["corpus"])
-            by_kind.setdefault(key, {}).update(cells[run.name])
+        if record := there.get(run.name):
+            scores = record["scores"] | record.get("further", {})
+            cells[run.name] = [(language, split) for language, splits in scores.items() for split in splits]
+            by_kind.setdefault((run.kind, run.settings["corpus"]), {}).update(dict.fromkeys(cells[run.name]))
     for run in wanted:
-        if cells.get(run.name):
-            rest = [cell for cell in by_kind[run.kind, run.settings["corpus"]] if cell not in cells[run.name]]
-            absent += [f"{run.name} ({' '.join(cell)})" for cell in rest]
+        if own := cells.get(run.name):
+            known = by_kind[run.kind, run.settings["corpus"]]
+            absent += [f"{run.name} ({' '.join(cell)})" for cell in known if cell not in own]
     return absent
 
 
@@ -253,24 +253,18 @@ def of_kind(records: Iterable[dict], *kinds: str) -> list[dict]:
     return [record for record in records if record["settings"].get("kind") in kinds]
 
 
-def _cells(record: dict) -> dict[tuple[str, str], None]:
-    scores = {**record["scores"], **record.get("further", {})}
-    return {(language, split): None for language, splits in scores.items() for split in splits}
-
-
 def _runs(profile: Profile, corpus: str) -> list[Run]:
-    wanted = product((*profile.backbones, profile.teacher), (*profile.seeds, *profile.pruning_seeds))
-    dense = {(name, seed): baseline(profile, name, corpus, seed) for name, seed in wanted}
-    bases = [dense[name, seed] for seed in profile.pruning_seeds for name in profile.backbones]
-    teachers = [dense[profile.teacher, seed] for seed in profile.pruning_seeds]
-    first = dense[profile.backbones[0], profile.seeds[0]]
-    every = [recipe(profile, first, name) for name in (RECIPES if profile.trials else ())]
-    every += dense.values()
+    seeds = profile.pruning_seeds
+    dense = product((*profile.backbones, profile.teacher), (*profile.seeds, *seeds))
+    first = baseline(profile, profile.backbones[0], corpus, profile.seeds[0])
+    bases = [baseline(profile, name, corpus, seed) for seed in seeds for name in profile.backbones]
+    teachers = [baseline(profile, profile.teacher, corpus, seed) for seed in seeds]
+    every = [recipe(profile, first, name) for name in RECIPES if profile.trials]
+    every += [baseline(profile, name, corpus, seed) for name, seed in dense]
     for base in bases:
-        every += [*(structured(profile, base, method) for method in METHODS), vocabulary(base)]
+        every += _structured(profile, base)
     if profile.trials:
-        every += [trial(profile, first, name, number) for name in CRITERIA for number in range(len(TRIALS[name]))]
-        every += [movement_trial(profile, first, step) for step in MOVEMENT]
+        every += trials(profile, first)
     for base in bases:
         every += [gradual(profile, base, name, share) for share in profile.sparsities for name in GRADUAL]
         every += [gradual(profile, base, "obs", max(profile.sparsities), "linear")]
@@ -280,47 +274,22 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         for name in profile.students:
             settings = STUDENTS if name in profile.unlabelled_students else STUDENTS[:2]
             every += [student(profile, teacher, name, setting) for setting in settings]
-    for base in {base.name: base for base in (*bases, *teachers)}.values():
-        every += [graph(profile, base, name) for name in graphs(profile)]
-        every += [changed_words(profile, base)]
+    for base in _once([*bases, *teachers]):
+        every += _graphs(profile, base)
     for teacher in teachers:
         every += [halved(profile, teacher, name) for name in combinations(profile) if name in HALVED]
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
-    every += [text(profile, first, reader, corpus) for reader in readers(profile)]
-    name = profile.cross_backbone or profile.backbones[0]
-    tuned = [baseline(profile, name, corpus, seed) for seed in profile.pruning_seeds]
-    timed = [*_trained(profile, first, every), *(base for base in tuned if base not in every)]
-    return [*every, *timed, *_compound(profile, teachers), *_crossed(profile, tuned)]
+    every += [_text(profile, first, reader) for reader in readers(profile)]
+    backbone = profile.cross_backbone or profile.backbones[0]
+    tuned = [baseline(profile, backbone, corpus, seed) for seed in seeds]
+    timed = _trained(profile, first, _once(every))
+    return _once([*every, *timed, *tuned, *_compound(profile, teachers), *_crossed(profile, tuned)])
 
 
-def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
-    """The runs of notebook 09; further seeds at the first share alone, and on entities alone."""
-    every: list[Run] = []
-    for number, base in enumerate(bases):
-        for task in ("entities", "similarity")[: 1 + (number == 0 and profile.pairs)]:
-            wanted = profile.pair_rows if task == "similarity" else None
-            every += _truth_table(profile, base, task, wanted or (*ROWS, *PRUNED_ROWS), not number)
-        if not number:
-            every += [searched(profile, base, times) for times in profile.speedups]
-    models = [run for run in every if run.leaves and run.settings["seed"] == bases[0].settings["seed"]]
-    return [*every, *(use(profile, bases[0], run) for run in (bases[0], *models)[: profile.used_models])]
-
-
-def _truth_table(profile: Profile, base: Run, task: str, wanted: Sequence[str], complete: bool) -> list[Run]:
-    tuned = base if task == "entities" else crossed(profile, base, base, task, "FT")
-    starts = {row: tuned if row == "FT" else crossed(profile, base, tuned, task, row) for row in ROWS}
-    needed = {PRUNED_ROWS.get(row, row) for row in wanted} | {"FT"}
-    every = [start for row, start in starts.items() if row in needed and start is not base]
-    for row in (row for row in PRUNED_ROWS if row in wanted):
-        shares = profile.cross_shares if complete else profile.cross_shares[:1]
-        every += [gated(profile, base, starts[PRUNED_ROWS[row]], row, share) for share in shares]
-    if task == "similarity":
-        every += [
-            pairs_sparse(profile, tuned, name, share) for share in profile.sparsities for name in profile.pair_criteria
-        ]
-        every += [pairs_int8(profile, tuned)]
-    return every
+def _once(every: Iterable[Run]) -> list[Run]:
+    """The runs without those that come again: several notebooks may name one."""
+    return list({run.name: run for run in every}.values())
 
 
 def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
@@ -332,41 +301,20 @@ def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
             timed = [trained(profile, base, run, leaf) for leaf in run.leaves]
             by_notebook.setdefault(run.name[:2], []).extend(one for one in timed if one.settings["runtimes"])
     turns = [run for turn in zip_longest(*(by_notebook[name] for name in sorted(by_notebook))) for run in turn if run]
-    chosen = [*by_notebook["06"][: profile.speed_models], *turns[: profile.speed_models]]
-    return list({run.name: run for run in chosen}.values())
-
-
-def _compound(profile: Profile, teachers: Sequence[Run]) -> list[Run]:
-    """Notebook 08, from the first seed's teacher; what a verdict on pruning upstream needs, from two."""
-    base, known, models = teachers[0], compound_parts(profile), compound_models(profile)
-    wanted = known if profile.compound is None else profile.compound
-    if unknown := sorted(set(wanted) - set(known)):
-        raise ValueError(f"compound of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(known)}.")
-    every = [dropped(profile, base, depth, how) for depth in profile.depths[1:] for how in profile.layer_choices]
-    made = {name: compound(profile, base, *models[name]) for name in wanted if name in models}
-    for name in made:
-        depth, share, form = models[name]
-        every += [compound(profile, base, depth, share, _float(form)), made[name]]
-    every += [patient(profile, base, name) for name in PATIENCE if name in wanted and profile.depths[1:]]
-    every += [held(profile, base, criterion) for criterion in HELD if f"2:4 {criterion}" in wanted]
-    for name in (name for name in UPSTREAM if f"upstream {name}" in wanted):
-        for teacher in teachers[: 2 if name in JUDGED else 1]:
-            every += [upstream(profile, teacher, name), transfer(profile, teacher, name)]
-    every += [ablation(profile, base, line) for line in ABLATIONS if f"ablation {line}" in wanted]
-    every += [compound_speed(profile, base, run, name) for name, run in made.items()]
-    return [run for run in {run.name: run for run in every}.values() if run.settings["notebook"] == "08"]
+    return _once([*by_notebook["06"][: profile.speed_models], *turns[: profile.speed_models]])
 
 
 def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> list[Run]:
     """The runs of a changed profile; those that come out as before are the profile's own."""
-    tag = "+" + ",".join(f"{name}={_short(value)}" for name, value in sorted(changes.items()))
+    changed = {name: _short(changes[name]) for name in sorted(changes)}
+    tag = "+" + ",".join(f"{name}={value}" for name, value in changed.items())
     before, names, varied = {run.name: run for run in every}, {}, []
     for run in otherwise:
         if run.name in before and run.settings == before[run.name].settings and not names.keys() & run.needs.values():
             varied.append(run)
             continue
         names[run.name] = run.name + tag
-        label = f"{run.settings['label']}, {', '.join(f'{name} {_short(changes[name])}' for name in sorted(changes))}"
+        label = ", ".join([run.settings["label"], *(f"{name} {value}" for name, value in changed.items())])
         settings = run.settings | {"varied": changes, "label": label}
         if run.kind in ("trained", "use") and run.settings["model"] in names:  # it times what the other name has left
             model = names[run.settings["model"]]
@@ -385,15 +333,16 @@ def _short(value: object) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", format(value, "g") if isinstance(value, float) else str(value))
 
 
-# ---- The runs one by one ----
+# ---- The runs of notebooks 01 to 07 ----
 
 
 def baseline(profile: Profile, backbone: str, corpus: str, seed: int) -> Run:
     """A backbone tuned on English, scored on every language."""
     settings = {"kind": "baseline", "notebook": "01", "method": "baseline", "label": Path(backbone).name}
     settings |= {"backbone": backbone, "weights": fingerprint(backbone), "corpus": corpus, "seed": seed}
-    settings |= _of(profile, "train_sentences", "eval_sentences", *TRAINING)
-    return _leaving(baseline_name(backbone, corpus, seed), settings)
+    return _leaving(
+        baseline_name(backbone, corpus, seed), settings | _of(profile, "train_sentences", "eval_sentences", *TRAINING)
+    )
 
 
 def recipe(profile: Profile, base: Run, name: str) -> Run:
@@ -402,24 +351,19 @@ def recipe(profile: Profile, base: Run, name: str) -> Run:
     return Run(_trial_name(base, "01", f"trial-{name}"), settings)
 
 
-def kept_shares(profile: Profile) -> list[float]:
-    """Those of `KEPT_SHARES` that steps of this size come by."""
+def _structured(profile: Profile, base: Run) -> list[Run]:
+    """Trajectories of what is removed step by step; and the subwords gone that no training text uses."""
+    settings = _from(base, "02", "structured", importance_batch=IMPORTANCE_BATCH)
+    settings |= _of(profile, "curve_sentences", "head_share", "importance_sentences", "recovery_sentences", *AFTER)
     steps = {share: share / profile.head_share for share in KEPT_SHARES}
-    return [share for share, number in steps.items() if abs(number - round(number)) < 1e-6]
-
-
-def structured(profile: Profile, base: Run, method: str) -> Run:
-    """A trajectory of heads, or of heads and neurons, removed step by step."""
-    names = ("curve_sentences", "head_share", "importance_sentences", "recovery_sentences")
-    settings = _from(base, "02", "structured", method=method, importance_batch=IMPORTANCE_BATCH)
-    name = named("02", method, *_where(base))
-    leaves = tuple(kept_leaf(name, share) for share in kept_shares(profile))
-    return Run(name, settings | _of(profile, *AFTER, *names), {"base": base.name}, leaves)
-
-
-def vocabulary(base: Run) -> Run:
-    """The subwords gone that no training text uses."""
-    return _leaving(named("02", "vocabulary", *_where(base)), _from(base, "02", "vocabulary"), base=base)
+    reached = [share for share, number in steps.items() if abs(number - round(number)) < 1e-6]
+    every = []
+    for method in METHODS:
+        name = named("02", method, *_where(base))
+        leaves = tuple(kept_leaf(name, share) for share in reached)
+        every.append(Run(name, settings | {"method": method}, {"base": base.name}, leaves))
+    cut = _leaving(named("02", "vocabulary", *_where(base)), _from(base, "02", "vocabulary"), base=base)
+    return [*every, cut]
 
 
 def gradual(
@@ -447,24 +391,22 @@ def one_shot(profile: Profile, base: Run, criterion: str) -> Run:
     return Run(name, settings | _of(profile, "curve_sentences"), {"base": base.name})
 
 
-def trial(profile: Profile, base: Run, criterion: str, number: int) -> Run:
-    """A short pruning whose English dev F1 is all that is looked at."""
-    name = _trial_name(base, "03", f"trial-{criterion}-{number}")
-    return _tried(profile, base, name, criterion, TRIALS[criterion][number], TRIAL | {"trial": number})
-
-
-def movement_trial(profile: Profile, base: Run, step: str) -> Run:
-    """One setting of `MOVEMENT`: what keeps movement alive."""
-    name = _trial_name(base, "03", f"step-{re.sub('[^a-z0-9]+', '-', step.lower())}")
-    criterion = "random" if step == "random" else "movement"
-    return _tried(profile, base, name, criterion, MOVEMENT[step], MOVEMENT_TRIAL | {"step": step, "kind": "movement"})
-
-
-def _tried(profile: Profile, base: Run, name: str, criterion: str, chosen: dict, size: dict) -> Run:
-    usual = {"schedule": SCHEDULE[criterion], "batch_size": profile.pruning_batch or profile.batch_size}
-    settings = base.settings | usual
-    settings |= _criterion(profile, criterion, chosen) | {"kind": "trial", "pattern": "1"} | _of(profile, *AFTER)
-    return Run(name, settings | size, {"base": base.name})
+def trials(profile: Profile, base: Run) -> list[Run]:
+    """Short prunings whose English dev F1 is all that is looked at: `TRIALS` of every criterion, and `MOVEMENT`."""
+    tried = [
+        (f"trial-{criterion}-{number}", criterion, chosen | {"kind": "trial", "trial": number} | TRIAL)
+        for criterion in CRITERIA
+        for number, chosen in enumerate(TRIALS[criterion])
+    ]
+    for step, chosen in MOVEMENT.items():
+        what, criterion = re.sub("[^a-z0-9]+", "-", step.lower()), "random" if step == "random" else "movement"
+        tried.append((f"step-{what}", criterion, chosen | {"kind": "movement", "step": step} | MOVEMENT_TRIAL))
+    usual = {"batch_size": profile.pruning_batch or profile.batch_size, "pattern": "1", **_of(profile, *AFTER)}
+    every = []
+    for what, criterion, chosen in tried:
+        settings = base.settings | usual | {"schedule": SCHEDULE[criterion]} | _criterion(profile, criterion, chosen)
+        every.append(Run(_trial_name(base, "03", what), settings, {"base": base.name}))
+    return every
 
 
 def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
@@ -489,6 +431,16 @@ def graphs(profile: Profile) -> list[str]:
     return [name for name in GRAPHS if name in wanted | needed]
 
 
+def _graphs(profile: Profile, base: Run) -> list[Run]:
+    """A baseline as a graph in the forms of `GRAPHS`, each scored itself; and kinds of int8 word by word."""
+    made = {name: graph(profile, base, name) for name in graphs(profile)}
+    compared = {name: run for name, run in made.items() if name in ("float", "longer", *INT8_KINDS)}
+    settings = _from(base, "05", "changed words", graphs={name: run.settings for name, run in compared.items()})
+    settings |= _of(profile, "int8_sentences")
+    needs = {"base": base.name} | {name: run.name for name, run in compared.items()}
+    return [*made.values(), Run(named("05", "changed-words", *_where(base)), settings, needs)]
+
+
 def graph(profile: Profile, base: Run, name: str) -> Run:
     """A baseline as a graph in one of the forms of `GRAPHS`, scored itself."""
     kind, form = GRAPHS[name]
@@ -499,24 +451,15 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
     if kind == "without data":
         settings |= {**_of(profile, "calibration_sentences"), "random_length": RANDOM_LENGTH}
     if name in TRAINED_GRAPHS:
-        settings |= {**_of(profile, "qat_sentences", "qat_epochs", *AFTER), "qat_rate": QAT_RATE}
+        settings |= _learning_int8(profile)
     if name in TAUGHT_GRAPHS.values():
         settings |= TEACHER
     if name in FLOORS:
         settings |= {**_of(profile, "floor_sentences", "floor_layers"), "floor_languages": FLOORS[name]}
         settings |= {"floor_points": FLOOR_POINTS, "floor_most": FLOOR_MAPS}
-    needs = {need: graph_name(need, *_where(base)) for need in _graph_needs(name)}
-    run = graph_name(name, *_where(base))
+    needs = {need: named("05", need, *_where(base)) for need in _graph_needs(name)}
+    run = named("05", name, *_where(base))
     return Run(run, settings, {"base": base.name, **needs}, (run,))
-
-
-def changed_words(profile: Profile, base: Run) -> Run:
-    """Every kind of int8 beside the float graph, word by word."""
-    compared = ["float", *(name for name in graphs(profile) if name in (*INT8_KINDS, "longer"))]
-    made = {name: graph(profile, base, name) for name in compared}
-    settings = _from(base, "05", "changed words", graphs={name: run.settings for name, run in made.items()})
-    needs = {"base": base.name} | {name: run.name for name, run in made.items()}
-    return Run(graph_name("changed-words", *_where(base)), settings | _of(profile, "int8_sentences"), needs)
 
 
 def combinations(profile: Profile) -> list[str]:
@@ -535,9 +478,8 @@ def combination_format(name: str) -> str:
 def halved(profile: Profile, teacher: Run, name: str) -> Run:
     """The float model of one of `HALVED`: half of heads and neurons and the unused subwords gone, tuned and taught."""
     start = teacher if name == "halved-q" else student(profile, teacher, profile.students[0], "teacher")
-    names = ("head_share", "importance_sentences", "distil_epochs", *AFTER)
-    settings = _from(start, "06", "halved", removed=HALF, importance_batch=IMPORTANCE_BATCH)
-    settings |= _of(profile, *names) | TEACHER
+    settings = _from(start, "06", "halved", removed=HALF, importance_batch=IMPORTANCE_BATCH) | TEACHER
+    settings |= _of(profile, "head_share", "importance_sentences", "distil_epochs", *AFTER)
     return _leaving(named("06", name.removesuffix("-q"), *_where(teacher)), settings, base=teacher, start=start)
 
 
@@ -551,12 +493,11 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
         start = gradual(profile, teacher, "obs", int(name.split("-")[0]) / 100, taught=True)
     form = combination_format(name)
     settings = _from(teacher, "06", "combination", combination=name, start=start.settings, format=form)
-    settings |= _of(profile, "distil_epochs", "int8_sentences") | _learning_int8(profile)
-    needs = {"base": teacher.name, "start": start.name, "float": graph_name("float", *_where(teacher))}
+    settings |= _of(profile, "distil_epochs", "int8_sentences") | _learning_int8(profile) | TEACHER
+    needs = {"base": teacher, "start": start, "float": graph(profile, teacher, "float")}
     if name not in HALVED:
-        needs["int8"] = graph_name(TAUGHT_GRAPHS[form], *_where(teacher))
-    run = named("06", name, *_where(teacher))
-    return Run(run, settings, needs, (run,))
+        needs["int8"] = graph(profile, teacher, TAUGHT_GRAPHS[form])
+    return _leaving(named("06", name, *_where(teacher)), settings, **needs)
 
 
 def planned_cases(profile: Profile) -> list[Case]:
@@ -578,25 +519,27 @@ def readers(profile: Profile) -> tuple[str, ...]:
     return READERS if profile.speed_cases is None else READERS[1:]
 
 
-def text(profile: Profile, base: Run, reader: str, corpus: str) -> Run:
+def _text(profile: Profile, base: Run, reader: str) -> Run:
     """Real sentences, read by one of `READERS` in all runtimes."""
     # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
     wanted = ALL if reader != "trained int8" else [*OPENED, *TORCH]
-    settings = _timing(profile, corpus, "text", reader) | {"model": reader, "text_batch": TEXT_BATCH}
+    settings = _timing(profile, base.settings["corpus"], "text", reader) | {"model": reader, "text_batch": TEXT_BATCH}
     settings |= {"text_sentences": profile.speed_sentences, "runtimes": _asked(profile, wanted)}
-    return Run(speed_name(f"text {reader}", corpus), settings, {} if reader == "base" else {"base": base.name})
+    name = speed_name(f"text {reader}", base.settings["corpus"])
+    return Run(name, settings, {} if reader == "base" else {"base": base.name})
 
 
 def trained(profile: Profile, base: Run, run: Run, leaf: str) -> Run:
     """A model that a run has left, timed beside the dense baseline, in the runtimes that run its form fast."""
-    form = run.settings.get("format", "float")
+    form, corpus = run.settings.get("format", "float"), run.settings["corpus"]
     fast = {"float": ALL, "qoperator": SPARSE, "dynamic": OPENED}.get(form, [*OPENED, *TORCH])
-    settings = _timing(profile, run.settings["corpus"], "trained", run.settings["label"])
+    settings = _timing(profile, corpus, "trained", run.settings["label"], runtimes=_asked(profile, fast))
     settings |= {"model": run.name, "folder": leaf, "digest": run.digest, "trained_in": run.settings["notebook"]}
-    settings |= {"runtimes": _asked(profile, fast), "batches": list(profile.speed_batches)}
-    settings |= {"scored_sentences": profile.int8_sentences}
-    needs = {"model": run.name, "base": base.name}
-    return Run(speed_name(f"trained {leaf}", run.settings["corpus"]), settings, needs)
+    settings |= {"batches": list(profile.speed_batches), "scored_sentences": profile.int8_sentences}
+    return Run(speed_name(f"trained {leaf}", corpus), settings, {"model": run.name, "base": base.name})
+
+
+# ---- The runs of notebook 08 ----
 
 
 def compound_models(profile: Profile) -> dict[str, tuple[int, float, str]]:
@@ -604,16 +547,31 @@ def compound_models(profile: Profile) -> dict[str, tuple[int, float, str]]:
     models = {}
     for depth in profile.depths:
         models |= {f"{depth} layers {form}": (depth, 0.0, form) for form in ("dense", "int8")}
-        for share in profile.sparsities:
-            for form in (*PATTERNS, "4-block int8"):
-                models[f"{depth} layers {share:.0%} {form}"] = (depth, share, form)
+        for share, form in product(profile.sparsities, (*PATTERNS, "4-block int8")):
+            models[f"{depth} layers {share:.0%} {form}"] = (depth, share, form)
     return models
 
 
-def compound_parts(profile: Profile) -> list[str]:
-    """What notebook 08 consists of, by name."""
-    further = [*(f"upstream {name}" for name in UPSTREAM), *(f"ablation {line}" for line in ABLATIONS)]
-    return [*compound_models(profile), *PATIENCE, *(f"2:4 {criterion}" for criterion in HELD), *further]
+def _compound(profile: Profile, teachers: Sequence[Run]) -> list[Run]:
+    """From the first seed's teacher; what a verdict on pruning upstream needs, from two."""
+    base, models = teachers[0], compound_models(profile)
+    held, upstream = (f"2:4 {criterion}" for criterion in HELD), (f"upstream {name}" for name in UPSTREAM)
+    known = [*models, *PATIENCE, *held, *upstream, *(f"ablation {line}" for line in ABLATIONS)]
+    wanted = known if profile.compound is None else profile.compound
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"compound of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(known)}.")
+    every = [_dropped(profile, base, depth, how) for depth in profile.depths[1:] for how in profile.layer_choices]
+    made = {name: _model(profile, base, *models[name]) for name in wanted if name in models}
+    for name in made:
+        depth, share, form = models[name]
+        every += [_model(profile, base, depth, share, _float(form)), made[name]]
+    every += [_patient(profile, base, name) for name in PATIENCE if name in wanted and profile.depths[1:]]
+    every += [_held(profile, base, criterion) for criterion in HELD if f"2:4 {criterion}" in wanted]
+    for name in (name for name in UPSTREAM if f"upstream {name}" in wanted):
+        for teacher in teachers[: 2 if name in JUDGED else 1]:
+            every += _upstream(profile, teacher, name)
+    every += [_ablation(profile, base, line) for line in ABLATIONS if f"ablation {line}" in wanted]
+    return [*every, *(_compound_speed(profile, base, run, name) for name, run in made.items())]
 
 
 def _float(form: str) -> str:
@@ -621,46 +579,44 @@ def _float(form: str) -> str:
     return form.replace("int8", "").strip() or "dense"
 
 
-def dropped(profile: Profile, base: Run, depth: int, choice: str) -> Run:
+def _dropped(profile: Profile, base: Run, depth: int, choice: str) -> Run:
     """A baseline with fewer layers, tuned with its whole self as teacher."""
     settings = _from(base, "08", "layers", layers=depth, choice=choice, share=0.0) | TEACHER
     settings |= _of(profile, "curve_sentences", "importance_sentences", "distil_epochs", *AFTER)
     return _leaving(named("08", f"{depth}-layers-{choice}", *_where(base)), settings, base=base)
 
 
-def compound(profile: Profile, base: Run, depth: int, share: float, form: str) -> Run:
+def _model(profile: Profile, base: Run, depth: int, share: float, form: str) -> Run:
     """One of `compound_models`: the whole ones are runs of other notebooks where these have them."""
-    start = base if depth == profile.depths[0] else dropped(profile, base, depth, profile.layer_choices[0])
+    start = base if depth == profile.depths[0] else _dropped(profile, base, depth, profile.layer_choices[0])
+    what = f"{depth}-layers-{100 * share:.0f}-{form.replace(' ', '-')}"
     if "int8" in form:
-        start = compound(profile, base, depth, share, _float(form))
+        start = _model(profile, base, depth, share, _float(form))
         settings = _from(base, "08", "compound int8", layers=depth, share=share, embeddings=True, combination=form)
-        settings |= _learning_int8(profile) | {"int8_sentences": None, "format": "qoperator", "start": start.settings}
-        name = named("08", f"{depth}-layers-{100 * share:.0f}-{form.replace(' ', '-')}", *_where(base))
-        return Run(name, settings, {"base": base.name, "start": start.name}, (name, f"{name}-qdq"))
+        settings |= _learning_int8(profile) | TEACHER
+        settings |= {"int8_sentences": None, "format": "qoperator", "start": start.settings}
+        run = _leaving(named("08", what, *_where(base)), settings, base=base, start=start)
+        return dataclasses.replace(run, leaves=(run.name, f"{run.name}-qdq"))
     if not share:
         return start
     if start is base and form == "unstructured":
         return gradual(profile, base, "obs", share, taught=True)
-    what = f"{depth}-layers-{100 * share:.0f}-{form}"
-    return _pruned(profile, base, start, what, depth, share, PATTERNS[form])
+    return _pruned(profile, base, start, what, share, layers=depth, pattern=PATTERNS[form])
 
 
-def patient(profile: Profile, base: Run, name: str) -> Run:
+def _patient(profile: Profile, base: Run, name: str) -> Run:
     """The second depth pruned by a recipe of Kurtic et al. as it is printed, or by a share of its epochs."""
-    depth, share, recipe = profile.depths[1], PATIENCE[name], name.rpartition(" ")[0]
-    start = dropped(profile, base, depth, profile.layer_choices[0])
-    printed = {**OBERT[recipe], "recipe": recipe, "batch_size": profile.batch_size}
+    depth, recipe = profile.depths[1], name.rpartition(" ")[0]
+    start = _dropped(profile, base, depth, profile.layer_choices[0])
+    printed = {**OBERT[recipe], "recipe": recipe, "batch_size": profile.batch_size, "layers": depth, "pattern": "1"}
     printed |= {name: printed[name] * profile.recipe_epochs for name in ("pruning_epochs", "sparse_epochs")}
-    what = name.replace(" ", "-").removesuffix("%")
-    return _pruned(profile, base, start, what, depth, share, "1", **printed)
+    return _pruned(profile, base, start, name.replace(" ", "-").removesuffix("%"), PATIENCE[name], **printed)
 
 
-def _pruned(
-    profile: Profile, base: Run, start: Run, what: str, depth: int, share: float, pattern: str, **changed
-) -> Run:
+def _pruned(profile: Profile, base: Run, start: Run, what: str, share: float, **changed) -> Run:
     """A run as in notebook 03 with a teacher, from another model or in another pattern."""
     like = gradual(profile, base, "obs", share, taught=True)
-    about = {"kind": "compound", "notebook": "08", "layers": depth, "pattern": pattern, "start": start.settings}
+    about = {"kind": "compound", "notebook": "08", "start": start.settings}
     if profile.compound_updates:
         about["updates"] = profile.compound_updates
     if start is not base:
@@ -668,33 +624,28 @@ def _pruned(
     return _leaving(named("08", what, *_where(base)), like.settings | about | changed, base=base, start=start)
 
 
-def held(profile: Profile, base: Run, criterion: str) -> Run:
+def _held(profile: Profile, base: Run, criterion: str) -> Run:
     """Half of every four weights gone at once, then an epoch of training with masks held and the dense teacher."""
     share, pattern = TWO_OF_FOUR
-    how = _criterion(profile, criterion) | {"notebook": "08", "share": share, "pattern": pattern, "held_epochs": 1}
-    settings = base.settings | how | {"kind": "held"} | _of(profile, *AFTER) | TEACHER
+    settings = base.settings | _criterion(profile, criterion) | _of(profile, *AFTER) | TEACHER
+    settings |= {"kind": "held", "notebook": "08", "share": share, "pattern": pattern, "held_epochs": 1}
     return _leaving(named("08", f"2-of-4-{criterion}", *_where(base)), settings, base=base)
 
 
-def upstream(profile: Profile, base: Run, name: str) -> Run:
-    """The teacher's backbone pruned on plain text before it is tuned; a backbone of its own."""
+def _upstream(profile: Profile, base: Run, name: str) -> tuple[Run, Run]:
+    """The teacher's backbone pruned on plain text before it is tuned; then tuned on English, masks held, and taught."""
     criterion, share, languages = UPSTREAM[name]
     settings = _about(base, "08", "upstream", method=criterion, upstream=name, share=share) | UPSTREAM_RECIPE
     settings |= {"languages": languages, "text": "folder" if profile.text_folder else "corpora"}
     settings |= _of(profile, "upstream_subwords", "upstream_epochs", "upstream_batch")
     settings |= _of(profile, "fisher_gradients", "fisher_block") if criterion == "obs" else {}
-    return _leaving(named("08", f"upstream-{name}", *_where(base)), settings)
-
-
-def transfer(profile: Profile, base: Run, name: str) -> Run:
-    """A backbone that was pruned upstream, tuned on English with masks held and the dense teacher."""
-    start = upstream(profile, base, name)
-    about = {"epochs": profile.distil_epochs, "upstream": name, "share": UPSTREAM[name][1], "start": start.settings}
+    start = _leaving(named("08", f"upstream-{name}", *_where(base)), settings)
+    about = {"epochs": profile.distil_epochs, "upstream": name, "share": share, "start": settings}
     settings = _from(base, "08", "transfer", **TRANSFER, **about)
-    return _leaving(named("08", f"transfer-{name}", *_where(base)), settings, base=base, start=start)
+    return start, _leaving(named("08", f"transfer-{name}", *_where(base)), settings, base=base, start=start)
 
 
-def ablation(profile: Profile, base: Run, line: str) -> Run:
+def _ablation(profile: Profile, base: Run, line: str) -> Run:
     """Second order at once, with other values of one of its settings."""
     varied, values = ABLATIONS[line]
     most = MOST_MATRIX_FREE if line == "matrix-free" else max(profile.ablation_gradients)
@@ -706,16 +657,55 @@ def ablation(profile: Profile, base: Run, line: str) -> Run:
     return Run(named("08", f"ablation-{line}", *_where(base)), settings, {"base": base.name})
 
 
-def compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
+def _compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
     """What a compound model weighs, and its speed beside the dense baseline, in every runtime that runs its forms."""
     depth, share, form = compound_models(profile)[name]
     by_form = [[*SPARSE, SKIPPING], [*OPENED, TORCH[0]]] if "int8" in form else [ALL]
-    settings = _timing(profile, base.settings["corpus"], "compound speed", base.settings["label"])
-    settings |= {"notebook": "08", "model": name, "layers": depth, "share": share, "form": form, "calls": 1}
+    settings = _timing(profile, base.settings["corpus"], "compound speed", base.settings["label"], notebook="08")
+    settings |= {"model": name, "layers": depth, "share": share, "form": form, "calls": 1}
     settings |= {"seed": base.settings["seed"], "batches": list(profile.compound_batches), "digest": model.digest}
     settings |= {"runtimes": [_asked(profile, names) for names in by_form], "scored_sentences": profile.int8_sentences}
     what = f"speed-{name.replace(' ', '-').replace('%', '')}"
     return Run(named("08", what, *_where(base)), settings, {"base": base.name, "model": model.name})
+
+
+# ---- The runs of notebook 09 ----
+
+
+def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
+    """Further seeds at the first share alone, and on entities alone."""
+    first, *further = bases
+    every = _truth_table(profile, first, first, profile.cross_shares)
+    if profile.pairs:
+        tuned = crossed(profile, first, first, "similarity", "FT")
+        every += _truth_table(profile, first, tuned, profile.cross_shares, profile.pair_rows)
+        for share, criterion in product(profile.sparsities, profile.pair_criteria):  # as notebook 03 prunes entities
+            settings = gradual(profile, tuned, criterion, share).settings
+            settings |= {"kind": "pairs sparse", "notebook": "09", "row": criterion}
+            name = crossed_name("similarity", criterion, *_where(tuned), share=share)
+            every.append(_leaving(name, settings, base=tuned))
+        int8 = {"method": "int8", "row": "int8", "calibration": profile.calibration_methods[0]}
+        settings = _from(tuned, "09", "pairs int8", **int8, **_of(profile, "calibration_sentences"))
+        every.append(_leaving(crossed_name("similarity", "int8", *_where(tuned)), settings, base=tuned))
+    every += [_searched(profile, first, times) for times in profile.speedups]
+    models = _once([first, *every])[: profile.used_models]
+    for base in further:
+        every += _truth_table(profile, base, base, profile.cross_shares[:1])
+    return [*every, *(_use(profile, first, run) for run in models)]
+
+
+def _truth_table(
+    profile: Profile, base: Run, tuned: Run, shares: Sequence[float], wanted: Sequence[str] | None = None
+) -> list[Run]:
+    """All rows of a task, or those wanted and what they begin with; `tuned` is the row FT."""
+    task, wanted = tuned.settings.get("task", "entities"), wanted or (*ROWS, *PRUNED_ROWS)
+    starts = {row: tuned if row == "FT" else crossed(profile, base, tuned, task, row) for row in ROWS}
+    needed = {PRUNED_ROWS.get(row, row) for row in wanted} | {"FT"}
+    every = [start for row, start in starts.items() if row in needed]
+    for row, share in product(PRUNED_ROWS, shares):
+        if row in wanted:
+            every.append(_gated(profile, tuned, starts[PRUNED_ROWS[row]], row, share))
+    return every
 
 
 def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run:
@@ -733,16 +723,16 @@ def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run
     return _leaving(crossed_name(task, row, *_where(base)), settings, **({} if row == "FT" else {"base": tuned}))
 
 
-def gated(profile: Profile, base: Run, start: Run, row: str, share: float) -> Run:
+def _gated(profile: Profile, tuned: Run, start: Run, row: str, share: float) -> Run:
     """A row of the truth table with P: gates close on a model of the row without it, which is then tuned on."""
     settings = {"task": "entities"} | _of(profile, *CROSSED) | _from(start, "09", "gated", method=f"{row} {share:.0%}")
     settings |= _of(profile, "gate_epochs", "gate_after", "gate_rate")
     settings |= {"row": row, "share": share, "gate_warm_up": GATE_WARM_UP}
-    name = crossed_name(settings["task"], row, *_where(base), share=share)
-    return Run(name, settings, {"base": start.needs.get("base", start.name), "start": start.name}, (name,))
+    name = crossed_name(settings["task"], row, *_where(tuned), share=share)
+    return _leaving(name, settings, base=tuned, start=start)
 
 
-def searched(profile: Profile, base: Run, times: float) -> Run:
+def _searched(profile: Profile, base: Run, times: float) -> Run:
     """Heads and neurons taken out of a baseline for a speed-up that is asked for, without training."""
     settings = _timing(profile, base.settings["corpus"], "searched", base.settings["label"])
     settings |= _from(base, "09", "searched", method=f"mask search {times:g}x", task="entities", row="search")
@@ -751,23 +741,9 @@ def searched(profile: Profile, base: Run, times: float) -> Run:
     return _leaving(named("09", f"searched-{times:g}x", *_where(base)), settings, base=base)
 
 
-def pairs_sparse(profile: Profile, tuned: Run, criterion: str, share: float) -> Run:
-    """Similarity pruned weight by weight, as notebook 03 prunes entities."""
-    like = gradual(profile, tuned, criterion, share)
-    settings = like.settings | {"kind": "pairs sparse", "notebook": "09", "row": criterion}
-    return _leaving(crossed_name("similarity", criterion, *_where(tuned), share=share), settings, base=tuned)
-
-
-def pairs_int8(profile: Profile, tuned: Run) -> Run:
-    """Similarity in static int8, by ranges as notebook 05 takes them first."""
-    settings = _from(tuned, "09", "pairs int8", method="int8", row="int8", calibration=profile.calibration_methods[0])
-    settings |= _of(profile, "calibration_sentences")
-    return _leaving(crossed_name("similarity", "int8", *_where(tuned)), settings, base=tuned)
-
-
-def use(profile: Profile, base: Run, run: Run) -> Run:
+def _use(profile: Profile, base: Run, run: Run) -> Run:
     """A model of notebook 09 at work: its speed beside the dense one's, and what reading takes."""
-    settings = _timing(profile, run.settings["corpus"], "use", run.settings["label"]) | {"notebook": "09"}
+    settings = _timing(profile, run.settings["corpus"], "use", run.settings["label"], notebook="09")
     settings |= {"model": run.name, "folder": run.leaves[0], "digest": run.digest}
     settings |= {"task": run.settings.get("task", "entities"), "batches": [max(profile.speed_batches)]}
     settings |= _of(profile, "used_sentences", "country")
@@ -792,11 +768,9 @@ def kept_leaf(run: str, share: float) -> str:
     return f"{run}-{100 * share:.0f}"
 
 
-def gradual_name(
-    criterion: str, share: float, schedule: str, backbone: str, corpus: str, seed: int, *, taught: bool = False
-) -> str:
+def gradual_name(criterion: str, share: float, schedule: str, *where, taught: bool = False) -> str:
     """The run of a gradually pruned model."""
-    return named("03", f"{criterion}-{100 * share:.0f}-{schedule}{'-taught' * taught}", backbone, corpus, seed)
+    return named("03", f"{criterion}-{100 * share:.0f}-{schedule}{'-taught' * taught}", *where)
 
 
 def student_name(student: str, setting: str, corpus: str, seed: int) -> str:
@@ -804,15 +778,10 @@ def student_name(student: str, setting: str, corpus: str, seed: int) -> str:
     return f"04-{Path(student).name}-{setting}-{corpus}-seed{seed}"
 
 
-def graph_name(graph: str, backbone: str, corpus: str, seed: int) -> str:
-    """The run of one graph of a baseline."""
-    return named("05", graph, backbone, corpus, seed)
-
-
-def crossed_name(task: str, row: str, backbone: str, corpus: str, seed: int, *, share: float | None = None) -> str:
+def crossed_name(task: str, row: str, *where, share: float | None = None) -> str:
     """The run of a row of notebook 09, and of a share that went."""
     what = row.replace("+", "-").lower() + ("" if share is None else f"-{100 * share:.0f}")
-    return named("09", f"{task}-{what}", backbone, corpus, seed)
+    return named("09", f"{task}-{what}", *where)
 
 
 def speed_name(what: str, corpus: str) -> str:
@@ -861,8 +830,7 @@ def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> 
 
 
 def _learning_int8(profile: Profile) -> dict:
-    about = {"qat_rate": QAT_RATE, "runtime": "onnxruntime"}
-    return _of(profile, "qat_sentences", "qat_epochs", *AFTER) | TEACHER | about
+    return _of(profile, "qat_sentences", "qat_epochs", *AFTER) | {"qat_rate": QAT_RATE, "runtime": "onnxruntime"}
 
 
 def _graph_needs(name: str) -> tuple[str, ...]:
@@ -871,10 +839,10 @@ def _graph_needs(name: str) -> tuple[str, ...]:
     return ("float", "static") if name in (*FLOORS, "static-qoperator", "static-embeddings") else ("float",)
 
 
-def _timing(profile: Profile, corpus: str, kind: str, label: str) -> dict:
+def _timing(profile: Profile, corpus: str, kind: str, label: str, **further) -> dict:
     about = {"kind": kind, "notebook": "07", "method": kind, "label": label, "corpus": corpus, "length": LENGTH}
     how = {"measured_seconds": "speed_seconds", "turns": "speed_turns", "calls": "speed_calls"}
-    return about | {name: getattr(profile, setting) for name, setting in how.items()}
+    return about | {name: getattr(profile, setting) for name, setting in how.items()} | further
 
 
 def _asked(profile: Profile, wanted: Sequence[str]) -> list[str]:

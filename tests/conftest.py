@@ -174,4 +174,4 @@ def gated():
     """The model with some heads switched off for as long as a context lasts; its weights stay as they are."""
     from mmalib.prune import heads
 
-    return lambda model, masked: heads._scaled(model, heads._gates(model, heads._checked(model, masked)))
+    return lambda model, masked: heads.scaled(heads.gates_of(model, masked))

@@ -264,7 +264,7 @@ def graphs(seed=1, **f1):
     """The float graphs and the paper's four kinds of int8, which lose nothing unless told otherwise."""
     f1 = {"float": DENSE, "longer": DENSE} | dict.fromkeys(plan.INT8_KINDS, DENSE) | f1
     return [
-        record(plan.graph_name(graph, "e5", "conll", seed), "graph", one, seed=seed, graph=graph)
+        record(plan.named("05", graph, "e5", "conll", seed), "graph", one, seed=seed, graph=graph)
         for graph, one in f1.items()
     ]
 
@@ -348,7 +348,7 @@ def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
     taught = pruned("obs", first, seed=seed, hardness=0.5)
     whole, made = dense(seed), graphs(seed, qat=(0.795, 0.595, 0.495))
     int8 = next(record for record in made if record["run"].startswith("05-qat-"))
-    sparse = {**int8, "run": plan.graph_name("qat-taught-qoperator", "e5", "conll", seed)}
+    sparse = {**int8, "run": plan.named("05", "qat-taught-qoperator", "e5", "conll", seed)}
     needs = {"base": whole["run"], "start": taught["run"], "float": made[0]["run"], "int8": sparse["run"]}
     own = record(f"06-80-q-e5-conll-seed{seed}", "combination", f1, seed=seed, combination="80-q", needs=needs)
     return [own, whole, taught, *made, sparse]

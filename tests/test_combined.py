@@ -11,7 +11,7 @@ from mmalib import plan, profiles
 from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.reports import combined as report
-from mmalib.studies import combined, distillation, int8_training
+from mmalib.studies import quantization
 
 COLUMNS = ("en", "es", "nl")
 
@@ -78,9 +78,9 @@ def test_the_parts_are_runs_with_records_and_a_second_call_trains_nothing(study,
         parts = report.parts(made(name)[0])
         assert {part[key] for part in parts for key in ("run", "against")} <= runs
         graph = {"50-q": "qat-taught-qoperator", "halved-q": None, "distil-halved-q": None}.get(name, "qat-taught")
-        assert not graph or parts[-1]["run"] == plan.graph_name(graph, teacher, "sample", 1)
+        assert not graph or parts[-1]["run"] == plan.named("05", graph, teacher, "sample", 1)
         assert bool(parts) == bool(graph)
-    monkeypatch.setattr(int8_training, "finetune", None)
+    monkeypatch.setattr(quantization, "finetune", None)
     record, _ = made("50-q")
     assert study.make(record["run"]) == record
 
@@ -90,12 +90,11 @@ def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
     start = record["settings"]["start"]
     assert start["setting"] == "unlabelled" and start["sees_target_text"]
     assert report.target_text(record) == "read, without labels"
-    asked, real = {}, combined.taught
-    monkeypatch.setattr(combined, "taught", lambda *given: asked.update(tags=given[-1].tags) or real(*given))
+    asked, real = {}, quantization.lesson
+    monkeypatch.setattr(quantization, "lesson", lambda *given: asked.update(tags=given[-1].tags) or real(*given))
     folder.rename(folder.with_name("away"))
     assert study.make(record["run"])["scores"] == record["scores"]
-    text = distillation.unlabelled(study.corpora, study.profile.unlabelled_sentences)
-    assert len(text) == 2 * study.profile.unlabelled_sentences and asked["tags"].count(None) == len(text)
+    assert asked["tags"].count(None) == 2 * study.profile.unlabelled_sentences
     assert sum(tags is not None for tags in asked["tags"]) == study.profile.qat_sentences
 
 
@@ -114,8 +113,8 @@ def test_the_sum_of_the_parts_is_counted_by_hand(study, records):
     by_run = {record["run"]: record for record in records}
     f1 = {
         plan.baseline_name(*where): 0.8,
-        plan.graph_name("float", *where): 0.8,
-        plan.graph_name("qat-taught-qoperator", *where): 0.79,
+        plan.named("05", "float", *where): 0.8,
+        plan.named("05", "qat-taught-qoperator", *where): 0.79,
         plan.gradual_name("obs", 0.5, "cubic", *where, taught=True): 0.7,
         next(run for run in by_run if run.startswith("06-50-q-")): 0.72,
     }
@@ -150,7 +149,7 @@ def test_table_8_stands_beside_the_papers_and_goals_need_speeds(study, records):
 
 
 def test_goals_are_chosen_on_dev_and_shown_with_test():
-    float_graph = plan.graph_name("float", "e5", "conll", 1)
+    float_graph = plan.named("05", "float", "e5", "conll", 1)
 
     def record(run, kind, unseen, megabytes, graph="static", english=0.8):
         test = {name: 0.8 if name == "en" else unseen[1] for name in COLUMNS}

@@ -12,7 +12,7 @@ from mmalib.model import disk, distill
 from mmalib.model.evaluate import score
 from mmalib.reports import distillation as report
 from mmalib.reports import tables
-from mmalib.studies import distillation, finish
+from mmalib.studies import training
 from mmalib.studies.study import Study
 
 
@@ -38,11 +38,13 @@ def trained_on(study, tmp_path, monkeypatch):
         def see(model, rows, dev, recipe, **named):
             raise Seen(rows, named["loss"], dev, recipe)
 
-        monkeypatch.setattr(distillation, "finetune", see)
+        run = plan.student_name(study.profile.teacher, name, "sample", 1)
         fresh = Study.open(study.profile, tmp_path, "sample")
         fresh.corpora = corpora or study.corpora
-        with pytest.raises(Seen) as seen:
-            fresh.make(plan.student_name(study.profile.teacher, name, "sample", 1))
+        fresh.make(fresh.plan[run].needs["base"])
+        with monkeypatch.context() as patched, pytest.raises(Seen) as seen:
+            patched.setattr(training, "finetune", see)
+            fresh.make(run)
         return seen.value.args
 
     return ask
@@ -89,7 +91,7 @@ def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(stu
 
 
 def test_a_second_call_reads_and_trains_nothing(study, records, monkeypatch):
-    monkeypatch.setattr(distillation, "finetune", None)
+    monkeypatch.setattr(training, "finetune", None)
     assert study.make(records["teacher"]["run"]) == records["teacher"]
 
 
@@ -105,7 +107,7 @@ def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(study, re
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(finish, "scored", kill)
+        killed.setattr(training, "scored", kill)
         with pytest.raises(KeyboardInterrupt):
             study.make(run)
     unfinished = study.home / "unfinished" / f"{run.name}-{run.digest}"

@@ -113,7 +113,7 @@ def test_what_is_taken_out_is_what_was_closed(model, tokenizer, tmp_path, emptie
         part.whole.data.fill_(-1.0)  # half open: its bias stays in part
         part.units.data.fill_(-4.6)
     before = logits(model)
-    over.attach_()
+    over.hooks = [hook for part in over.parts for hook in part.hooks()]
     over.decide_()
     gated = logits(model)
     assert (gated - before).abs().max() > 0.01

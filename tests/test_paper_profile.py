@@ -75,7 +75,7 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
         study.make(run)
     for name in paper.backbones:
         study.make(plan.named("02", "heads", name, "sample", 1))
-        study.make(plan.graph_name("static-qoperator", name, "sample", 1))
+        study.make(plan.named("05", "static-qoperator", name, "sample", 1))
     cut = study.make(plan.named("02", "vocabulary", "xlm", "sample", 1))
     for criterion in plan.CRITERIA:
         study.make(plan.gradual_name(criterion, 0.9, plan.SCHEDULE[criterion], "mlbert", "sample", 1))

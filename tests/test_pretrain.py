@@ -337,7 +337,7 @@ def test_the_best_pieces_of_any_language_stay_and_all_latin_letters(reader):
     counts = {"en": np.zeros(size, int), "es": np.zeros(size, int)}
     counts["en"][[700, 701]], counts["es"][702] = [80, 20], 1  # 702 is all of the little Spanish there is
     always = set(cut.choose({"en": np.ones(size, int)}, reader, 300)) & set(cut.choose(counts, reader, 300))
-    kept = cut.choose(counts, reader, len(set(cut.vocabulary.keep(reader, ["a"], alphabet="scripts"))) + 2)
+    kept = cut.choose(counts, reader, len(set(cut.vocabulary.keep(reader, [["a"]], own_scripts=True))) + 2)
     assert {700, 702} <= set(kept) and 701 not in kept
     pieces = reader.convert_ids_to_tokens(sorted(always))
     assert {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "z", "0"} <= set(pieces)

@@ -235,7 +235,7 @@ def record(graph, seed, f1, size=(10.0, 40.0), **found):
     }
     zeros = {"sparsity": 0.5, "sparsity_int8": None if kind == "float" else 0.52}
     about = {"megabytes": size[0], "megabytes_float": size[1], "quantized": 36, **zeros}
-    run, whole = (plan.graph_name(name, "e5", "sample", seed) for name in (graph, "float"))
+    run, whole = (plan.named("05", name, "e5", "sample", seed) for name in (graph, "float"))
     return {"run": run, "settings": settings, "needs": {"float": whole}, "scores": scores, "size": about, **found}
 
 

@@ -10,7 +10,7 @@ from mmalib.data.corpus import Corpora
 from mmalib.data.subwords import predict_tags
 from mmalib.profiles import load_profile
 from mmalib.records import store
-from mmalib.studies import recipes
+from mmalib.studies import training
 from mmalib.studies.study import Study
 
 FURTHER = Dataset.from_dict({"words": [["Paris", "."], ["Rien"]], "tags": [["B-LOC", "O"], ["O"]]})
@@ -38,7 +38,7 @@ def test_a_trial_is_made_once_with_its_settings(study, base, monkeypatch):
     assert (settings["learning_rate"], settings["average_from"], settings["epochs"]) == (3e-3, 1.0, 3)
     assert set(record["scores"]) == {"en", "es", "nl"} and set(record["scores"]["es"]) == {"dev"}
     assert record["history"]["average_dev_f1"] == pytest.approx(record["scores"]["en"]["dev"]["f1"], abs=0.02)
-    monkeypatch.setattr(recipes, "finetune", None)  # done: nothing is trained again
+    monkeypatch.setattr(training, "finetune", None)  # done: nothing is trained again
     assert study.make(plan.recipe(study.profile, base, "faster")) == record
     monkeypatch.setitem(plan.RECIPES, "faster", {"learning_rate": 1e-3})
     with pytest.raises(ValueError, match="learning_rate: 0.003 -> 0.001"):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from mmalib.model import backbones, disk
-from mmalib.prune import magnitude, sparsity
+from mmalib.prune import sparsity
 
 SMALL = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 32}
 FAMILIES = {
@@ -108,7 +108,7 @@ def test_what_is_gone_stays_gone(pattern):
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
 def test_impossible_sparsity(model, share):
     with pytest.raises(ValueError, match="sparsity"):
-        sparsity.one_shot_(model, magnitude.criterion(), share)
+        sparsity.one_shot_(model, sparsity.by_magnitude(), share)
 
 
 @pytest.mark.parametrize("pattern", ["", "0", "-4", "2:", ":4", "4:4", "0:4", "5:4", "2:4:8", "x"])
@@ -120,7 +120,7 @@ def test_impossible_patterns(pattern):
 @pytest.mark.parametrize(("pattern", "share"), [("3", 0.5), ("2:5", 0.5), ("2:4", 0.6), ("1:4", 0.8)])
 def test_what_a_model_cannot_have_is_told_before_its_weights_change(model, pattern, share):
     with pytest.raises(ValueError, match="Choose another"):
-        sparsity.one_shot_(model, magnitude.criterion(), share, pattern)
+        sparsity.one_shot_(model, sparsity.by_magnitude(), share, pattern)
     assert sparsity.measured(model)["total"] == 0
 
 
@@ -136,7 +136,7 @@ def test_one_shot_is_exact_and_touches_nothing_else(family, pattern, share):
     torch.manual_seed(0)
     model = FAMILIES[family]()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    masks = sparsity.one_shot_(model, magnitude.criterion(), share, pattern)
+    masks = sparsity.one_shot_(model, sparsity.by_magnitude(), share, pattern)
     weights, size = sparsity.weights(model), sparsity.block_size(pattern)
     total = sum(weight.numel() for weight in weights.values())
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
@@ -159,7 +159,7 @@ def test_sub_steps_weigh_what_is_left_anew(model):
     def scores(model, pattern, masks):
         seen.append(sparsity.measured(model)["total"])
         assert sparsity.dropped(masks) == sparsity.dropped(sparsity.masks_of(model))
-        return magnitude.scores(model, pattern, masks)
+        return sparsity.by_magnitude().scores(model, pattern, masks)
 
     masks = sparsity.one_shot_(model, sparsity.Criterion("spy", scores), 0.875, steps=3)
     assert seen == pytest.approx([0, 0.5, 0.75], abs=1e-4)  # half of what is left, three times
@@ -173,20 +173,20 @@ def test_a_criterion_may_change_what_stays(model):
         for weight in sparsity.weights(model).values():
             weight.data.fill_(1.0)
 
-    sparsity.one_shot_(model, sparsity.Criterion("ones", magnitude.scores, prune_), 0.3)
+    sparsity.one_shot_(model, sparsity.Criterion("ones", sparsity.by_magnitude().scores, prune_), 0.3)
     assert all(set(weight.unique().tolist()) == {0.0, 1.0} for weight in sparsity.weights(model).values())
     assert sparsity.measured(model)["total"] == pytest.approx(0.3, abs=1e-4)
 
 
 def test_a_sparse_model_is_as_sparse_after_reload(tiny_backbone, tmp_path):
     model = backbones.load_model(str(tiny_backbone), seed=1)
-    masks = sparsity.one_shot_(model, magnitude.criterion(), 0.9)
+    masks = sparsity.one_shot_(model, sparsity.by_magnitude(), 0.9)
     disk.save(model, backbones.load_tokenizer(str(tiny_backbone)), tmp_path / "sparse")
     again, _ = disk.load(tmp_path / "sparse")
     assert sparsity.measured(again) == sparsity.measured(model)
     assert all(torch.equal(mask, masks[name]) for name, mask in sparsity.masks_of(again).items())
     # and it can be pruned further from there, keeping its zeros
-    more = sparsity.one_shot_(again, magnitude.criterion(), 0.95)
+    more = sparsity.one_shot_(again, sparsity.by_magnitude(), 0.95)
     assert not any((more[name] & ~masks[name]).any() for name in masks)
 
 

@@ -22,7 +22,7 @@ from mmalib.reports import speed_figures, words
 from mmalib.reports import speed_real as real
 from mmalib.speed import cases, realtext, shapes, throughput
 from mmalib.speed.cases import Case
-from mmalib.studies import quantization, speed, speed_real
+from mmalib.studies import quantization, speed
 from mmalib.studies.study import Study
 
 SMOKE = profiles.PROFILES["smoke"]
@@ -224,8 +224,8 @@ def test_f1_is_that_of_the_recovered_point_that_was_kept():
         return {language: {"test": {"f1": f1}} for language in ("en", "es", "nl")}
 
     curve = [{"share": 0.5, "recovered": again, "scores": scores(f1)} for again, f1 in ((False, 0.1), (True, 0.6))]
-    assert speed_real._f1({"scores": {}, "curve": curve}, "50") == {"en": 0.6, "es": 0.6, "nl": 0.6}
-    assert speed_real._f1({"scores": scores(0.8)}, "") == {"en": 0.8, "es": 0.8, "nl": 0.8}
+    assert speed._f1({"scores": {}, "curve": curve}, "50") == {"en": 0.6, "es": 0.6, "nl": 0.6}
+    assert speed._f1({"scores": scores(0.8)}, "") == {"en": 0.8, "es": 0.8, "nl": 0.8}
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ def test_an_int8_graph_is_scored_in_every_runtime_and_one_that_is_the_same_as_st
     monkeypatch.setattr(quantization, "losses", lambda *_: {"en": 0.0})  # static breaks no floor
     (base,) = study.runs(kind="baseline")
     for graph in ("static", "floor-all"):
-        name = plan.graph_name(graph, base.settings["backbone"], "sample", 1)
+        name = plan.named("05", graph, base.settings["backbone"], "sample", 1)
         timed = study.make(plan.trained(study.profile, base, study.plan[name], name))
         assert timed["f1"] == {
             language: splits["test"]["f1"] for language, splits in study.make(name)["scores"].items()

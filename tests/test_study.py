@@ -9,7 +9,7 @@ from mmalib import reports
 from mmalib.model import disk
 from mmalib.profiles import load_profile
 from mmalib.records import lock, store
-from mmalib.studies import baselines
+from mmalib.studies import training
 from mmalib.studies.study import Study
 
 
@@ -26,7 +26,7 @@ def base(study):
 
 
 def forbid(monkeypatch):
-    monkeypatch.setattr(baselines, "tune", None)
+    monkeypatch.setattr(training, "tune", None)
 
 
 def test_a_run_is_made_once_and_read_afterwards(study, base, monkeypatch):

@@ -11,7 +11,6 @@ from mmalib.data import sample
 from mmalib.graph import export, quantize, ranges, trace
 from mmalib.prune import sparsity
 from mmalib.prune.heads import remove_heads_
-from mmalib.prune.magnitude import criterion
 from mmalib.records import machine
 from mmalib.runtimes import torch_int8
 
@@ -89,7 +88,7 @@ def test_smaller_models_embeddings_in_int8_and_maps_left_in_float(int8, form, mo
 
 
 def pruned_(model):
-    sparsity.one_shot_(model, criterion(), 0.8, "4")
+    sparsity.one_shot_(model, sparsity.by_magnitude(), 0.8, "4")
 
 
 def test_both_kernels_say_the_same_and_zero_blocks_stay_zero(int8, monkeypatch):

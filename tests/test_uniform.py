@@ -209,10 +209,10 @@ def test_neurons_go_by_their_places_of_now(model):
 
 def test_wrong_neurons_are_clear_errors_and_change_nothing(model):
     for wrong, line in (
-        ({2: [0]}, "no layer 2"),
+        ({2: [0]}, "Layer 2 has no neuron 0"),
         ({0: [1], 1: [WIDTH]}, f"Layer 1 has no neuron {WIDTH}"),
         ({0: [-1]}, "no neuron -1"),
-        ({0: range(WIDTH)}, "lose all"),
+        ({0: range(WIDTH)}, "lose its last"),
     ):
         with pytest.raises(ValueError, match=line):
             uniform.remove_neurons_(model, wrong)
@@ -236,7 +236,7 @@ def test_every_plan_falls_in_proportion_to_one_head(heads, width, share):
 
 
 def test_a_plan_that_cannot_be_is_a_clear_error():
-    for arguments, line in (((1, 64), "nothing to plan"), ((12, 64, 1), "and 1"), ((12, 64, 0), "cannot take")):
+    for arguments, line in (((12, 64, 1), "and 1"), ((12, 64, 0), "cannot take")):
         with pytest.raises(ValueError, match=line):
             uniform.plan(*arguments)
 
@@ -286,10 +286,3 @@ def test_a_shrunk_model_comes_back_from_disk_and_learns(model, tiny_backbone, tm
     assert losses[-1] < losses[0]
     uniform.shrink_(again, [given], 1, 3)  # and shrinks on from there
     assert disk.neurons_left(again) == [3, 3]
-
-
-def test_impossible_targets_are_clear_errors_before_any_work(model):
-    uniform.shrink_(model, [batch(1)], 2, 6)
-    for heads, neurons, line in ((3, 5, "1 and 2 heads, not 3"), (0, 5, "not 0"), (2, 7, "1 and 6 neurons, not 7")):
-        with pytest.raises(ValueError, match=line):
-            uniform.shrink_(model, None, heads, neurons)

@@ -90,7 +90,7 @@ def test_a_taught_model_learns_from_the_dense_one(study, base):
 def test_all_criteria_have_the_same_number_of_trials_and_a_trial_looks_at_english_dev_alone(study, base, monkeypatch):
     assert len({len(tried) for tried in plan.TRIALS.values()}) == 1
     monkeypatch.setattr(plan, "TRIAL", plan.TRIAL | {"trial_sentences": 64, "trial_dev_sentences": 16})
-    record = study.make(plan.trial(study.profile, base, "magnitude", 1))
+    record = study.make(plan.trials(study.profile, base)[1])
     assert list(record["scores"]) == ["en"] and list(record["scores"]["en"]) == ["dev"]
     assert record["settings"]["rate"] == 2.0
     made = report.trials_table([record])
@@ -100,7 +100,7 @@ def test_all_criteria_have_the_same_number_of_trials_and_a_trial_looks_at_englis
 def test_what_keeps_movement_alive_is_tried_step_by_step(study, base, monkeypatch):
     few = {"trial_sentences": 32, "trial_dev_sentences": 16, "pruning_epochs": 1.0}
     monkeypatch.setattr(plan, "MOVEMENT_TRIAL", plan.MOVEMENT_TRIAL | few)
-    records = [study.make(plan.movement_trial(study.profile, base, step)) for step in plan.MOVEMENT]
+    records = [study.make(run) for run in plan.trials(study.profile, base) if run.kind == "movement"]
     assert report.movement_table(records[::-1])["setting"].tolist() == list(plan.MOVEMENT)
     own = [record["settings"] for record in records]
     assert [settings["method"] for settings in own] == ["random"] + ["movement"] * 8

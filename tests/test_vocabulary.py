@@ -7,7 +7,6 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import (
     BertConfig,
-    BertForMaskedLM,
     BertForTokenClassification,
     BertTokenizer,
     DistilBertConfig,
@@ -63,12 +62,12 @@ def pieces(tokenizer, words):
     return tokenizer.backend_tokenizer.encode(words, is_pretokenized=True).tokens
 
 
-@pytest.mark.parametrize("alphabet", ["all", "scripts"])
-def test_covered_text_gives_the_same_pieces_and_logits(pair, sentences, alphabet):
+@pytest.mark.parametrize("own_scripts", [False, True])
+def test_covered_text_gives_the_same_pieces_and_logits(pair, sentences, own_scripts):
     model, tokenizer = pair
     wanted, before = logits(model, tokenizer, sentences), model.num_parameters()
     rows = model.get_input_embeddings().num_embeddings
-    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, sentences, alphabet=alphabet))
+    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, sentences, own_scripts=own_scripts))
     for words in sentences:
         assert pieces(smaller, words) == pieces(tokenizer, words)
         ids, old = smaller(" ".join(words))["input_ids"], tokenizer(" ".join(words))["input_ids"]
@@ -79,15 +78,10 @@ def test_covered_text_gives_the_same_pieces_and_logits(pair, sentences, alphabet
     assert model.config.vocab_size == len(smaller) == model.get_input_embeddings().num_embeddings
 
 
-def test_strings_and_lists_of_words_ask_for_the_same(pair, sentences):
-    _, tokenizer = pair
-    assert vocabulary.keep(tokenizer, [" ".join(words) for words in sentences]) == vocabulary.keep(tokenizer, sentences)
-
-
 def test_no_more_is_kept_than_is_needed(pair, sentences):
     """What is kept beside the used ids is special or a single character."""
     _, tokenizer = pair
-    ids = vocabulary.keep(tokenizer, sentences, alphabet="scripts")
+    ids = vocabulary.keep(tokenizer, sentences, own_scripts=True)
     used = {number for words in sentences for number in tokenizer(words, is_split_into_words=True)["input_ids"]}
     assert used <= set(ids)
     extra = tokenizer.convert_ids_to_tokens(sorted(set(ids) - used - set(tokenizer.all_special_ids)))
@@ -132,7 +126,7 @@ def test_save_and_load_bring_back_ids_and_logits_in_fewer_bytes(pair, sentences,
 
 def test_uncovered_words_are_spelt_and_not_unknown(pair, sample_lines):
     model, tokenizer = pair
-    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, ["Madrid"]))
+    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, [["Madrid"]]))
     split = 0
     for line in sample_lines["nl"]:
         for word in line.split():
@@ -147,7 +141,7 @@ def test_uncovered_words_are_spelt_and_not_unknown(pair, sample_lines):
 
 def test_of_the_scripts_of_the_text_only(pair):
     _, tokenizer = pair
-    everything, latin = (set(vocabulary.keep(tokenizer, ["Madrid"], alphabet=a)) for a in ("all", "scripts"))
+    everything, latin = (set(vocabulary.keep(tokenizer, [["Madrid"]], own_scripts=own)) for own in (False, True))
     assert latin < everything
     vocabulary_ = tokenizer.get_vocab()
     assert vocabulary_["\u4e2d"] in everything - latin
@@ -163,7 +157,7 @@ def test_the_price_of_an_unknown_character_stays(unigram_pieces):
     without = XLMRobertaTokenizer(vocab=[*unigram_pieces[:4], *scores[:-1], ("<mask>", 0.0)])
     assert pieces(tokenizer, ["quax"]) == ["<s>", "▁qu", "ax", "</s>"] != pieces(without, ["quax"])
     model = XLMRobertaForTokenClassification(XLMRobertaConfig(vocab_size=len(tokenizer), **SMALL, **SHAPE))
-    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, ["quax", "uax"]))
+    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, [["quax"], ["uax"]]))
     assert pieces(smaller, ["quax"]) == ["<s>", "▁qu", "ax", "</s>"]
 
 
@@ -205,7 +199,7 @@ def test_padding_anywhere_and_a_post_processor_that_no_class_rebuilds(word_piece
     config = XLMRobertaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SMALL, **SHAPE)
     model = XLMRobertaForTokenClassification(config).eval()
     wanted = logits(model, tokenizer, sentences)
-    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, sentences, alphabet="scripts"))
+    smaller = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, sentences, own_scripts=True))
     assert smaller.pad_token_id == model.config.pad_token_id == 2
     for found, value in zip(logits(model, smaller, sentences), wanted, strict=True):
         assert torch.equal(found, value)
@@ -238,28 +232,9 @@ def test_cutting_twice_and_cutting_nothing(pair, sentences):
         assert torch.equal(found, value)
 
 
-def test_mistakes_are_one_clear_line_and_change_nothing(pair, sentences):
-    model, tokenizer = pair
-    rows = model.get_input_embeddings().num_embeddings
-    for wrong, line in (
-        (lambda: vocabulary.keep(tokenizer, "Madrid"), "as one string"),
-        (lambda: vocabulary.keep(tokenizer, []), "no text"),
-        (lambda: vocabulary.keep(tokenizer, ["a"], alphabet="latin"), "alphabet is 'latin'"),
-        (lambda: vocabulary.prune_(model, tokenizer, [99999]), "no id 99999"),
-    ):
-        with pytest.raises(ValueError, match=line):
-            wrong()
-    assert model.get_input_embeddings().num_embeddings == rows
-    vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, sentences))
-    with pytest.raises(ValueError, match="Give the pair that belongs"):
-        vocabulary.prune_(model, tokenizer, [0])
-
-
-def test_what_cannot_be_cut_says_so(word_pieces):
-    tokenizer = BertTokenizer(vocab=word_pieces, do_lower_case=False)
-    speaks = BertForMaskedLM(BertConfig(vocab_size=len(word_pieces), **SMALL))
-    with pytest.raises(ValueError, match="predicts subwords"):
-        vocabulary.prune_(speaks, tokenizer, [0])
+def test_what_cannot_be_cut_says_so(pair):
+    with pytest.raises(ValueError, match="no text"):
+        vocabulary.keep(pair[1], [])
     bytes_ = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), unk_token="?", pad_token="_")
     with pytest.raises(ValueError, match="of the kind BPE"):
-        vocabulary.keep(bytes_, ["a"])
+        vocabulary.keep(bytes_, [["a"]])

@@ -24,8 +24,8 @@ from mmalib.plan import of_kind
 from mmalib.records import machine
 from mmalib.reports import combined
 from mmalib.studies import int8_choices
-from mmalib.studies.finish import english
 from mmalib.studies.study import Study
+from mmalib.studies.training import english
 from mmalib.use import shipped
 from mmalib.use.ner import NER
 

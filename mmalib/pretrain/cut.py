@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from mmalib.pretrain.text import tokenize
 from mmalib.prune import vocabulary
 
-ALPHABET = ["a"]  # text in the Latin script; its single letters stay, and the marks and digits of all scripts
+ALPHABET = [["a"]]  # text in the Latin script; its single letters stay, and the marks and digits of all scripts
 
 
 def usage(tokenizer: Tokenizer, text: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
@@ -27,7 +27,7 @@ def usage(tokenizer: Tokenizer, text: Mapping[str, list[str]]) -> dict[str, np.n
 
 def choose(counts: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerFast, size: int) -> list[int]:
     """The `size` pieces to keep, by their ids."""
-    needed = vocabulary.keep(tokenizer, ALPHABET, alphabet="scripts")
+    needed = vocabulary.keep(tokenizer, ALPHABET, own_scripts=True)
     if len(needed) > size:
         raise ValueError(f"A vocabulary of {size} has no room for the {len(needed)} pieces that any text needs.")
     worth = np.max([of_language / of_language.sum() for of_language in counts.values()], axis=0)

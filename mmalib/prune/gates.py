@@ -17,7 +17,7 @@ as many as make the size asked for; the gates of the others are folded into the 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,19 @@ class Part:
         units = settled(self.units)
         return units if self.kept is None else units * self.kept, settled(self.whole)
 
+    def hooks(self) -> list:
+        """Multiply units and output by their gates, until the hooks are removed."""
+
+        def scale(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            return (inputs[0] * self.gates()[0].repeat_interleave(self.size).to(inputs[0].dtype),)
+
+        def scale_output(_: nn.Module, __: tuple, out: Tensor) -> Tensor:
+            return out * self.gates()[1].to(out.dtype)
+
+        # an adapter at the same place reads what the gate has let through
+        after = self.linear.register_forward_hook(scale_output, prepend=True)
+        return [self.linear.register_forward_pre_hook(scale), after]
+
     def there(self) -> Tensor:
         """The probability of each unit that it and its part are open."""
         return chance(self.units) * chance(self.whole)
@@ -86,22 +99,6 @@ def remove_(model: PreTrainedModel, kept: Sequence[Tensor]) -> None:
     remove_neurons_(model, gone[1], last=True)
 
 
-def hooks(part: Part, gates: Callable[[], tuple[Tensor, Tensor]]) -> list:
-    """Multiply a part's units and its output by what `gates` gives at every call, until the hooks are removed."""
-
-    def scale(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0] * gates()[0].repeat_interleave(part.size, -1).to(inputs[0].dtype),)
-
-    def scale_output(_: nn.Module, __: tuple, out: Tensor) -> Tensor:
-        return out * gates()[1].to(out.dtype)
-
-    # an adapter at the same place reads what the gate has let through
-    return [
-        part.linear.register_forward_pre_hook(scale),
-        part.linear.register_forward_hook(scale_output, prepend=True),
-    ]
-
-
 def chance(log_alpha: Tensor) -> Tensor:
     """The probability that a gate is not closed."""
     return torch.sigmoid(log_alpha - BETA * math.log(-LOW / HIGH))
@@ -110,16 +107,12 @@ def chance(log_alpha: Tensor) -> Tensor:
 def drawn(log_alpha: Tensor) -> Tensor:
     """Gates as they are in one step of training."""
     u = torch.rand_like(log_alpha).clamp(1e-6, 1 - 1e-6)
-    return _stretched(torch.sigmoid((u.logit() + log_alpha) / BETA))
+    return settled((u.logit() + log_alpha) / BETA)
 
 
 def settled(log_alpha: Tensor) -> Tensor:
     """Gates without the noise."""
-    return _stretched(torch.sigmoid(log_alpha))
-
-
-def _stretched(s: Tensor) -> Tensor:
-    return (s * (HIGH - LOW) + LOW).clamp(0, 1)
+    return (torch.sigmoid(log_alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
 class Gates(TrainerCallback):
@@ -148,10 +141,6 @@ class Gates(TrainerCallback):
         """The Lagrangian's term."""
         off = self.expected() - target
         return self.multipliers[0] * off + self.multipliers[1] * off**2
-
-    def attach_(self) -> None:
-        """Put the gates into the model."""
-        self.hooks += [hook for part in self.parts for hook in hooks(part, part.gates)]
 
     def decide_(self) -> None:
         """Choose the units that stay: the least likely ones go, as many as make the share asked for."""
@@ -204,7 +193,7 @@ class Gates(TrainerCallback):
                     value.data.copy_(tensor)
                 else:
                     self.adam.state[value][name] = tensor
-        self.attach_()
+        self.hooks += [hook for part in self.parts for hook in part.hooks()]
 
     def on_step_begin(self, args, state, control, **_) -> None:
         for part in self.parts:

@@ -24,17 +24,11 @@ def schedule(
     kind: str, begin: float, end: float, initial: float, final: float, updates: int
 ) -> list[tuple[float, float]]:
     """`updates` moments at equal distances from `begin` to `end` (in epochs), each with the sparsity from there on."""
-    powers = {"cubic": 3, "linear": 1}
-    if kind not in powers:
-        raise ValueError(f"There is no schedule '{kind}'. Choose one of: {', '.join(powers)}.")
-    if not 0 <= initial <= final < 1:
-        raise ValueError(f"Sparsity cannot grow from {initial} to {final}: give shares of weights from 0 to below 1.")
-    if updates < 1 or not 0 <= begin <= end or (updates > 1 and begin == end):
-        raise ValueError(f"{updates} mask updates do not fit between epoch {begin} and epoch {end}.")
+    power = {"cubic": 3, "linear": 1}[kind]
     if updates == 1:
         return [(float(begin), final)]
     shares = [number / (updates - 1) for number in range(updates)]
-    return [(begin + (end - begin) * t, final + (initial - final) * (1 - t) ** powers[kind]) for t in shares]
+    return [(begin + (end - begin) * t, final + (initial - final) * (1 - t) ** power) for t in shares]
 
 
 class Hold(TrainerCallback):
@@ -44,10 +38,7 @@ class Hold(TrainerCallback):
         self.masks = masks
 
     def on_train_begin(self, args, state, control, *, model, **_) -> None:
-        own = weights(model)
-        if {name: mask.shape for name, mask in self.masks.items()} != {name: w.shape for name, w in own.items()}:
-            raise ValueError("The masks are those of another model. Take them from this one with masks_of.")
-        self.masks = {name: self.masks[name].to(weight.device) for name, weight in own.items()}
+        self.masks = {name: self.masks[name].to(weight.device) for name, weight in weights(model).items()}
         apply_(model, self.masks)
 
     def on_optimizer_step(self, args, state, control, *, model, **_) -> None:
@@ -80,8 +71,6 @@ class Pruning(Hold):
         score: Callable[[PreTrainedModel], dict] | None = None,
         apart: float = 0.0,
     ) -> None:
-        if not updates:
-            raise ValueError("The schedule has no mask update. Give at least one (epoch, sparsity).")
         super().__init__({})
         self.criterion, self.updates, self.pattern = criterion, updates, pattern
         self.score, self.apart = score, apart
@@ -91,7 +80,13 @@ class Pruning(Hold):
         check(model, self.updates[-1][1], self.pattern)
         if frozen := [name for name, weight in weights(model).items() if not weight.requires_grad]:
             raise ValueError(f"{len(frozen)} of the weights to prune are frozen, {frozen[0]} first. Freeze no layer.")
-        self.due = self._due(state.max_steps, args.num_train_epochs)
+        epochs, steps = args.num_train_epochs, state.max_steps
+        self.due = {round(epoch * steps / epochs): sparsity for epoch, sparsity in self.updates}
+        if max(self.due) >= steps:
+            raise ValueError(
+                f"The last mask update is due at epoch {self.updates[-1][0]}, but training ends at {epochs}. "
+                "Leave time to tune the sparse model."
+            )
         self.measured: dict[int, float] = {}
         for step, sparsity in self.due.items():
             if sparsity >= max(self.measured.values(), default=-1.0) + self.apart:
@@ -125,11 +120,6 @@ class Pruning(Hold):
 
     def on_save(self, args, state, control, **_) -> None:
         beside.sweep(BESIDE, args)
-        if state.best_global_step and state.best_global_step <= max(self.due):
-            raise ValueError(
-                f"An epoch is up for choice that ends before the last mask update ({self.updates[-1][0]} epochs). "
-                "Give finetune that moment as choose_after."
-            )
 
     def on_train_end(self, args, state, control, *, model, **_) -> None:
         super().on_train_end(args, state, control, model=model)
@@ -141,20 +131,6 @@ class Pruning(Hold):
         if self.score:
             self._log(state, model, "recovered")
         self.points = [entry for entry in state.log_history if "stage" in entry]
-
-    def _due(self, max_steps: int, epochs: float) -> dict[int, float]:
-        due = {round(epoch * max_steps / epochs): sparsity for epoch, sparsity in self.updates}
-        if len(due) < len(self.updates) or list(due.values()) != sorted(due.values()):
-            raise ValueError(
-                f"{len(self.updates)} mask updates in {max_steps} steps: two would fall on one step, or sparsity would "
-                "fall. Use fewer updates, or train longer."
-            )
-        if max(due) >= max_steps:
-            raise ValueError(
-                f"The last mask update is due at epoch {self.updates[-1][0]}, but training ends at {epochs}. "
-                "Leave time to tune the sparse model."
-            )
-        return due
 
     def _log(self, state, model: PreTrainedModel, stage: str) -> None:
         share = dropped(self.masks) / sum(mask.numel() for mask in self.masks.values())

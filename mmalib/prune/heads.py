@@ -15,17 +15,19 @@ Transformers has no gates any more. A head's output is its slice of what enters 
 and {layer: heads} names them wherever heads are given.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model.backbones import evaluating, hooked, layers, parts
 from mmalib.model.disk import heads_left, keep_inputs_, keep_outputs_, record_pruning_
+
+Gates = Sequence[tuple[nn.Linear, Tensor]]  # a linear map, and gates [units] or [rows, units] on slices of what enters
 
 
 def head_size(model: PreTrainedModel) -> int:
@@ -40,13 +42,13 @@ def importance(
 
     Masked heads are off while the others are weighed. Padding and rows without a scored subword do not count.
     """
-    off, left = _checked(model, masked or {}), heads_left(model)
+    off, left = masked or {}, heads_left(model)
     sums = [torch.zeros(len(heads), dtype=torch.float64) for heads in left]
-    rows = 0
+    gates, rows = gates_of(model, off), 0
     for batch in batches:
         scored = (batch["labels"] != IGNORED).any(1)  # [rows]
         rows += int(scored.sum())
-        for total, gradient in zip(sums, gate_gradients(model, batch, off), strict=True):
+        for total, gradient in zip(sums, gate_gradients(model, batch, gates), strict=True):
             total += gradient.cpu()[scored.cpu()].abs().sum(0, dtype=torch.float64)
     if not rows:
         raise ValueError("There is no scored subword to weigh heads by. Give batches of labelled sentences.")
@@ -60,23 +62,38 @@ def importance(
     return scores
 
 
-def gate_gradients(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], masked: Mapping[int, Iterable[int]] | None = None
-) -> list[Tensor]:
-    """dL(x) / dgate for every layer, [rows, heads left], exact for each row of the batch, without dropout."""
+def gates_of(model: PreTrainedModel, off: Mapping[int, Iterable[int]]) -> Gates:
+    """For every layer the gates of the heads left: 0 for those that are off, 1 for the others."""
+    how = {"dtype": model.dtype, "device": model.device}
+    return [
+        (parts(layer).mix, torch.tensor([head not in off.get(number, ()) for head in heads], **how))
+        for number, (layer, heads) in enumerate(zip(layers(model), heads_left(model), strict=True))
+    ]
+
+
+def gate_gradients(model: PreTrainedModel, batch: Mapping[str, Tensor], gates: Gates) -> list[Tensor]:
+    """dL(x) / dgate of every map's gates, [rows, units], exact for each row of the batch, without dropout."""
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     rows = len(batch["input_ids"])
     # One gate a row: rows do not mix, so the gradient of the sum of their losses holds that of each loss.
-    gates = [gate.repeat(rows, 1).requires_grad_() for gate in _gates(model, _checked(model, masked or {}))]
-    with evaluating(model), torch.enable_grad(), _scaled(model, gates):
+    own = [(linear, gate.repeat(rows, 1).requires_grad_()) for linear, gate in gates]
+    with evaluating(model), torch.enable_grad(), scaled(own):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return list(torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), gates))
+        each = functional.cross_entropy(
+            logits.transpose(1, 2), batch["labels"], ignore_index=IGNORED, reduction="none"
+        )  # [rows, subwords], 0 where ignored
+        losses = each.sum(1) / (batch["labels"] != IGNORED).sum(1).clamp_min(1)
+        return list(torch.autograd.grad(losses.sum(), [gate for _, gate in own]))
 
 
-def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the scored subwords of each row, [rows]; 0 where a row has none."""
-    each = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    return each.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)  # each: [rows, subwords], 0 where ignored
+def scaled(gates: Gates) -> AbstractContextManager:
+    """Multiply the slices of what enters each map by their gates, inside the context."""
+
+    def scale(linear: nn.Linear, gate: Tensor):
+        wide = gate.repeat_interleave(linear.in_features // max(1, gate.shape[-1]), -1).unsqueeze(-2)
+        return lambda _, inputs: (inputs[0] * wide,)  # [rows, subwords, width] * [1, width] or [rows, 1, width]
+
+    return hooked([linear.register_forward_pre_hook(scale(linear, gate)) for linear, gate in gates])
 
 
 def plan(
@@ -86,8 +103,6 @@ def plan(
 
     The last step leaves one head in every layer, and may be smaller than the others.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is {share}: the share of all heads that goes in one step lies above 0 and up to 1.")
     batches = list(batches)  # every step goes through them
     left = heads_left(model)
     size = max(1, round(share * sum(len(heads) for heads in left)))
@@ -112,10 +127,8 @@ def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]], *,
 
     The number of heads is nowhere else: the forward pass of all three architectures reads it from the shapes.
     """
-    gone, left, size = _checked(model, heads), heads_left(model), head_size(model)
-    for number, of_layer in gone.items():
-        if len(of_layer) == len(left[number]) and not last:
-            raise ValueError(f"Layer {number} would lose its last head. Leave at least one of {left[number]}.")
+    left, size = heads_left(model), head_size(model)
+    gone = going("head", heads, left, last=last)
     for number, of_layer in gone.items():
         slots = torch.tensor([slot for slot, head in enumerate(left[number]) if head not in of_layer], dtype=torch.long)
         kept = (slots[:, None] * size + torch.arange(size)).flatten()
@@ -126,38 +139,18 @@ def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]], *,
     record_pruning_(model, gone)
 
 
-def _checked(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> dict[int, list[int]]:
-    """The given heads as lists, if each is there and named once."""
-    left, lists = heads_left(model), {}
-    for number, given in heads.items():
-        if number not in range(len(left)):
-            raise ValueError(f"There is no layer {number!r}: the model has the layers 0 to {len(left) - 1}.")
-        lists[number] = list(given)
-        for head in lists[number]:
-            if head not in left[number]:
-                raise ValueError(
-                    f"Layer {number} has no head {head}; it has {left[number]}. "
-                    "Heads keep the numbers that they had in the whole model, and go only once."
-                )
-            if lists[number].count(head) > 1:
-                raise ValueError(f"Head {head} of layer {number} is given twice. Name each head once.")
-    return lists
-
-
-def _gates(model: PreTrainedModel, off: Mapping[int, list[int]]) -> list[Tensor]:
-    """For every layer the gates of the heads left, [heads left]: 0 for those in `off`, 1 for the others."""
-    return [
-        torch.tensor([head not in off.get(number, ()) for head in heads], dtype=model.dtype, device=model.device)
-        for number, heads in enumerate(heads_left(model))
-    ]
-
-
-def _scaled(model: PreTrainedModel, gates: Sequence[Tensor]) -> AbstractContextManager:
-    """Multiply the output of each head by its gate, [heads left] or [rows, heads left], inside the context."""
-
-    def scale(gate: Tensor):
-        wide = gate.repeat_interleave(head_size(model), -1).unsqueeze(-2)  # [1, width] or [rows, 1, width]
-        return lambda _, inputs: (inputs[0] * wide,)  # inputs[0]: [rows, subwords, width]
-
-    pairs = zip(layers(model), gates, strict=True)
-    return hooked([parts(layer).mix.register_forward_pre_hook(scale(gate)) for layer, gate in pairs])
+def going(
+    what: str, units: Mapping[int, Iterable[int]], left: Sequence[Collection[int]], *, last: bool
+) -> dict[int, set[int]]:
+    """The units to remove, by layer, if they are there and, unless the `last` may go, something stays."""
+    gone = {number: set(of_layer) for number, of_layer in units.items()}
+    for number, of_layer in gone.items():
+        there = left[number] if number in range(len(left)) else ()
+        if strange := of_layer.difference(there):
+            raise ValueError(
+                f"Layer {number} has no {what} {min(strange)}. "
+                "Layers count from 0; heads keep the numbers that they had at first, and go only once."
+            )
+        if len(of_layer) == len(there) and not last:
+            raise ValueError(f"Layer {number} would lose its last {what}. Leave it at least one.")
+    return gone

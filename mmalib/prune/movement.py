@@ -40,8 +40,6 @@ def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criteri
         own = weights(model)
         for name, dense in _dense(own, state).items():
             gradient = own[name].grad
-            if gradient is None:
-                raise ValueError(f"{name} has no gradient, so that it has no movement. Does the loss depend on it?")
             if f"score/{name}" not in state:
                 state.update({f"{part}/{name}": torch.zeros_like(dense) for part in parts})
                 state[f"step/{name}"] = torch.zeros((), device=dense.device)

@@ -21,22 +21,12 @@ from mmalib.prune.fisher import WAITING, BlockInverseFisher, saliency, update
 from mmalib.prune.sparsity import Criterion, Masks, Scores, group_size, weights
 
 Loss = Callable[[PreTrainedModel, int], Tensor]  # of a model, on mini-batch number 0, 1, 2 …
+MAX_GIB = 6.0  # of memory for inverses
 
 
-def of_rows(
-    rows: Sequence[Mapping],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    num_grads: int = 1024,
-    batch_size: int = 16,
-    seed: int = 0,
-) -> Loss:
-    """The model's own loss over `batch_size` rows.
-
-    Rows come in an order drawn from `seed`, anew in every round through them, so that no round repeats the batches of
-    another.
-    """
-    draw = torch.Generator().manual_seed(seed)
+def of_rows(rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, *, num_grads: int, batch_size: int) -> Loss:
+    """The model's own loss over `batch_size` rows, in an order that no round through them repeats."""
+    draw = torch.Generator().manual_seed(0)
     rounds = max(1, -(-num_grads * batch_size // len(rows)))
     order = torch.cat([torch.randperm(len(rows), generator=draw) for _ in range(rounds)]).tolist()
 
@@ -72,7 +62,7 @@ def fitted(size: int, pattern: str) -> int:
     return size // group * group
 
 
-def check(model: PreTrainedModel, pattern: str, *, block_size: int = 50, max_gib: float = 6.0) -> None:
+def check(model: PreTrainedModel, pattern: str, *, block_size: int = 50, max_gib: float = MAX_GIB) -> None:
     """Raise, before anything is trained, where the blocks do not fit the pattern or an inverse the memory."""
     sizes = {name: weight.numel() for name, weight in weights(model).items()}
     portions(sizes, fitted(block_size, pattern), max_gib)
@@ -105,8 +95,7 @@ def criterion(
     damp: float = 1e-7,
     num_grads: int = 1024,
     batch_size: int = 16,
-    max_gib: float = 6.0,
-    seed: int = 0,
+    max_gib: float = MAX_GIB,
 ) -> Criterion:
     """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them)."""
     rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
@@ -114,13 +103,11 @@ def criterion(
         raise ValueError("No row has a label, so the loss has no gradient. Give rows of labelled sentences.")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
-    loss = of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size, seed=seed)
+    loss = of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size)
     return by_loss(loss, block_size=block_size, damp=damp, num_grads=num_grads, max_gib=max_gib)
 
 
-def by_loss(
-    loss: Loss, *, block_size: int = 50, damp: float = 1e-7, num_grads: int = 1024, max_gib: float = 6.0
-) -> Criterion:
+def by_loss(loss: Loss, *, block_size: int, damp: float, num_grads: int, max_gib: float = MAX_GIB) -> Criterion:
     """Second-order pruning for any loss.
 
     Weights whose inverses do not fit into `max_gib` are done in portions with the same gradients, once for the scores

@@ -16,31 +16,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mmalib.model.backbones import evaluating, hooked
-from mmalib.prune.gates import hooks, parts_of, remove_
-from mmalib.prune.heads import row_losses
+from mmalib.prune.gates import parts_of, remove_
+from mmalib.prune.heads import gate_gradients
 
 ROUNDS, NEAR = 8, 0.05  # looks at the speed, and how close it must come to end the search before
 
 
 def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> list[Tensor]:
     """The Fisher information of every unit's gate, part by part as in `gates.parts_of`."""
-    each = parts_of(model)
-    sums, whole = [torch.zeros(part.number, dtype=torch.float64) for part in each], torch.ones((), device=model.device)
+    gates = [(part.linear, torch.ones(part.number, device=model.device)) for part in parts_of(model)]
+    sums = [torch.zeros(len(ones), dtype=torch.float64) for _, ones in gates]
     for batch in batches:
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        rows = len(batch["input_ids"])
-        units = [torch.ones(rows, 1, part.number, device=model.device, requires_grad=True) for part in each]
-        handles = [
-            handle
-            for part, of_part in zip(each, units, strict=True)
-            for handle in hooks(part, lambda of_part=of_part: (of_part, whole))
-        ]
-        with hooked(handles), evaluating(model), torch.enable_grad():
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            gradients = torch.autograd.grad(row_losses(logits, batch["labels"]).sum(), units)
-        for total, gradient in zip(sums, gradients, strict=True):
-            total += gradient.double().cpu().square().sum((0, 1))
+        for total, gradient in zip(sums, gate_gradients(model, batch, gates), strict=True):
+            total += gradient.double().cpu().square().sum(0)
     return sums
 
 

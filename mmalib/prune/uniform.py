@@ -28,13 +28,11 @@ from transformers import PreTrainedModel
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk
 from mmalib.model.backbones import evaluating, layers, parts
-from mmalib.prune.heads import head_size, remove_heads_
+from mmalib.prune.heads import going, head_size, remove_heads_
 
 
 def plan(heads: int, width: int, share: float = 1 / 12) -> list[tuple[int, int]]:
     """Heads and neurons that a layer keeps after every step, which takes `share` of the heads, down to one head."""
-    if heads < 2:
-        raise ValueError(f"There is nothing to plan for {heads} heads a layer: the last head stays.")
     if not 0 < share < 1:
         raise ValueError(f"A step cannot take {share} of the heads: give a share between 0 and 1.")
     gone = (math.floor(step * share * heads + 0.5 + 1e-9) for step in range(1, math.ceil(1 / share) + 1))
@@ -91,9 +89,6 @@ def shrink_(
 ) -> dict[int, list[int]]:
     """Remove the least important heads and neurons, down to as many in every layer; returns the heads removed."""
     left, wide = disk.heads_left(model), disk.neurons_left(model)
-    for what, wanted, least in (("heads", heads, min(map(len, left))), ("neurons", neurons, min(wide))):
-        if not 1 <= wanted <= least:
-            raise ValueError(f"A layer can keep between 1 and {least} {what}, not {wanted}. Follow uniform.plan.")
     of_heads, of_neurons = importance(model, batches)
     gone = {
         layer: sorted(numbers[place] for place in _lowest(of_heads[layer, numbers], len(numbers) - heads))
@@ -114,15 +109,7 @@ def _lowest(scores: Tensor, number: int) -> list[int]:
 def remove_neurons_(model: PreTrainedModel, neurons: Mapping[int, Iterable[int]], *, last: bool = False) -> None:
     """Remove feed-forward neurons, given by their current places in each layer; a layer's `last` one only if told."""
     widths = disk.neurons_left(model)
-    going = {layer: set(places) for layer, places in neurons.items()}
-    for layer, places in going.items():
-        if not 0 <= layer < len(widths):
-            raise ValueError(f"There is no layer {layer} to remove neurons from: the model has {len(widths)}, from 0.")
-        if wrong := [place for place in places if not 0 <= place < widths[layer]]:
-            raise ValueError(f"Layer {layer} has no neuron {wrong[0]}: it has {widths[layer]} left, from 0.")
-        if len(places) == widths[layer] and not last:
-            raise ValueError(f"Layer {layer} would lose all its {widths[layer]} neurons. Leave it at least one.")
-    for layer, places in going.items():
+    for layer, places in going("neuron", neurons, [range(width) for width in widths], last=last).items():
         own = parts(layers(model)[layer])
         kept = torch.tensor([i for i in range(widths[layer]) if i not in places], dtype=torch.long)
         disk.keep_outputs_(own.widen, kept)

@@ -10,7 +10,7 @@ multilingual model is its word embedding. On text that was given to `keep`, noth
   the least likely piece of all, so that piece always stays.
 
 Other text may fall into shorter pieces. So that it does not become unknown, single characters stay too, at the start
-of a word and inside it: those of all scripts, or with alphabet="scripts" those of the scripts that the text is in.
+of a word and inside it: those of all scripts, or if asked for those of the scripts alone that the text is in.
 
 Kept pieces stay in their order, and so special tokens do. Padding keeps even its number: XLM-RoBERTa counts positions
 from there.
@@ -27,29 +27,28 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 KINDS = ("WordPiece", "Unigram")
-ALPHABETS = ("all", "scripts")
 SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep", "mask", "unk"))  # in a config
 WORD_START = "\u2581"  # how Unigram writes the space before a word
 CUTS_TEXT = ("normalizer", "pre_tokenizer")  # the parts of a tokenizer.json that decide, beside the vocabulary
-AT_ONCE = 10_000  # texts; bounds the memory of their encodings
+AT_ONCE = 10_000  # sentences; bounds the memory of their encodings
 
 
 def keep(
-    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | Sequence[str]], *, alphabet: str = "all"
+    tokenizer: PreTrainedTokenizerFast, sentences: Iterable[Sequence[str]], *, own_scripts: bool = False
 ) -> list[int]:
-    """The ids that these texts (strings, or sentences as lists of words) need, and those that any text needs."""
-    if isinstance(texts, str):
-        raise ValueError("The text came as one string. Give a list of strings, or of sentences as lists of words.")
-    if alphabet not in ALPHABETS:
-        raise ValueError(f"alphabet is {alphabet!r}: choose 'all' scripts, or the 'scripts' of the text.")
-    texts = list(texts)
-    if not texts:
+    """The ids that these sentences (lists of words) need, and those that any text needs."""
+    sentences = [list(words) for words in sentences]
+    if not sentences:
         raise ValueError("There is no text, and without text no subword is needed. Give all that the model will read.")
     description = _describe(tokenizer)
-    ids = _needed(tokenizer, description) | _used(tokenizer, texts)
-    scripts = None
-    if alphabet == "scripts":  # digits, marks and the like belong to all of them
-        scripts = {_script("0"), *(_script(character) for text in texts for word in text for character in word)}
+    ids = _needed(tokenizer, description)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    for start in range(0, len(sentences), AT_ONCE):
+        for encoded in backend.encode_batch(sentences[start : start + AT_ONCE], is_pretokenized=True):
+            ids.update(encoded.ids)
+    # digits, marks and the like belong to all scripts
+    scripts = {_script("0"), *(_script(character) for words in sentences for word in words for character in word)}
     model = description["model"]
     pieces = model["vocab"]  # without tokens that were added later
     if model["type"] == "Unigram":
@@ -57,7 +56,7 @@ def keep(
     start = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else WORD_START
     for piece, number in pieces.items():  # single ones: `a`, and `##a` in WordPiece, `▁a` in Unigram
         character = piece.removeprefix(start) if len(piece) > 1 else piece
-        if len(character) == 1 and (scripts is None or _script(character) in scripts):
+        if len(character) == 1 and (not own_scripts or _script(character) in scripts):
             ids.add(number)
     return sorted(ids)
 
@@ -67,21 +66,8 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
 
     What every text needs (special tokens and the like) stays in any case. The given tokenizer stays as it is.
     """
-    if model.get_output_embeddings() is not None:
-        raise ValueError(
-            "This model also predicts subwords. Cut the vocabulary of one that was tuned for another task."
-        )
-    description = _describe(tokenizer)
-    rows, known = model.get_input_embeddings().num_embeddings, set(tokenizer.get_vocab().values())
-    if max(known) >= rows:
-        raise ValueError(
-            f"The tokenizer has ids up to {max(known)}, the model {rows} rows. Give the pair that belongs."
-        )
-    kept = sorted(set(ids) | _needed(tokenizer, description))
-    if strange := [number for number in kept if number not in known]:
-        raise ValueError(f"The tokenizer has no id {strange[0]}. Give ids that `keep` found with the same tokenizer.")
-    new = {old: number for number, old in enumerate(kept)}
-    smaller = _rebuilt(tokenizer, description, new)
+    kept = sorted(set(ids) | _needed(tokenizer, _describe(tokenizer)))
+    smaller = smaller_tokenizer(tokenizer, kept)
     old = model.get_input_embeddings()
     left = old.weight.detach()[torch.tensor(kept, device=old.weight.device)]
     # not by the constructor, which would draw random weights and so move the generator
@@ -89,57 +75,14 @@ def prune_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Iter
     model.set_input_embeddings(fresh)
     model.config.vocab_size = len(kept)
     for name in SPECIAL_IDS:
-        if (number := getattr(model.config, name, None)) in new:
-            setattr(model.config, name, new[number])
+        if (number := getattr(model.config, name, None)) in kept:
+            setattr(model.config, name, kept.index(number))
     return smaller
 
 
 def smaller_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: list[int]) -> PreTrainedTokenizerFast:
     """The tokenizer with these ids alone, numbered anew in their order; they must hold what every text needs."""
-    return _rebuilt(tokenizer, _describe(tokenizer), {old: number for number, old in enumerate(kept)})
-
-
-def _describe(tokenizer: PreTrainedTokenizerFast) -> dict:
-    """What would be in its tokenizer.json."""
-    description = json.loads(tokenizer.backend_tokenizer.to_str())
-    if (kind := description["model"]["type"]) not in KINDS:
-        raise ValueError(f"The vocabulary is of the kind {kind}; only {' and '.join(KINDS)} can be cut.")
-    return description
-
-
-def _needed(tokenizer: PreTrainedTokenizerFast, description: dict) -> set[int]:
-    """The ids that stay whatever the text is."""
-    ids = {*tokenizer.all_special_ids, *(token["id"] for token in description["added_tokens"])}
-    ids.update(range((tokenizer.pad_token_id or 0) + 1))  # so that padding keeps its number
-    ids.add(tokenizer.unk_token_id)
-    if description["model"]["type"] == "Unigram":
-        scores = [score for _, score in description["model"]["vocab"]]
-        ids.add(scores.index(min(scores)))  # the price of an unknown character hangs on it
-    return ids
-
-
-def _used(tokenizer: PreTrainedTokenizerFast, texts: list[str | Sequence[str]]) -> set[int]:
-    """The ids that the texts are made of."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    strings = [text for text in texts if isinstance(text, str)]
-    sentences = [list(text) for text in texts if not isinstance(text, str)]
-    ids: set[int] = set()
-    for group, split in ((strings, False), (sentences, True)):
-        for start in range(0, len(group), AT_ONCE):
-            for encoded in backend.encode_batch(group[start : start + AT_ONCE], is_pretokenized=split):
-                ids.update(encoded.ids)
-    return ids
-
-
-def _script(character: str) -> str:
-    """LATIN, GREEK, CJK and so on for letters; one name for all other characters."""
-    # Python knows no scripts, but the name of a letter begins with its script, or nearly so.
-    return unicodedata.name(character, "?").split()[0] if character.isalpha() else ""
-
-
-def _rebuilt(tokenizer: PreTrainedTokenizerFast, description: dict, new: dict[int, int]) -> PreTrainedTokenizerFast:
-    """The tokenizer with the pieces in `new` {old id: new id} alone."""
+    description, new = _describe(tokenizer), {old: number for number, old in enumerate(kept)}
     wanted = {piece: new[old] for piece, old in tokenizer.get_vocab().items() if old in new}
     model = description["model"]
     if model["type"] == "WordPiece":
@@ -163,6 +106,31 @@ def _rebuilt(tokenizer: PreTrainedTokenizerFast, description: dict, new: dict[in
             "not. Give the tokenizer that comes from a folder."
         )
     return smaller
+
+
+def _describe(tokenizer: PreTrainedTokenizerFast) -> dict:
+    """What would be in its tokenizer.json."""
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    if (kind := description["model"]["type"]) not in KINDS:
+        raise ValueError(f"The vocabulary is of the kind {kind}; only {' and '.join(KINDS)} can be cut.")
+    return description
+
+
+def _needed(tokenizer: PreTrainedTokenizerFast, description: dict) -> set[int]:
+    """The ids that stay whatever the text is."""
+    ids = {*tokenizer.all_special_ids, *(token["id"] for token in description["added_tokens"])}
+    ids.update(range((tokenizer.pad_token_id or 0) + 1))  # so that padding keeps its number
+    ids.add(tokenizer.unk_token_id)
+    if description["model"]["type"] == "Unigram":
+        scores = [score for _, score in description["model"]["vocab"]]
+        ids.add(scores.index(min(scores)))  # the price of an unknown character hangs on it
+    return ids
+
+
+def _script(character: str) -> str:
+    """LATIN, GREEK, CJK and so on for letters; one name for all other characters."""
+    # Python knows no scripts, but the name of a letter begins with its script, or nearly so.
+    return unicodedata.name(character, "?").split()[0] if character.isalpha() else ""
 
 
 def _renumber_(step: dict | None, new: dict[int, int]) -> None:

@@ -93,7 +93,7 @@ def _claim_6(records: list[dict]) -> Answer:
     """From the float graphs, as tuned and trained on, and the paper's four kinds of int8."""
 
     def wanted(*where) -> dict[str, str]:
-        return {graph: plan.graph_name(graph, *where) for graph in ("float", "longer", *INT8_KINDS)}
+        return {graph: plan.named("05", graph, *where) for graph in ("float", "longer", *INT8_KINDS)}
 
     return _judged(records, "graph", wanted, verdicts.int8)
 

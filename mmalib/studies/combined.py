@@ -20,15 +20,13 @@ from pathlib import Path
 
 from mmalib.data.corpus import fewer_to_score
 from mmalib.graph import export
-from mmalib.model import disk, distill
+from mmalib.model import disk
 from mmalib.model.evaluate import further_scores, scored
-from mmalib.model.finetune import finetune
-from mmalib.plan import HALVED, TEACHER, Run
-from mmalib.prune import gradual, sparsity, uniform, vocabulary
-from mmalib.studies import int8_training, speed, structured
-from mmalib.studies.distillation import taught, with_unlabelled
-from mmalib.studies.finish import english, kept, recipe_after
+from mmalib.plan import HALVED, Run
+from mmalib.prune import gradual, sparsity, uniform
+from mmalib.studies import quantization, speed, structured
 from mmalib.studies.study import Study
+from mmalib.studies.training import english, recipe_after, tuned, with_unlabelled
 
 
 def halve(study: Study, run: Run, unfinished: Path) -> dict:
@@ -40,13 +38,8 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
     for step in uniform.plan(heads, neurons, settings["head_share"]):
         if step[0] >= settings["removed"] * heads:
             uniform.shrink_(model, weighed_on, *step)
-    texts = structured.training_texts(study.corpora)
-    tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
-    train, dev = english(study, tokenizer)
-    rows, recipe = taught(study, run, model, train), recipe_after(settings, settings["distil_epochs"])
-    how = {"folder": unfinished, "seed": settings["seed"], "loss": distill.loss(**TEACHER)}
-    model, history = finetune(model, rows, dev, recipe, **how)
-    return kept(study, run, model, tokenizer, history, parameters=model.num_parameters())
+    tokenizer = structured.without_unused_(study, model, tokenizer)
+    return tuned(study, run, model, tokenizer, recipe_after(settings, settings["distil_epochs"]), unfinished)
 
 
 def combine(study: Study, run: Run, unfinished: Path) -> dict:
@@ -54,15 +47,13 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     settings, name = run.settings, run.settings["combination"]
     folder, corpora = study.folder(run.name), study.corpora
     model, tokenizer = disk.load(study.folder(run.needs["start"]))
-    masks = sparsity.masks_of(model)
     requested = settings["start"].get("share", 0.0)
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
     if name == "distil-text-q":
         train = with_unlabelled(study, train)
-    rows, callbacks = taught(study, run, model, train), [gradual.Hold(masks)] if requested else []
-    how = {"unfinished": unfinished, "about": study.about(run), "loss": distill.loss(**TEACHER)}
-    how |= {"embeddings": name in HALVED or "embeddings" in settings, "callbacks": callbacks}
-    size, facts = int8_training.learn(settings, model, rows, dev, folder, **how)
+    how = {"callbacks": [gradual.Hold(sparsity.masks_of(model))] if requested else []}
+    how |= {"embeddings": name in HALVED or "embeddings" in settings}
+    size, facts = quantization.learn(study, run, model, train, dev, unfinished, **how)
     to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)
     predict = partial(export.predict_tags, graph, tokenizer, max_length=settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)

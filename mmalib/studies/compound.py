@@ -17,16 +17,14 @@ from pathlib import Path
 from mmalib.data.corpus import fewer_to_score
 from mmalib.data.subwords import encode_split, training_rows
 from mmalib.graph import quantize as int8
-from mmalib.model import disk, distill
+from mmalib.model import disk
 from mmalib.model.evaluate import score
-from mmalib.model.finetune import Recipe, finetune
 from mmalib.plan import Run
-from mmalib.prune import gradual, layers, sparsity
+from mmalib.prune import layers, sparsity
 from mmalib.records import store
-from mmalib.studies import combined, speed, speed_real, structured, unstructured
-from mmalib.studies.distillation import taught
-from mmalib.studies.finish import english, kept, recipe_after
+from mmalib.studies import combined, speed, structured, unstructured
 from mmalib.studies.study import Study
+from mmalib.studies.training import recipe_after, tuned
 
 
 def drop(study: Study, run: Run, unfinished: Path) -> dict:
@@ -42,7 +40,7 @@ def drop(study: Study, run: Run, unfinished: Path) -> dict:
     at_once = score(model, tokenizer, to_score, max_length=settings["max_length"])
     recipe = recipe_after(settings, settings["distil_epochs"])
     parts = {"stay": stay, "losses_without": losses, "at_once": at_once}
-    return tuned(study, run, (model, tokenizer), recipe, unfinished) | parts
+    return tuned(study, run, model, tokenizer, recipe, unfinished) | parts
 
 
 def quantize(study: Study, run: Run, unfinished: Path) -> dict:
@@ -58,13 +56,13 @@ def measure(study: Study, run: Run, unfinished: Path) -> dict:
     settings, model = run.settings, study.plan[run.needs["model"]]
     base, rows, sizes, f1_in = speed.base_folder(study), [], {}, {}
     for leaf, names in zip(model.leaves, settings["runtimes"], strict=True):
-        graph = speed_real.exported(study.folder(leaf), unfinished)
+        graph = speed.exported(study.folder(leaf), unfinished)
         timed = speed.measured(settings, {settings["model"]: graph}, names, base)
         rows += [row | {"folder": leaf} for row in timed]
         about = store.read_json(graph / disk.PROVENANCE)
         sizes[leaf] = speed.sizes(graph) | {"weights_left": round(about["encoder_weights"] * (1 - about["sparsity"]))}
         if "int8" in settings["form"]:
-            f1_in |= speed_real.scored(study, names, settings["scored_sentences"], graph)
+            f1_in |= speed.scored(study, names, settings["scored_sentences"], graph)
     return {"throughput": rows, "sizes": sizes, "f1_in": f1_in}
 
 
@@ -77,16 +75,4 @@ def hold(study: Study, run: Run, unfinished: Path) -> dict:
     sparsity.one_shot_(model, worth, settings["share"], settings["pattern"])
     at_once = score(model, tokenizer, study.corpora, max_length=settings["max_length"])
     recipe = recipe_after(settings, settings["held_epochs"])
-    return tuned(study, run, (model, tokenizer), recipe, unfinished) | {"at_once": at_once}
-
-
-def tuned(study: Study, run: Run, pair: tuple, recipe: Recipe, unfinished: Path) -> dict:
-    """Train a model (and its tokenizer) on English, taught by the dense baseline, zeros held; keep and score it."""
-    (model, tokenizer), settings = pair, run.settings
-    train, dev = english(study, tokenizer)
-    rows, held = taught(study, run, model, train), gradual.Hold(sparsity.masks_of(model))
-    loss = distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
-    how = {"folder": unfinished, "seed": settings["seed"], "loss": loss, "callbacks": [held]}
-    model, history = finetune(model, rows, dev, recipe, **how)
-    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
-    return kept(study, run, model, tokenizer, history, sparsity=zeros, parameters=model.num_parameters())
+    return tuned(study, run, model, tokenizer, recipe, unfinished) | {"at_once": at_once}

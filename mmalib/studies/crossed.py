@@ -9,12 +9,11 @@
 `search` takes heads and neurons out of FT without any training, until it is as much faster as is asked for.
 """
 
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedModel
 
 from mmalib.data import pairs
 from mmalib.data.corpus import fewer, fewer_to_score, source_of
@@ -28,16 +27,16 @@ from mmalib.plan import LAYERWISE, LENGTH, LORA, Run
 from mmalib.prune import gates, sparsity
 from mmalib.prune import search as masks
 from mmalib.records import clock, emissions
-from mmalib.studies import speed, speed_real, unstructured
-from mmalib.studies.finish import DENSE, recipe, recipe_after
+from mmalib.studies import speed, unstructured
 from mmalib.studies.study import Study
+from mmalib.studies.training import DENSE, recipe, recipe_after
 
 
 def tune(study: Study, run: Run, unfinished: Path) -> dict:
     """A row without P."""
     settings, row = run.settings, run.settings["row"]
-    tokenizer, has_adapters = load_tokenizer(settings["backbone"]), "A" in row.split("+")
     task, data = task_of(study, settings)
+    tokenizer, has_adapters = load_tokenizer(settings["backbone"]), "A" in row.split("+")
     model = load_model(settings["backbone"], seed=settings["seed"], labels=task.labels)
     with ExitStack() as stack:
         loss = task.loss
@@ -50,10 +49,13 @@ def tune(study: Study, run: Run, unfinished: Path) -> dict:
             adapters.add_(model, settings["adapter_width"])
         if row == "LoRA":
             adapters.add_lora_(model, **{name: settings[name] for name in LORA})
-        made = _trained(run, task, data, model, tokenizer, [(recipe(settings), unfinished, ())], loss)
+        estimate = stack.enter_context(emissions.tracked(settings["country"]))
+        rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
+        model, history = _fit(settings, model, rows, dev, recipe(settings), unfinished, loss)
+    made = {"history": history, "trained_weights": model.num_parameters(only_trainable=True), "sparsity": DENSE}
     if row == "LoRA":
         adapters.merge_lora_(model)
-    return _kept(study, run, task, data, model, tokenizer, sparsity=DENSE, **made)
+    return _kept(study, run, task, data, model, tokenizer, estimate, **made)
 
 
 def prune(study: Study, run: Run, unfinished: Path) -> dict:
@@ -61,20 +63,19 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     task, data = task_of(study, settings)
     model, tokenizer = study.model(run.needs["start"])
-    whole = {"heads": disk.heads_left(model), "neurons": disk.neurons_left(model)}
-    epochs, after = settings["gate_epochs"], settings["gate_after"]
+    whole, epochs = _units(model), settings["gate_epochs"]
     over = gates.Gates(model, settings["share"], rate=settings["gate_rate"], warm_up=settings["gate_warm_up"])
-    # of the epochs under gates the last one is taken: the earlier ones were less sparse
-    stages = [(recipe_after(settings, epochs, choose_after=0.999 * epochs), unfinished / "gates", (over,))]
-    zeros = {"requested": settings["share"]}
-
-    def finalise_(model: PreTrainedModel) -> None:
-        zeros.update(expected=float(over.expected().detach()), measured=over.finalise_(model))
-
-    stages.append((recipe_after(settings, after), unfinished / "after", ()))
-    made = _trained(run, task, data, model, tokenizer, stages, task.loss, finalise_)
-    structure = {"heads_left": disk.heads_left(model), "neurons_left": disk.neurons_left(model), "whole": whole}
-    return _kept(study, run, task, data, model, tokenizer, sparsity=zeros, structure=structure, **made)
+    with emissions.tracked(settings["country"]) as estimate:
+        rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
+        how = recipe_after(settings, epochs, choose_after=0.999 * epochs)  # the last one: earlier ones are less sparse
+        model, _ = _fit(settings, model, rows, dev, how, unfinished / "gates", task.loss, [over])
+        zeros = {"requested": settings["share"], "expected": float(over.expected().detach())}
+        zeros["measured"] = over.finalise_(model)
+        how = recipe_after(settings, settings["gate_after"])
+        model, history = _fit(settings, model, rows, dev, how, unfinished / "after", task.loss)
+    made = {"history": history, "trained_weights": model.num_parameters(only_trainable=True), "sparsity": zeros}
+    structure = _units(model) | {"whole": {"heads": whole["heads_left"], "neurons": whole["neurons_left"]}}
+    return _kept(study, run, task, data, model, tokenizer, estimate, structure=structure, **made)
 
 
 def sparse(study: Study, run: Run, unfinished: Path) -> dict:
@@ -87,8 +88,7 @@ def sparse(study: Study, run: Run, unfinished: Path) -> dict:
         how = {"folder": unfinished, "loss": task.loss}
         model, history, _ = unstructured.gradually(settings, model, rows, dev, **how)
     zeros = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
-    made = {"history": history, "emissions": {"training": estimate}}
-    return _kept(study, run, task, data, model, tokenizer, sparsity=zeros, **made)
+    return _kept(study, run, task, data, model, tokenizer, estimate, sparsity=zeros, history=history)
 
 
 def int8(study: Study, run: Run, unfinished: Path) -> dict:
@@ -113,7 +113,7 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     task, data = task_of(study, settings | {"cross_sentences": settings["importance_sentences"]})
     model, tokenizer = study.model(run.needs["base"])
-    graph, before = speed_real.exported(study.folder(run.needs["base"]), study.home / "shapes"), _encoder(model)
+    graph, before = speed.exported(study.folder(run.needs["base"]), study.home / "shapes"), _encoder(model)
 
     def measured(candidate: PreTrainedModel) -> float:
         folder = unfinished / "candidate"
@@ -127,18 +127,16 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
         rows, _ = _english(task, data, model, tokenizer, settings["max_length"])
         weighed = batches(rows, tokenizer, settings["batch_size"])
         found = masks.search_(model, masks.importance(model, weighed), settings["times"], measured)
-    structure = {"heads_left": disk.heads_left(model), "neurons_left": disk.neurons_left(model)}
-    zeros = {"measured": 1 - _encoder(model) / before}
-    made = {"structure": structure, "speedup": found, "emissions": {"training": estimate}, "sparsity": zeros}
-    return _kept(study, run, task, data, model, tokenizer, **made)
+    made = {"structure": _units(model), "speedup": found, "sparsity": {"measured": 1 - _encoder(model) / before}}
+    return _kept(study, run, task, data, model, tokenizer, estimate, **made)
 
 
 def use(study: Study, run: Run, unfinished: Path) -> dict:
     """A model's speed beside the dense one's in ONNX Runtime, and what reading test sentences takes."""
     settings = run.settings
     task, data = task_of(study, settings)
-    graph = speed_real.exported(study.folder(settings["folder"]), unfinished)
-    dense = speed_real.exported(study.folder(run.needs["base"]), study.home / "shapes")
+    graph = speed.exported(study.folder(settings["folder"]), unfinished)
+    dense = speed.exported(study.folder(run.needs["base"]), study.home / "shapes")
     folders = {"model": graph, "dense": dense}
     rows = speed.measured(settings, folders, ["onnxruntime"], speed.base_folder(study))
     tokenizer, number = load_tokenizer(str(graph.resolve())), -(-settings["used_sentences"] // len(data))
@@ -174,36 +172,32 @@ def _encoder(model: PreTrainedModel) -> int:
     return sum(weight.numel() for weight in sparsity.weights(model).values())
 
 
-def _trained(
-    run: Run,
-    task: Task,
-    data: dict,
+def _units(model: PreTrainedModel) -> dict:
+    return {"heads_left": disk.heads_left(model), "neurons_left": disk.neurons_left(model)}
+
+
+def _fit(
+    settings: dict,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    stages: Sequence[tuple[Recipe, Path, Sequence[TrainerCallback]]],
-    loss: Callable | None,
-    between: Callable[[PreTrainedModel], None] | None = None,
+    rows: list[dict],
+    dev: Encoded,
+    how: Recipe,
+    folder: Path,
+    loss,
+    callbacks=(),
+) -> tuple[PreTrainedModel, dict]:
+    """One training, of the adapters alone where a row has them."""
+    if "adapter_width" in settings or settings["row"] == "LoRA":
+        adapters.freeze_backbone_(model)
+    return finetune(model, rows, dev, how, folder=folder, seed=settings["seed"], loss=loss, callbacks=callbacks)
+
+
+def _kept(
+    study: Study, run: Run, task: Task, data: dict, model: PreTrainedModel, tokenizer, estimate: dict, **parts
 ) -> dict:
-    """Train a model in place, stage by stage; the parts of its record about that."""
-    settings, histories = run.settings, []
-    with emissions.tracked(settings["country"]) as estimate:
-        rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
-        for number, (how, folder, callbacks) in enumerate(stages):
-            if number and between:
-                between(model)
-            if "adapter_width" in settings or settings.get("row") == "LoRA":
-                adapters.freeze_backbone_(model)
-            given = {"folder": folder, "seed": settings["seed"], "loss": loss, "callbacks": callbacks}
-            model, history = finetune(model, rows, dev, how, **given)
-            histories.append(history)
-    trained = model.num_parameters(only_trainable=True)
-    return {"history": histories[-1], "trained_weights": trained, "emissions": {"training": estimate}}
-
-
-def _kept(study: Study, run: Run, task: Task, data: dict, model: PreTrainedModel, tokenizer, **parts) -> dict:
     """Score a model and keep it; the parts of its record."""
     with clock.phase("scoring"):
         scores = task.scores(run_of(model), data, tokenizer, run.settings["max_length"])
     disk.save(model, tokenizer, study.folder(run.name), about=study.about(run))
     size = {"parameters": model.num_parameters(), "megabytes": disk.size_mb(study.folder(run.name))}
-    return {"scores": scores, **size, **parts}
+    return {"scores": scores, **size, **parts, "emissions": {"training": estimate}}

@@ -13,35 +13,44 @@ A run makes one graph (`plan.GRAPHS`), keeps its folder and scores it on all lan
                       where the static graph breaks the floor in one of them
 
 All that is chosen is chosen on English dev (but in `floor-all`): the calibration method among the profile's, by F1 and
-then by the drift of the labels' distributions from the float graph's. The training of `qat` is not tuned at all.
+then by the drift of the labels' distributions from the float graph's. The training of `qat` is not tuned at all;
+notebook 06 trains so (`learn`) what is pruned or taught before.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedModel
+import numpy as np
+from transformers import PreTrainedModel, TrainerCallback
 
+from mmalib.data import LABELS
 from mmalib.data.corpus import fewer, fewer_to_score
-from mmalib.data.subwords import training_rows
-from mmalib.graph import export, ranges
+from mmalib.data.subwords import Encoded, model_tags, tags, word_logits
+from mmalib.graph import export, qat, ranges
 from mmalib.graph import quantize as int8
-from mmalib.model import disagreement, distill
+from mmalib.model import disagreement
 from mmalib.model.backbones import layers, load_tokenizer, parts
 from mmalib.model.evaluate import scored
-from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TAUGHT_GRAPHS, TEACHER, TRAINED_GRAPHS, Run
+from mmalib.model.finetune import finetune
+from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
 from mmalib.studies import int8_choices
-from mmalib.studies.distillation import taught
-from mmalib.studies.finish import english
-from mmalib.studies.int8_training import learn, size_of, tune
 from mmalib.studies.study import Study
+from mmalib.studies.training import english, lesson, recipe_after
 
 
 def quantize(study: Study, run: Run, unfinished: Path) -> dict:
     """Make one graph and score it."""
     settings, name = run.settings, run.settings["graph"]
     folder = study.folder(run.name)
-    if name == "float" or name in TRAINED_GRAPHS:
-        size, facts = _from_model(study, run, unfinished, folder)
+    if name == "float":
+        model, tokenizer = study.model(run.needs["base"])
+        size = size_of(export.export(model, tokenizer, folder, provenance=study.about(run)))
+        facts = {"places": places(model)}
+    elif name in TRAINED_GRAPHS:
+        model, tokenizer = study.model(run.needs["base"])
+        train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
+        size, facts = learn(study, run, model, train, dev, unfinished)
     else:
         size, facts = _from_graph(study, run, folder)
     if "same_as" in facts:
@@ -58,23 +67,61 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
     return {"scores": scores, "size": size, "sparsity": zeros, **facts}
 
 
+def learn(
+    study: Study,
+    run: Run,
+    model: PreTrainedModel,
+    train: Encoded,
+    dev: Encoded,
+    unfinished: Path,
+    *,
+    embeddings: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[dict, dict]:
+    """Train a tuned model on, under fake quantization where it shall be int8, and write its graph; size, and facts."""
+    settings, folder, about = run.settings, study.folder(run.name), study.about(run)
+    rows, loss = lesson(study, run, model, train)
+    fake = settings.get("int8") != "float"
+    if fake:
+        qat.prepare_(model, format=settings["format"])
+        callbacks = [*callbacks, qat.FreezeRanges()]
+    epochs = settings["qat_epochs"]
+    recipe = recipe_after(settings, epochs, rate=settings["qat_rate"], choose_after=epochs / 2)  # then ranges are fixed
+    how = {"folder": unfinished, "seed": settings["seed"], "loss": loss, "callbacks": callbacks}
+    model, history = finetune(model, rows, dev, recipe, **how)
+    if not fake:
+        return size_of(export.export(model, dev.tokenizer, folder, provenance=about)), {"history": history}
+    predicted, learnt, source = model_tags(model, dev), qat.ranges(model), unfinished / "float"
+    qat.remove_(model)
+    export.export(model, dev.tokenizer, source)
+    given = int8.tensor_ranges(source, learnt)
+    how = {"ranges": given, "format": settings["format"], "embeddings": embeddings, "provenance": about}
+    size = size_of(int8.quantize(source, folder, kind="qat", **how))
+    in_graph = tags(word_logits(export.session(folder), dev), LABELS)
+    agreement = np.mean(np.concatenate(predicted) == np.concatenate(in_graph))
+    return size, {"history": history, "ranges": given, "agreement": float(agreement)}
+
+
+def size_of(about: dict) -> dict:
+    """What a folder's mmalib.json says of size and zeros, float or int8."""
+    size = {"megabytes": about["megabytes"], "megabytes_float": about["megabytes"], "quantized": 0}
+    size |= {"sparsity": about["sparsity"], "sparsity_int8": None}
+    return size | {key: value for key, value in about.get("quantization", {}).items() if key in size}
+
+
 def compare(study: Study, run: Run, unfinished: Path) -> dict:
     """Tag the test sets with every graph, and tell where each differs from the float one, word by word."""
-    cap = run.settings["int8_sentences"]
-    tests = {language: fewer(splits["test"], cap) for language, splits in study.corpora.items()}
-    tags = {}
-    for graph in run.settings["graphs"]:
+    settings, predicted, changed = run.settings, {}, {}
+    tests = {name: fewer(splits["test"], settings["int8_sentences"]) for name, splits in study.corpora.items()}
+    for graph in settings["graphs"]:
         folder = study.graph(run.needs[graph])
-        session, tokenizer = export.session(folder), _tokenizer(folder)
-        tags[graph] = {
-            language: export.predict_tags(session, tokenizer, test["words"], run.settings["max_length"])
-            for language, test in tests.items()
-        }
-    before, changed = tags.pop("float"), {}
-    for graph, after in tags.items():
+        predict = partial(export.predict_tags, export.session(folder), _tokenizer(folder))
+        predicted[graph] = {name: predict(test["words"], settings["max_length"]) for name, test in tests.items()}
+    before = predicted.pop("float")
+    for graph, after in predicted.items():
         changed[graph] = {
-            language: disagreement.between(list(test["words"]), list(test["tags"]), before[language], after[language])
-            for language, test in tests.items()
+            name: disagreement.between(list(test["words"]), list(test["tags"]), before[name], after[name])
+            for name, test in tests.items()
         }
     return {"changed": changed}
 
@@ -92,25 +139,6 @@ def places(model: PreTrainedModel) -> dict[str, list]:
         for number, layer in enumerate(layers(model))
         for part, linear in parts(layer)._asdict().items()
     }
-
-
-def _from_model(study: Study, run: Run, unfinished: Path, folder: Path) -> tuple[dict, dict]:
-    """The baseline as a graph, as it is or trained on with or without fake quantization; size, and further facts."""
-    settings = run.settings
-    model, tokenizer = study.model(run.needs["base"])
-    if settings["graph"] == "float":
-        about = export.export(model, tokenizer, folder, provenance=study.about(run))
-        return size_of(about), {"places": places(model)}
-    train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
-    if settings["graph"] in TAUGHT_GRAPHS.values():
-        rows, loss = taught(study, run, model, train), distill.loss(**TEACHER)
-    else:
-        rows, loss = training_rows(train, model.config.label2id), None
-    if settings["int8"] == "qat":
-        how = {"unfinished": unfinished, "about": study.about(run), "loss": loss}
-        return learn(settings, model, rows, dev, folder, **how)
-    model, history = tune(settings, model, rows, dev, unfinished)
-    return size_of(export.export(model, tokenizer, folder, provenance=study.about(run))), {"history": history}
 
 
 def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data.corpus import Corpora, fewer, fewer_to_score
+from mmalib.data.corpus import fewer, fewer_to_score
 from mmalib.data.subwords import batches, encode_split, training_rows
 from mmalib.model import disk
 from mmalib.model.evaluate import score
@@ -21,8 +21,8 @@ from mmalib.model.finetune import finetune
 from mmalib.plan import IMPORTANCE_BATCH, KEPT_SHARES, Run, kept_leaf
 from mmalib.prune import heads, uniform, vocabulary
 from mmalib.records import store
-from mmalib.studies.finish import english, recipe_after
 from mmalib.studies.study import Study
+from mmalib.studies.training import english, recipe_after
 
 
 def shrink(study: Study, run: Run, unfinished: Path) -> dict:
@@ -60,7 +60,7 @@ def cut_vocabulary(study: Study, run: Run, unfinished: Path) -> dict:
     """
     model, tokenizer = study.model(run.needs["base"])
     before = {**_size(model), "megabytes": disk.size_mb(study.folder(run.needs["base"]))}
-    tokenizer = vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, training_texts(study.corpora)))
+    tokenizer = without_unused_(study, model, tokenizer)
     scores = score(model, tokenizer, study.corpora, max_length=run.settings["max_length"])
     disk.save(model, tokenizer, study.folder(run.name), about=study.about(run))
     after = {**_size(model), "megabytes": disk.size_mb(study.folder(run.name))}
@@ -74,9 +74,12 @@ def measured_on(study: Study, settings: dict, model: PreTrainedModel, tokenizer:
     return batches(rows, tokenizer, IMPORTANCE_BATCH)
 
 
-def training_texts(corpora: Corpora) -> list[list[str]]:
-    """The sentences of all languages' training sets, without their labels."""
-    return [words for splits in corpora.values() for words in splits["train"]["words"]]
+def without_unused_(
+    study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedTokenizerFast:
+    """Take the subwords out of a model that no language's training text uses; the tokenizer that is left."""
+    texts = [words for splits in study.corpora.values() for words in splits["train"]["words"]]
+    return vocabulary.prune_(model, tokenizer, vocabulary.keep(tokenizer, texts))
 
 
 def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], share: float) -> Iterator[float]:
@@ -86,8 +89,7 @@ def _shrinking_(model: PreTrainedModel, method: str, measured_on: list[dict], sh
     if method == "heads":
         for removed in heads.plan(model, measured_on, share):
             left = disk.heads_left(model)
-            new = {layer: [head for head in gone if head in left[layer]] for layer, gone in removed.items()}
-            heads.remove_heads_(model, {layer: gone for layer, gone in new.items() if gone})
+            heads.remove_heads_(model, {layer: set(gone) & set(left[layer]) for layer, gone in removed.items()})
             yield 1 - sum(map(len, disk.heads_left(model))) / number
     else:
         for kept in uniform.plan(model.config.num_attention_heads, disk.neurons_left(model)[0], share):

@@ -15,16 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data.corpus import fewer_to_score
 from mmalib.data.subwords import Encoded, encode_split, training_rows
-from mmalib.model import distill
 from mmalib.model.backbones import load_model
 from mmalib.model.evaluate import score
 from mmalib.model.finetune import finetune
 from mmalib.plan import Run
-from mmalib.prune import gradual, magnitude, mfac, movement, obs, sparsity
+from mmalib.prune import gradual, mfac, movement, obs, sparsity
 from mmalib.records import store
-from mmalib.studies.distillation import taught
-from mmalib.studies.finish import english, kept, recipe_after
 from mmalib.studies.study import Study
+from mmalib.studies.training import english, kept, lesson, recipe_after
 
 APART = 0.1  # sparsity between two mask updates that are measured on the way
 
@@ -38,12 +36,9 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     model, tokenizer = study.model(run.needs.get("start", run.needs["base"]))
     train, dev = english(study, tokenizer)
-    loss, measure = None, None
-    if "hardness" in settings:
-        rows = taught(study, run, model, train)
-        loss = distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
-    else:
-        rows = training_rows(train, model.config.label2id)
+    rows, loss = lesson(study, run, model, train)
+    measure = None
+    if not loss:
         to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
         measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
     model, history, curve = gradually(settings, model, rows, dev, loss=loss, folder=unfinished, measure=measure)
@@ -128,7 +123,7 @@ def criterion(
     if settings["method"] == "random":
         return sparsity.at_random(settings["seed"])
     if settings["method"] == "magnitude":
-        return magnitude.criterion()
+        return sparsity.by_magnitude()
     if settings["method"] == "movement":
         return movement.criterion(settings["score_rate"], per_matrix=settings["per_matrix"])
     names = {"damp": "damp", "num_grads": "fisher_gradients", "batch_size": "fisher_batch"}

@@ -27,13 +27,12 @@ from mmalib.model.backbones import layers, load_model, load_tokenizer, locate
 from mmalib.plan import THREE, Run
 from mmalib.pretrain import shrink, text
 from mmalib.pretrain.train import train
-from mmalib.prune import gradual, magnitude, obs, sparsity
+from mmalib.prune import gradual, obs, sparsity
 from mmalib.prune.layers import choose
 from mmalib.records import clock, machine, store
-from mmalib.studies.compound import tuned
-from mmalib.studies.finish import recipe
 from mmalib.studies.speed import gzip_mb
 from mmalib.studies.study import Study
+from mmalib.studies.training import recipe, tuned
 
 CARD = """# {run}
 
@@ -91,7 +90,7 @@ def transfer(study: Study, run: Run, unfinished: Path) -> dict:
             f"{len(theirs)}. Delete that folder: {backbone} is then pruned upstream again."
         )
     model = load_model(str(folder), seed=run.settings["seed"], sparse=True)
-    return tuned(study, run, (model, tokenizer), recipe(run.settings), unfinished)
+    return tuned(study, run, model, tokenizer, recipe(run.settings), unfinished)
 
 
 def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[text.Material, dict]:
@@ -144,7 +143,7 @@ def when(settings: dict) -> dict[int, float]:
 
 def _criterion(settings: dict, teacher: PreTrainedModel, draw: Callable) -> sparsity.Criterion:
     if settings["method"] == "magnitude":
-        return magnitude.criterion()
+        return sparsity.by_magnitude()
     noisy = shrink.hidden_loss(teacher, range(len(layers(teacher))), noise=1.0)
 
     def loss(model: PreTrainedModel, number: int) -> torch.Tensor:
