@@ -31,7 +31,7 @@ class Profile:
     name: str
     backbones: tuple[str, ...] = sizes(("e5-half",), ("e5-half",), ("e5",), ("mlbert", "xlm"))  # see model.backbones
     seeds: tuple[int, ...] = sizes((1,), (1,), (1, 2, 3))
-    data: str = sizes("sample", "sample", "hub")  # or "sample" or a folder; MMALIB_DATA overrides it
+    data: str = sizes("sample", "sample", "hub")  # or a folder; MMALIB_DATA overrides it
     train_sentences: int | None = sizes(64, 2000, None)  # cap on English training sentences
     eval_sentences: int | None = sizes(32, 200, None)  # cap on every dev and test set
     epochs: int = sizes(1, 4, 5, 4)
