@@ -274,6 +274,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         for name in profile.students:
             settings = STUDENTS if name in profile.unlabelled_students else STUDENTS[:2]
             every += [student(profile, teacher, name, setting) for setting in settings]
+        every += [self_taught(profile, teacher, number) for number in range(1, profile.self_taught + 1)]
     for base in _once([*bases, *teachers]):
         every += _graphs(profile, base)
     for teacher in teachers:
@@ -418,6 +419,17 @@ def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
     settings |= {"hardness": 0.0} if setting == "plain" else {**TEACHER, "teacher_epochs": profile.epochs}
     settings |= _of(profile, "unlabelled_sentences") if setting in ("longer", "unlabelled") else {}
     return _leaving(student_name(backbone, setting, *_where(own)[1:]), settings, base=teacher)
+
+
+def self_taught(profile: Profile, base: Run, number: int) -> Run:
+    """The teacher's own backbone, taught on unlabelled text by the round before; the first round's teacher is `base`."""
+    like, before = student(profile, base, profile.teacher, "unlabelled"), base
+    settings = like.settings | {"setting": f"self-taught {number}", "by_confidence": True}
+    if number > 1:
+        before = self_taught(profile, base, number - 1)
+        settings["teacher_digest"] = before.digest
+    name = student_name(profile.teacher, f"self-taught-{number}", *_where(base)[1:])
+    return _leaving(name, settings, base=base, teacher=before)
 
 
 def graphs(profile: Profile) -> list[str]:

@@ -150,6 +150,19 @@ def test_the_loss_of_two_words_by_hand(hardness, temperature):
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_word_without_a_label_weighs_what_its_teacher_is_sure_of():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 1, 6, 3, generator=draw)
+    gold = torch.tensor([[0, -100, 2, -100, -100, 1]])
+    how = {"hardness": 0.4, "temperature": 2.0}
+    alone = [distill.of_words(student[:, [i]], teacher[:, [i]], gold[:, [i]], **how) for i in range(6)]
+    sure = [max(softmax(teacher[0, i].tolist())) if gold[0, i] == -100 else 1.0 for i in range(6)]
+    expected = sum(weight * loss for weight, loss in zip(sure, alone, strict=True)) / sum(sure)
+    found = distill.of_words(student, teacher, gold, **how, by_confidence=True)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found != distill.of_words(student, teacher, gold, **how)
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     logits = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
     gold = torch.full((2, 5), -100)

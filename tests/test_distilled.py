@@ -18,7 +18,8 @@ from mmalib.studies.study import Study
 
 @pytest.fixture(scope="module")
 def study(tiny_study):
-    return tiny_study(unlabelled_sentences=10, train_sentences=32, eval_sentences=12, learning_rate=3e-3)
+    sizes = {"unlabelled_sentences": 10, "train_sentences": 32, "eval_sentences": 12}
+    return tiny_study(**sizes, self_taught=2, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +80,33 @@ def test_the_labels_of_the_unlabelled_text_are_never_read(study, trained_on):
 
 
 def test_each_record_says_whether_target_text_was_seen_and_its_model_is_kept(study, records):
-    assert list(records) == list(plan.STUDENTS)
+    rounds = ["self-taught 1", "self-taught 2"]
+    assert list(records) == [*plan.STUDENTS, *rounds]
     heads = []
     for name, record in records.items():
-        assert record["settings"]["sees_target_text"] == (name == "unlabelled")
+        assert record["settings"]["sees_target_text"] == (name in ("unlabelled", *rounds))
         assert record["settings"]["hardness"] == (0 if name == "plain" else 0.5)
         model, tokenizer = disk.load(study.folder(record["run"]))
         assert score(model, tokenizer, study.corpora, max_length=study.profile.max_length) == record["scores"]
         heads.append(model.classifier.weight)
     assert not any(torch.equal(one, other) for i, one in enumerate(heads) for other in heads[:i])
+
+
+def test_each_round_is_taught_by_the_one_before(study, records, monkeypatch):
+    names = [records[f"self-taught {number}"]["run"] for number in (1, 2)]
+    asked, really = [], training.distill.answers
+
+    def answers(teacher, *further):
+        asked.append(teacher.classifier.weight)
+        return really(teacher, *further)
+
+    monkeypatch.setattr(training.distill, "answers", answers)
+    for name, teacher in zip(names, (study.plan[names[0]].needs["base"], names[0]), strict=True):
+        run = study.plan[name]
+        model, tokenizer = study.model(teacher)
+        rows, loss = training.lesson(study, run, model, training.english(study, tokenizer)[0])
+        assert torch.equal(asked[-1], model.classifier.weight) and len(rows) == 52 and loss
+        assert run.settings["by_confidence"] and run.settings["backbone"] == study.profile.teacher
 
 
 def test_a_second_call_reads_and_trains_nothing(study, records, monkeypatch):
@@ -100,7 +119,7 @@ def test_a_killed_run_goes_on_to_the_same_student_without_asking_again(study, re
     run = study.plan[before["run"]]
     weights = disk.load(study.folder(run.name))[0].state_dict()
     (study.home / "records" / f"{run.name}.json").unlink()
-    assert len(list((study.home / "answers").iterdir())) == 1  # one file for all settings
+    assert len(list((study.home / "answers").iterdir())) == 2  # one for all settings, one of the first round
     monkeypatch.setattr(distill, "word_logits", None)
 
     def kill(*_, **__):

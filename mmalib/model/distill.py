@@ -51,26 +51,33 @@ def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None)
     return logits
 
 
-def loss(*, hardness: float, temperature: float) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+def loss(*, hardness: float, temperature: float, by_confidence: bool = False) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
     """The loss of a batch whose rows have `answers`, from the student's logits."""
     if not 0 <= hardness <= 1:
         raise ValueError(f"The hardness is {hardness}: it must lie between 0 (gold labels) and 1 (teacher).")
     if not temperature > 0:
         raise ValueError(f"The temperature is {temperature}: it must be above 0; 1 leaves the teacher as it is.")
-    share = {"hardness": hardness, "temperature": temperature}
-    return lambda logits, batch: of_words(logits, batch["answers"], batch["labels"], **share)
+    how = {"hardness": hardness, "temperature": temperature, "by_confidence": by_confidence}
+    return lambda logits, batch: of_words(logits, batch["answers"], batch["labels"], **how)
 
 
-def of_words(logits: Tensor, targets: Tensor, gold: Tensor, *, hardness: float, temperature: float) -> Tensor:
-    """The mean loss of the words in a batch; the teacher's logits are nan where no word is scored."""
+def of_words(
+    logits: Tensor, targets: Tensor, gold: Tensor, *, hardness: float, temperature: float, by_confidence: bool = False
+) -> Tensor:
+    """The mean loss of the words in a batch; the teacher's logits are nan where no word is scored.
+
+    With `by_confidence` a word without a gold label has the chance of the teacher's first choice as its weight.
+    """
     # logits, targets: [windows, positions, labels]; gold: [windows, positions], -100 where there is no gold label
     words = ~targets.isnan().any(-1)
     student, teacher, gold = logits[words].float(), targets[words].float(), gold[words]  # [words, labels] and [words]
+    sure = torch.where(gold == IGNORED, teacher.softmax(-1).amax(-1), 1.0)
     task = functional.cross_entropy(student, gold, ignore_index=IGNORED, reduction="none")  # 0 without a gold label
     student, teacher = (functional.log_softmax(of / temperature, dim=-1) for of in (student, teacher))
     taught = temperature**2 * functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
     share = torch.where(gold == IGNORED, 1.0, hardness)  # the teacher's share of each word
-    return ((1 - share) * task + share * taught).mean()
+    each = (1 - share) * task + share * taught
+    return (sure * each).sum() / sure.sum() if by_confidence else each.mean()
 
 
 def _columns(model: PreTrainedModel) -> list[int]:

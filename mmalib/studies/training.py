@@ -1,7 +1,7 @@
 """What all training of a study shares, from English text to a record; and the runs that are tuned and nothing else.
 
 `tune` makes the baselines, backbones tuned on English, and their students: smaller models tuned with and without the
-baseline's answers. Students have four settings, every one with the same number of epochs and the same optimizer:
+baseline's answers. Students have these settings, every one with the same number of epochs and the same optimizer:
 
     plain       English text, gold labels
     teacher     the same text, gold labels and the teacher's answers: the paper's setting
@@ -9,6 +9,8 @@ baseline's answers. Students have four settings, every one with the same number 
                 another setting than zero-shot: text of the target languages is seen, their labels are not
     longer      as `teacher`, with English repeated until an epoch has as many steps as one of `unlabelled`: what is
                 better there only because training is longer is better here as well
+    self-taught as `unlabelled`, of the teacher's own backbone, round by round: each round's answers teach the next one,
+                and a word without a label counts as much as its teacher is sure of it
 
 Hardness and temperature are fixed and the same for all (`plan.TEACHER`). `attempt` tries one of `plan.RECIPES`.
 """
@@ -97,15 +99,16 @@ def lesson(study: Study, run: Run, model: PreTrainedModel, text: Encoded) -> tup
     number = len(text.windows)
     if run.kind == "student":  # all settings ask about the same text, or there would be as many files as settings
         text = with_unlabelled(study, text)
-    teacher, its_tokenizer = study.model(run.needs["base"])
+    teacher, its_tokenizer = study.model(run.needs.get("teacher", run.needs["base"]))
     alike = its_tokenizer.backend_tokenizer.to_str() == text.tokenizer.backend_tokenizer.to_str()
     heard = text if alike else encode(text.words, its_tokenizer, settings["max_length"])
     rows = training_rows(text, model.config.label2id, distill.answers(teacher, heard, study.home / "answers"))
-    if run.kind == "student" and settings["setting"] != "unlabelled":
+    if run.kind == "student" and not settings["sees_target_text"]:
         labelled = rows[:number]
         times, rest = divmod(len(rows), number) if settings["setting"] == "longer" else (1, 0)
         rows = [*labelled * times, *random.Random(settings["seed"]).sample(labelled, rest)]
-    return rows, distill.loss(hardness=settings["hardness"], temperature=settings["temperature"])
+    how = {name: settings[name] for name in ("hardness", "temperature", "by_confidence") if name in settings}
+    return rows, distill.loss(**how)
 
 
 def with_unlabelled(study: Study, labelled: Encoded) -> Encoded:
