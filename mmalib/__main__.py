@@ -1,7 +1,7 @@
 """`python -m mmalib`: see `mmalib.app.cli`.
 
 Ctrl-C or a polite kill ends it at once. Whatever a study has written is whole at any moment, and its kernel ends when
-it does: unwinding gains nothing, and from the middle of papermill's event loop it would now and then end in a traceback.
+it does. Unwinding gains nothing: from the middle of papermill's event loop it would at times end in a traceback.
 """
 
 import os

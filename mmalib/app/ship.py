@@ -95,10 +95,11 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         (folder / export.PROVENANCE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
         speed = shipped.speed(ner)
         here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
+        here = f"Measured with the card: {here}, {machine.cpu()}."
         told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}
         told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
-        further_card = {"before": before, "wrong": wrong, "here": f"{here}, {machine.cpu()}"}
-        (folder / export.CARD).write_text(card.text(told, about, [], folder=target.name, **further_card), "utf-8")
+        written = card.text(told, about, here, folder=target.name, before=before, wrong=wrong)
+        (folder / export.CARD).write_text(written, "utf-8")
         with complete_folder(target) as fresh:
             for path in (path for path in folder.rglob("*") if path.is_file()):
                 _put(path, fresh / path.relative_to(folder))
