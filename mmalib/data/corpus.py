@@ -138,7 +138,7 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
         corpora = _read(PARQUET, _download())
     else:
         folder = Path(source).expanduser()
-        corpora = _read(*_layout(folder))
+        corpora = _read(*layout(folder))
         others = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
         further = {path.stem: _dataset(read_conll(path, columns=(2,)), profile.eval_sentences) for path in others}
     return Corpora({language: _datasets(language, corpora[language], profile) for language in LANGUAGES}, further)
@@ -148,7 +148,7 @@ def check(profile: Profile, data: str | None = None) -> None:
     """Refuse a data folder that `load` could not read, without reading it."""
     source = source_of(profile, data)
     if source not in ("sample", "hub"):
-        _layout(Path(source).expanduser())
+        layout(Path(source).expanduser())
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:
@@ -196,7 +196,7 @@ def _lines(path: str | Path) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
+def layout(folder: Path) -> tuple[dict, dict[str, Path]]:
     """The layout that a folder has, and the root of each language."""
     if not folder.is_dir():
         raise ValueError(

@@ -101,23 +101,24 @@ def commit() -> str | None:
     return None if head is None or changes is None else head + ("-dirty" if changes else "")
 
 
-def doctor(data: str | None = None) -> list[str]:
-    """What this machine can run, in about ten lines for a human; `data` as in `corpus.load`."""
+def doctor() -> list[str]:
+    """What this machine can run, in about ten lines for a human."""
     import torch  # takes seconds, and most users of this module never ask
 
     machine, (version, reason) = describe(), deepsparse()
     runtimes = [f"{package} {_version(package) or 'not installed'}" for package in ("onnxruntime", "openvino")]
     runtimes += [f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"]
+    listed = None not in machine["flags"].values()
     lines = {
         "mmalib": f"{mmalib.__version__}, commit {commit() or 'unknown'}",
         "Python": f"{machine['python']} on {machine['platform']}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "GPU": machine["gpu"] or "none",
         "CPU": f"{machine['cpu']}, {machine['cores']} cores",
-        "CPU flags": _flags_line(machine["flags"]),
+        "CPU flags": ", ".join(flag for flag in FLAGS if machine["flags"][flag]) or ("none" if listed else "unknown"),
         "Memory": "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB",
         "Runtimes": ", ".join(runtimes),
-        "Data": _data(data),
+        "Data": _data(os.environ.get("MMALIB_DATA") or "sample"),
         "Backbones": _backbones(WEIGHTS),
         "Free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB for runs/ in this folder",
     }
@@ -187,47 +188,26 @@ def _output(*command: str, **environment: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _flags_line(flags: dict[str, bool | None]) -> str:
-    if None in flags.values():
-        return "unknown (this system does not list them)"
-    groups = {
-        "AVX2": flags["avx2"],
-        "AVX-512": flags["avx512f"],
-        "AVX512-VNNI": flags["avx512_vnni"],
-        "bf16": flags["avx512_bf16"] or flags["amx_bf16"],
-        "AMX": flags["amx_bf16"] or flags["amx_int8"],
-    }
-    return ", ".join(f"{name} {'yes' if present else 'no'}" for name, present in groups.items())
-
-
-def _data(data: str | None) -> str:
-    source = data or os.environ.get("MMALIB_DATA") or "sample"
+def _data(source: str) -> str:
     if source == "sample":
         return "generated sample (set MMALIB_DATA to a folder with the CoNLL files for the real corpora)"
     if source == "hub":
         return "CoNLL from the hub, fetched on first use"
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return f"{source}: there is no such folder"
-    from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
+    from mmalib.data import corpus  # brings in the datasets library: only where it is needed
 
-    for layout, paths in (("original", ORIGINAL), ("parquet", PARQUET)):
-        there = {name: [s for s, file in files.items() if (folder / file).is_file()] for name, files in paths.items()}
-        if any(there.values()):
-            languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in there.items()]
-            return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
-    return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
+    try:
+        corpus.layout(Path(source).expanduser())
+    except ValueError as error:
+        return str(error)
+    return f"{source}: CoNLL, all files"
 
 
 def _backbones(weights: Path) -> str:
-    """What the reports beside the weights tell of them, and how large the folder is."""
-    reports = {path.parent.name: json.loads(path.read_text()) for path in sorted(weights.glob("*/training.json"))}
-    if not reports:
-        return "none shipped"
+    """What the reports beside the weights tell of them."""
     each = []
-    for name, report in reports.items():
+    for path in sorted(weights.glob("*/training.json")):
+        report = json.loads(path.read_text())
         directions = ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
         size = f"{report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB"
-        each.append(f"{name} {size} ({directions})")
-    size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6
-    return f"{', '.join(each)}; {size:.1f} MB with what they share; in brackets how often a translation is found"
+        each.append(f"{path.parent.name} {size} ({directions})")
+    return f"{', '.join(each)}; in brackets how often a translation is found" if each else "none shipped"
