@@ -1,30 +1,23 @@
 """The generated sample corpus: English, Spanish and Dutch sentences with PER, ORG, LOC and MISC in IOB2.
 
 It stands in for CoNLL-2002/2003 where those cannot be had, so that the whole study runs offline. Names come from Faker
-(people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from templates, one package data
-file per language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`; what they share is in `common.txt`. Two rules
-make the corpus a test rather than an echo:
+(people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from templates, one file per
+language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`; what they share, and their notation, is in `common.txt`.
+Two rules make the corpus a test rather than an echo:
 
 * a name belongs to one of train, dev and test, in all three languages at once (`share_out`);
 * a template belongs to one of them too, since every template stands under the heading of its split.
-
-Notation of the template files. `== train`, `== dev`, `== test` open the splits; whatever stands above them
-serves all three. `kind = a | b` lists what a kind may become, `# ...` is a comment, every other line is a
-template. In a template
-
-    [was born|grew up]   is one of the alternatives; [again|] may be nothing
-    <day>                is a word or name of that kind and carries no label
-    {LOC.city}           is an entity, labelled with what stands before the dot
-    {LOC.city^}          is the same in capitals; a line that begins with ^ is a headline, all in capitals
 
 Convention: nationalities and languages are MISC in every language, also in Spanish, which writes them in
 lower case. (CoNLL-2002 leaves those Spanish words unlabelled; here the languages are kept alike.) Titles
 ("Dr.") and quotation marks stay outside the entity; the whole of a nested organisation name is one entity.
 """
 
+import itertools
 import random
 import re
 import unicodedata
+from functools import cache
 from importlib import resources
 
 from babel import Locale
@@ -42,20 +35,25 @@ Sentence = tuple[list[str], list[str]]  # words, IOB2 tags
 
 def generate(seed: int = 2024) -> dict[str, dict[str, list[Sentence]]]:
     """The corpus as language -> split -> sentences, the same on every machine for the same `seed`."""
-    files = {language: read_templates(language) for language in LOCALES}
-    names = draw_names(files, seed)
     return {
         language: {
-            split: write_sentences(
-                files[language][split]["templates"],
-                files[language]["all"]["kinds"] | files[language][split]["kinds"] | names[language][split],
-                count=size,
-                rng=random.Random(f"{seed} {language} {split}"),
-            )
+            split: write_sentences(*material(seed)[language, split], size, random.Random(f"{seed} {language} {split}"))
             for split, size in SIZES.items()
         }
         for language in LOCALES
     }
+
+
+@cache
+def material(seed: int) -> dict[tuple[str, str], tuple[list[str], dict[str, list[str]]]]:
+    """For every language and split the templates, and the words and names of every kind."""
+    files = {language: read_templates(language) for language in LOCALES}
+    names, made = draw_names(files, seed), {}
+    for language, file in files.items():
+        for split in SIZES:
+            kinds = file["all"]["kinds"] | file[split]["kinds"] | names[language][split]
+            made[language, split] = file[split]["templates"], kinds
+    return made
 
 
 # Templates: reading them, and turning one into a sentence.
@@ -78,11 +76,10 @@ def read_templates(language: str) -> dict[str, dict]:
 
 
 def write_sentences(
-    templates: list[str], kinds: dict[str, list[str]], *, count: int, rng: random.Random
+    templates: list[str], kinds: dict[str, list[str]], count: int, rng: random.Random
 ) -> list[Sentence]:
     """`count` different sentences, every template used about equally often, in random order."""
-    order = list(templates)
-    sentences: dict[str, Sentence] = {}
+    order, sentences = list(templates), {}
     while len(sentences) < count:
         rng.shuffle(order)
         for template in order:
@@ -95,18 +92,16 @@ def write_sentences(
 
 def write_sentence(template: str, kinds: dict[str, list[str]], rng: random.Random) -> Sentence:
     """One sentence from one template."""
-    words: list[str] = []
-    tags: list[str] = []
+    words, tags = [], []
     for item in fill(template.removeprefix("^ "), kinds, rng).split():
-        slot = re.fullmatch(r"\{([\w.]+)(\^?)\}", item)
-        if not slot:
+        if slot := re.fullmatch(r"\{((\w+)[\w.]*)(\^?)\}", item):
+            name = fill(rng.choice(kinds[slot[1]]), kinds, rng)
+            part = (name.upper() if slot[3] else name).split()
+            words += part
+            tags += [f"B-{slot[2]}"] + [f"I-{slot[2]}"] * (len(part) - 1)
+        else:
             words.append(item)
             tags.append("O")
-            continue
-        name = fill(rng.choice(kinds[slot[1]]), kinds, rng).split()
-        label = slot[1].split(".")[0]
-        words += [word.upper() for word in name] if slot[2] else name
-        tags += [f"B-{label}"] + [f"I-{label}"] * (len(name) - 1)
     if template.startswith("^ "):
         words = [word.upper() for word in words]
     words[0] = words[0][0].upper() + words[0][1:]
@@ -124,7 +119,7 @@ def fill(text: str, kinds: dict[str, list[str]], rng: random.Random) -> str:
 
 def entity_names(words: list[str], tags: list[str]) -> list[str]:
     """The entities of a sentence, as text."""
-    names: list[str] = []
+    names = []
     for word, tag in zip(words, tags, strict=True):
         if tag.startswith("B-"):
             names.append(word)
@@ -145,15 +140,17 @@ def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[st
             home |= {key(name): split for name in file[split]["kinds"]["wordname"]}
 
     names: dict[str, dict] = {language: {split: {} for split in SIZES} for language in LOCALES}
-    for kind, triples in cldr_names().items():
-        for split, kept in share_out(triples, home, rng).items():
-            for number, language in enumerate(LOCALES):
-                names[language][split][kind] = [triple[number] for triple in kept]
+
+    def share(languages: tuple[str, ...], concepts_of: dict[str, list[tuple[str, ...]]]) -> None:
+        for kind, concepts in concepts_of.items():
+            for split, kept in share_out(concepts, home, rng).items():
+                for number, language in enumerate(languages):
+                    names[language][split].setdefault(kind, []).extend(concept[number] for concept in kept)
+
+    share(tuple(LOCALES), cldr_names())
     for language, file in files.items():
-        twins = {"twin": file["all"]["kinds"]["twin"]}
-        for kind, drawn in (twins | faker_names(language, seed) | {"acronym": acronyms(rng)}).items():
-            for split, kept in share_out([(name,) for name in drawn], home, rng).items():
-                names[language][split].setdefault(kind, []).extend(name for (name,) in kept)
+        own = {"twin": file["all"]["kinds"]["twin"], **faker_names(language, seed), "acronym": acronyms(rng)}
+        share((language,), {kind: [(name,) for name in drawn] for kind, drawn in own.items()})
         for split in SIZES:
             add_derived_(names[language][split], language)
     return names
@@ -167,22 +164,16 @@ def share_out(
     A concept is one thing under its names in one or more languages. It follows a name that `home` knows
     already; where its names live in different splits it is dropped. `home` learns the new names.
     """
-    deal = ("train", "test", "train", "dev", "train")
+    deal = itertools.cycle(("train", "test", "train", "dev", "train"))
     shared: dict[str, list[tuple[str, ...]]] = {split: [] for split in SIZES}
     concepts = list(concepts)
     rng.shuffle(concepts)
-    fresh = 0
     for concept in concepts:
         owners = {home[key(name)] for name in concept if key(name) in home}
-        if len(owners) > 1:
-            continue
-        if owners:
-            split = owners.pop()
-        else:
-            split = deal[fresh % len(deal)]
-            fresh += 1
-        home.update((key(name), split) for name in concept)
-        shared[split].append(concept)
+        if len(owners) < 2:
+            split = owners.pop() if owners else next(deal)
+            home.update((key(name), split) for name in concept)
+            shared[split].append(concept)
     return shared
 
 
@@ -210,16 +201,15 @@ def cldr_names() -> dict[str, list[tuple[str, ...]]]:
     for zone in sorted({zone for zones in get_global("territory_zones").values() for zone in zones}):
         default = zone.split("/")[-1].replace("_", " ")  # CLDR names a city only where it differs from this
         triple = tuple(locale.time_zones.get(zone, {}).get("city", default) for locale in locales)
-        if re.match("Africa|America|Asia|Australia|Europe", zone) and territories.isdisjoint(triple):
+        of_a_continent = re.match("Africa|America|Asia|Australia|Europe", zone)
+        if of_a_continent and territories.isdisjoint(triple) and all(re.fullmatch(PLACE, name) for name in triple):
             cities.append(triple)
-    cities = [triple for triple in cities if all(re.fullmatch(PLACE, name) for name in triple)]
     codes = read_templates("common")["all"]["kinds"]
-    names = {
-        kind: [tuple(locale.languages[code] for locale in locales) for code in codes[kind]]
-        for kind in ("nation", "tongue")
-    }
-    names["country"] = [tuple(locale.territories[code] for locale in locales) for code in codes["country"]]
-    return names | {"city": cities}
+    tables = {"nation": "languages", "tongue": "languages", "country": "territories"}
+    return {
+        kind: [tuple(getattr(locale, table)[code] for locale in locales) for code in codes[kind]]
+        for kind, table in tables.items()
+    } | {"city": cities}
 
 
 def faker_names(language: str, seed: int) -> dict[str, list[str]]:
