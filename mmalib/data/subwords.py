@@ -191,27 +191,29 @@ def run_of(model: PreTrainedModel) -> Run:
 
 
 def word_logits(run: Run, text: Encoded, *, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
-    """The logits of every word's first subword, [words, labels] a sentence; windows of like length run together."""
-    by_sentence: list[np.ndarray | None] = [None] * len(text.words)
-    for window, logits in window_logits(run, text.windows, text.tokenizer, batch_tokens):
-        places, words = np.array(window.scored).T
-        if by_sentence[window.sentence] is None:
-            shape = (len(text.words[window.sentence]), logits.shape[-1])
-            by_sentence[window.sentence] = np.full(shape, np.nan, np.float32)
-        by_sentence[window.sentence][words] = logits[places]
-    width = max((rows.shape[1] for rows in by_sentence if rows is not None), default=1)
-    return [np.zeros((0, width), np.float32) if rows is None else rows for rows in by_sentence]  # None: not a word
+    """The logits of every word's first subword, [words, labels] a sentence."""
+    logits = window_logits(run, text.windows, text.tokenizer, batch_tokens)
+    none = np.zeros((0, logits[0].shape[-1] if logits else 1), np.float32)  # of a sentence without words
+    by_sentence = [[none] for _ in text.words]
+    for window, rows in zip(text.windows, logits, strict=True):
+        by_sentence[window.sentence].append(rows[[place for place, _ in window.scored]])
+    return [np.concatenate(rows) for rows in by_sentence]
 
 
 def window_logits(
-    run: Run, windows: list[Window], tokenizer: PreTrainedTokenizerFast, batch_tokens: int = BATCH_TOKENS
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """Every window with its logits [subwords, labels], from long to short; windows of like length run together."""
-    ordered = sorted(windows, key=lambda window: -len(window.ids))
-    while ordered:
-        number = max(1, batch_tokens // len(ordered[0].ids))  # so that the padded batch stays under `batch_tokens`
-        batch, ordered = ordered[:number], ordered[number:]
-        yield from zip(batch, run(*padded(batch, tokenizer, (len(batch), len(batch[0].ids)))), strict=True)
+    run: Run, windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast, batch_tokens: int = BATCH_TOKENS
+) -> list[np.ndarray]:
+    """The logits [subwords, labels] of every window; windows of like length run together."""
+    logits: list[np.ndarray | None] = [None] * len(windows)
+    waiting = sorted(range(len(windows)), key=lambda number: -len(windows[number].ids))
+    while waiting:
+        longest = len(windows[waiting[0]].ids)
+        size = max(1, batch_tokens // longest)  # so that the padded batch stays under `batch_tokens`
+        batch, waiting = waiting[:size], waiting[size:]
+        ids, mask = padded([windows[number] for number in batch], tokenizer, (len(batch), longest))
+        for number, rows in zip(batch, run(ids, mask), strict=True):
+            logits[number] = rows
+    return logits
 
 
 def tags(logits: Sequence[np.ndarray], names: Sequence[str] | Mapping[int, str]) -> list[list[str]]:

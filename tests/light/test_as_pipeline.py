@@ -32,11 +32,11 @@ def pipeline(lookup):
 def outputs(ner, text, table):
     """What `_forward` would hand over, and which subwords begin a word."""
     (part,) = module._parts(text, 1)
-    (read,) = ner._read([part])
-    ids = [3 if token is None else token for word in read.of_words for token, _ in word]
-    assert np.allclose(np.exp(table[ids]) / np.exp(table[ids]).sum(-1, keepdims=True), read.rows, atol=1e-6)
-    begins = [place == 0 for word in read.of_words for place in range(len(word))]
-    spans = module._subwords(part, read).spans
+    ((rows, encoding, of_words),) = ner._read([part])
+    ids = [3 if token is None else token for word in of_words for token, _ in word]
+    assert np.allclose(np.exp(table[ids]) / np.exp(table[ids]).sum(-1, keepdims=True), rows, atol=1e-6)
+    begins = [place == 0 for word in of_words for place in range(len(word))]
+    spans = module._subwords(part, rows, of_words, encoding).spans
     return {
         "logits": torch.from_numpy(table[[0, *ids, 2]])[None],
         "input_ids": torch.tensor([[0, *ids, 2]]),
