@@ -36,24 +36,21 @@ def there() -> list[str]:
 
 def locate(model: str | Path | None = None) -> Path:
     """The folder of a model, ready to be loaded: of a shipped one by its name, by default the first, or any other."""
-    if model is None or str(model) in NAMES:
-        name = str(model or next(iter(there()), ""))
-        if name in there():
-            return unpacked(name)
-        carried = ", ".join(f"'{one}'" for one in there()) or "no models"
-        what = f"no model '{name}' (it carries {carried})" if name else carried
-        raise ValueError(
-            f"This copy of mmalib carries {what}. Give the folder of a model, such as those in "
-            "runs/quick/models, or make them with python -m mmalib ship."
-        )
-    folder = Path(model)
+    name = str(model or next(iter(there() or NAMES)))
+    if name in there():
+        return unpacked(name)
+    folder = Path(name)
     wanted = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-    lost = [name for name in wanted if not (folder / name).is_file()]
+    lost = [file for file in wanted if not (folder / file).is_file()]
     if not (folder / WEIGHTS).is_file() and runtimes.graph_in(folder) is None:
         lost = [" or ".join((*runtimes.PLACES, WEIGHTS)), *lost]
     if lost:
         what = f"is missing {', '.join(lost)}" if folder.is_dir() else "is not a folder"
-        raise ValueError(f"{model} {what}. Give the folder of a model, or one of: {', '.join(there()) or 'none here'}.")
+        carried = ", ".join(there()) or "none (python -m mmalib ship makes them)"
+        raise ValueError(
+            f"{name} {what}. Give the folder of a model, such as those in runs/quick/models, or the name of one that "
+            f"this copy of mmalib carries: {carried}."
+        )
     return folder.resolve()
 
 
