@@ -8,8 +8,8 @@ import inspect
 import json
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import tee
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -91,16 +91,10 @@ def _predict(options: argparse.Namespace) -> int:
     from mmalib.use import ner
 
     typing = not options.text and sys.stdin.isatty()
-    waiting: deque[str] = deque()
-
-    def texts() -> Iterator[str]:
-        for text in options.text or ner.lines(sys.stdin.buffer):
-            waiting.append(text)
-            yield text
-
+    asked, texts = tee(options.text or ner.lines(sys.stdin.buffer))
+    answers = ner.NER.load(options.model, batch_size=1 if typing else None)(asked)
     try:
-        for entities in ner.NER.load(options.model, batch_size=1 if typing else None)(texts()):
-            text = waiting.popleft()
+        for entities, text in zip(answers, texts, strict=True):
             if options.json:
                 print(json.dumps({"text": text, "entities": entities}, ensure_ascii=False), flush=typing)
                 continue
