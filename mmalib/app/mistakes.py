@@ -47,10 +47,10 @@ def of_sentence(gold: list[str], said: list[str]) -> Iterator[tuple[str, int, in
 
 def _examples(predict: Predict, sentences: Sequence[tuple[list[str], list[str]]]) -> dict[str, str]:
     """The shortest sentence for every mistake, the words in question in bold."""
-    shortest: dict[str, tuple[int, str]] = {}
-    ordered = [(list(words), list(gold)) for words, gold in sentences]
-    for (words, gold), said in zip(ordered, predict([words for words, _ in ordered]), strict=True):
+    examples: dict[str, str] = {}
+    by_length = sorted(sentences, key=lambda sentence: len(sentence[0]))
+    for (words, gold), said in zip(by_length, predict([words for words, _ in by_length]), strict=True):
         for what, first, last in of_sentence(gold, said):
             marked = [*words[:first], f"**{' '.join(words[first : last + 1])}**", *words[last + 1 :]]
-            shortest[what] = min(shortest.get(what, (len(words), " ".join(marked))), (len(words), " ".join(marked)))
-    return {what: text for what, (_, text) in shortest.items()}
+            examples.setdefault(what, " ".join(marked))
+    return examples
