@@ -53,11 +53,8 @@ def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
     if not records:
         raise ValueError(f"There are no records in {there}. Run `python -m mmalib study --profile {profile}` first.")
     target = Path(root) / "figures" / "records"
-    target.mkdir(parents=True, exist_ok=True)
-    for old in target.glob("*.json"):
-        old.unlink()
-    for record in records:
-        shutil.copy2(there / f"{record['run']}.json", target)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(there, target, ignore=shutil.ignore_patterns(".*"))
     return batch.missing_in(records, profile)
 
 
