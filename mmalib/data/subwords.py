@@ -225,12 +225,7 @@ def predict_tags(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[list[str]], *, max_length: int
 ) -> list[list[str]]:
     """One tag for every word of every sentence."""
-    return model_tags(model, encode(sentences, tokenizer, max_length))
-
-
-def model_tags(model: PreTrainedModel, text: Encoded) -> list[list[str]]:
-    """The same for what is encoded already."""
-    return tags(word_logits(run_of(model), text), model.config.id2label)
+    return tags(word_logits(run_of(model), encode(sentences, tokenizer, max_length)), model.config.id2label)
 
 
 def padded(

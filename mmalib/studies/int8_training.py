@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel, TrainerCallback
 
 from mmalib.data import LABELS
-from mmalib.data.subwords import Encoded, model_tags, tags, word_logits
+from mmalib.data.subwords import Encoded, run_of, tags, word_logits
 from mmalib.graph import export, qat, quantize
 from mmalib.model.finetune import finetune
 from mmalib.studies.finish import recipe_after
@@ -36,7 +36,7 @@ def learn(
     qat.prepare_(model, format=settings["format"])
     every = [*callbacks, qat.FreezeRanges()]
     model, history = tune(settings, model, rows, dev, unfinished, loss=loss, callbacks=every)
-    predicted = model_tags(model, dev)
+    predicted = tags(word_logits(run_of(model), dev), LABELS)
     learnt = qat.ranges(model)
     qat.remove_(model)
     source = unfinished / "float"

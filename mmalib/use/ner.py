@@ -20,7 +20,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
 from mmalib import runtimes
-from mmalib.data.subwords import Run, cut, encode, encodings, pieces, tags, window_logits, word_logits
+from mmalib.data.subwords import Run, cut, encode, encodings, pieces, run_of, tags, window_logits, word_logits
 from mmalib.records import machine
 from mmalib.use import shipped
 
@@ -81,8 +81,7 @@ class NER:
         if runtimes.graph_in(folder):
             run: Run = runtimes.load(folder, threads or machine.threads(), runtime)
         else:
-            from mmalib.data.subwords import run_of
-            from mmalib.model import disk
+            from mmalib.model import disk  # brings in PyTorch
 
             run, runtime = run_of(disk.load(folder)[0]), "torch"
         return cls(run, *_files(folder), aggregation_strategy, batch_size, runtime)
@@ -252,21 +251,21 @@ def _entities(
 ) -> list[dict]:
     """The labels that count as entities, or as parts of them; `before` is the number of the first subword."""
     kinds = [label if strategy == "none" else label.split("-", 1)[-1] for label in labels]
-    wanted = np.array([kind not in ignored for kind in kinds])
-    found: list[dict] = []
-    after = -1  # the unit that would go on with the last entity
-    best, sure = units.rows.argmax(-1), units.rows.max(-1)
-    for unit in np.flatnonzero(wanted[best]).tolist():
-        number, score, (start, end) = int(best[unit]), float(sure[unit]), units.spans[unit]
-        if strategy == "none":
-            one = {"entity": kinds[number], "score": score, "index": before + unit, "word": units.names[unit]}
-            found.append(one | {"start": start, "end": end})
-        elif unit == after and kinds[number] == found[-1]["entity_group"] and labels[number][:2] != "B-":
-            found[-1]["score"].append(score)
-            found[-1]["end"] = end
+    best, sure, spans = units.rows.argmax(-1).tolist(), units.rows.max(-1).tolist(), units.spans
+    groups: list[list[int]] = []  # of units that make an entity
+    for unit in (unit for unit, number in enumerate(best) if kinds[number] not in ignored):
+        last = groups[-1][-1] if groups and strategy != "none" else None
+        if last == unit - 1 and kinds[best[last]] == kinds[best[unit]] and not labels[best[unit]].startswith("B-"):
+            groups[-1].append(unit)
         else:
-            found.append({"entity_group": kinds[number], "score": [score], "word": "", "start": start, "end": end})
-        after = unit + 1
-    for one in found if strategy != "none" else ():
-        one["score"], one["word"] = sum(one["score"]) / len(one["score"]), text[one["start"] : one["end"]]
+            groups.append([unit])
+    found = []
+    for group in groups:
+        start, end, kind = spans[group[0]][0], spans[group[-1]][1], kinds[best[group[0]]]
+        score = sum(sure[unit] for unit in group) / len(group)
+        if strategy == "none":
+            one = {"entity": kind, "score": score, "index": before + group[0], "word": units.names[group[0]]}
+        else:
+            one = {"entity_group": kind, "score": score, "word": text[start:end]}
+        found.append(one | {"start": start, "end": end})
     return found
