@@ -8,6 +8,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,17 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from mmalib.data import LABELS, corpus, sample
-from mmalib.data.corpus import LANGUAGES, Sentence, corpus_name, load, read_conll, read_parquet, to_iob2
+from mmalib.data.corpus import LANGUAGES, corpus_name, load, read_conll, read_parquet, to_iob2
 from mmalib.profiles import load_profile
 
 QUICK = load_profile("quick")
 FULL = load_profile("small")  # no caps
 SPLITS = ("train", "dev", "test")
+
+
+class Sentence(NamedTuple):
+    words: list[str]
+    tags: list[str]
 
 
 @pytest.fixture(autouse=True)

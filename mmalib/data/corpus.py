@@ -10,10 +10,10 @@ a word and its tag a line. They are scored and nothing else, and take no part in
 import codecs
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -22,6 +22,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import snapshot_download
 
 from mmalib.data import LABELS, sample
+from mmalib.data.sample import Sentence
 from mmalib.profiles import Profile
 
 LANGUAGES = ("en", "es", "nl")
@@ -42,13 +43,6 @@ HUB_REVISION = "refs/convert/parquet"
 HUB_REPOSITORIES = {"en": "eriktks/conll2003", "es": "eriktks/conll2002", "nl": "eriktks/conll2002"}
 FURTHER = "wikineural/??.test"  # a language each, by its two letters
 CAP_SEED = 0
-
-
-class Sentence(NamedTuple):
-    """The words of a sentence and their IOB2 tags, one each."""
-
-    words: list[str]
-    tags: list[str]
 
 
 class Corpora(dict[str, DatasetDict]):
@@ -85,23 +79,19 @@ def read_conll(
     lines = _lines(path)
     for number, line in enumerate([*lines, ""], start=1):
         # Only blanks and tabs separate: a word may hold U+00A0, U+0085 or U+2028, where str.split would cut.
-        parts = [part for part in line.rstrip("\r").replace("\t", " ").split(" ") if part]
+        parts, where = re.findall(r"[^ \t]+", line.rstrip("\r")), f"{path}, line {number}"
         if not parts or parts[0] == "-DOCSTART-":
             if words:
-                sentences.append(Sentence(words, to_iob2(tags)))
+                sentences.append((words, to_iob2(tags)))
                 words, tags = [], []
             continue
         if len(parts) not in columns:
             wanted = f"{' or '.join(map(str, columns))}, word first and entity last"
-            raise ValueError(
-                f"{path}, line {number}: found columns: {len(parts)}, expected: {wanted}. Repair the line."
-            )
+            raise ValueError(f"{where}: found columns: {len(parts)}, expected: {wanted}. Repair the line.")
         columns = (len(parts),)  # the first word's are those of the file
         if (tag := renamed(parts[-1])) not in LABELS:
-            raise ValueError(
-                f"{path}, line {number}: unknown tag {parts[-1]!r}. "
-                "The last column must be O, or B- or I- followed by PER, ORG, LOC or MISC."
-            )
+            wanted = "O, or B- or I- followed by PER, ORG, LOC or MISC"
+            raise ValueError(f"{where}: unknown tag {parts[-1]!r}. The last column must be {wanted}.")
         words.append(parts[0])
         tags.append(tag)
     if not sentences:
@@ -263,7 +253,7 @@ def read_parquet(path: str | Path) -> list[Sentence]:
             raise ValueError(f"{path}, row {row}: {len(words)} words and {len(tags)} tags. Use the hub's own files.")
         if unknown := [tag for tag in tags if tag not in LABELS]:
             raise ValueError(f"{path}, row {row}: unknown tag {unknown[0]!r}. Use the hub's own files.")
-        sentences.append(Sentence(words, to_iob2(tags)))
+        sentences.append((words, to_iob2(tags)))
     if not sentences:
         raise ValueError(f"{path} has not a single sentence. Fetch it again.")
     return sentences

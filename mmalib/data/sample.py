@@ -31,6 +31,8 @@ PERSON = r"((van|de|den|der|ter|ten) ){0,2}[^\W\d_a-z]\w+"  # "Vermeer", "van de
 PLACE = r"[^\W\d_a-z]\w+([ -][^\W\d_a-z]\w+)?"  # "Leeuwarden", "New York", "Velsen-Noord"
 
 Sentence = tuple[list[str], list[str]]  # words, IOB2 tags
+Kinds = dict[str, list[str]]  # what a kind of word or name may be
+Concept = tuple[str, ...]  # one thing under its names in one or more languages
 
 
 def generate(seed: int = 2024) -> dict[str, dict[str, list[Sentence]]]:
@@ -45,7 +47,7 @@ def generate(seed: int = 2024) -> dict[str, dict[str, list[Sentence]]]:
 
 
 @cache
-def material(seed: int) -> dict[tuple[str, str], tuple[list[str], dict[str, list[str]]]]:
+def material(seed: int) -> dict[tuple[str, str], tuple[list[str], Kinds]]:
     """For every language and split the templates, and the words and names of every kind."""
     files = {language: read_templates(language) for language in LOCALES}
     names, made = draw_names(files, seed), {}
@@ -75,9 +77,7 @@ def read_templates(language: str) -> dict[str, dict]:
     return sections
 
 
-def write_sentences(
-    templates: list[str], kinds: dict[str, list[str]], count: int, rng: random.Random
-) -> list[Sentence]:
+def write_sentences(templates: list[str], kinds: Kinds, count: int, rng: random.Random) -> list[Sentence]:
     """`count` different sentences, every template used about equally often, in random order."""
     order, sentences = list(templates), {}
     while len(sentences) < count:
@@ -90,7 +90,7 @@ def write_sentences(
     return list(sentences.values())[:count]
 
 
-def write_sentence(template: str, kinds: dict[str, list[str]], rng: random.Random) -> Sentence:
+def write_sentence(template: str, kinds: Kinds, rng: random.Random) -> Sentence:
     """One sentence from one template."""
     words, tags = [], []
     for item in fill(template.removeprefix("^ "), kinds, rng).split():
@@ -108,7 +108,7 @@ def write_sentence(template: str, kinds: dict[str, list[str]], rng: random.Rando
     return words, tags
 
 
-def fill(text: str, kinds: dict[str, list[str]], rng: random.Random) -> str:
+def fill(text: str, kinds: Kinds, rng: random.Random) -> str:
     """`text` with every [a|b] decided and every <kind> replaced, from the innermost outwards."""
     while choice := re.search(r"\[([^\[\]]*)\]", text):
         text = text[: choice.start()] + rng.choice(choice[1].split("|")) + text[choice.end() :]
@@ -131,7 +131,7 @@ def entity_names(words: list[str], tags: list[str]) -> list[str]:
 # Names: collecting them, and dealing them out to the splits.
 
 
-def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[str, list[str]]]]:
+def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, Kinds]]:
     """All names, as language -> split -> kind -> list; no name is in two splits."""
     rng = random.Random(f"{seed} names")
     home: dict[str, str] = {}  # name -> the split that owns it, whatever its type or language
@@ -141,7 +141,7 @@ def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[st
 
     names: dict[str, dict] = {language: {split: {} for split in SIZES} for language in LOCALES}
 
-    def share(languages: tuple[str, ...], concepts_of: dict[str, list[tuple[str, ...]]]) -> None:
+    def share(languages: tuple[str, ...], concepts_of: dict[str, list[Concept]]) -> None:
         for kind, concepts in concepts_of.items():
             for split, kept in share_out(concepts, home, rng).items():
                 for number, language in enumerate(languages):
@@ -156,16 +156,14 @@ def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[st
     return names
 
 
-def share_out(
-    concepts: list[tuple[str, ...]], home: dict[str, str], rng: random.Random
-) -> dict[str, list[tuple[str, ...]]]:
+def share_out(concepts: list[Concept], home: dict[str, str], rng: random.Random) -> dict[str, list[Concept]]:
     """Deal names to the splits, three to train for one to dev and one to test.
 
-    A concept is one thing under its names in one or more languages. It follows a name that `home` knows
-    already; where its names live in different splits it is dropped. `home` learns the new names.
+    A concept follows a name that `home` knows already; where its names live in different splits it is dropped. `home`
+    learns the new names.
     """
     deal = itertools.cycle(("train", "test", "train", "dev", "train"))
-    shared: dict[str, list[tuple[str, ...]]] = {split: [] for split in SIZES}
+    shared: dict[str, list[Concept]] = {split: [] for split in SIZES}
     concepts = list(concepts)
     rng.shuffle(concepts)
     for concept in concepts:
@@ -183,7 +181,7 @@ def key(name: str) -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
 
 
-def add_derived_(names: dict[str, list[str]], language: str) -> None:
+def add_derived_(names: Kinds, language: str) -> None:
     """Add what follows from other kinds: any first name, one-word surnames, Dutch capitals and endings."""
     names["first"] = list(dict.fromkeys(names["man"] + names["woman"]))
     names["plain"] = [name for name in names["last"] if " " not in name]
@@ -193,7 +191,7 @@ def add_derived_(names: dict[str, list[str]], language: str) -> None:
         names["nation"] = [re.sub("ees$", "es", name) + "e" for name in names["nation"]]
 
 
-def cldr_names() -> dict[str, list[tuple[str, ...]]]:
+def cldr_names() -> dict[str, list[Concept]]:
     """Countries, nationalities, further languages and cities as triples of names (en, es, nl)."""
     locales = [Locale(language) for language in LOCALES]
     territories = {name for locale in locales for name in locale.territories.values()}
@@ -212,7 +210,7 @@ def cldr_names() -> dict[str, list[tuple[str, ...]]]:
     } | {"city": cities}
 
 
-def faker_names(language: str, seed: int) -> dict[str, list[str]]:
+def faker_names(language: str, seed: int) -> Kinds:
     """First names, surnames and towns of one language."""
     fake = Faker(LOCALES[language], use_weighting=False)
     fake.seed_instance(seed)

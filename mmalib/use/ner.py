@@ -158,11 +158,10 @@ def _files(folder: Path) -> tuple[SimpleNamespace, list[str]]:
     try:
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        special = {name: config[f"{name}_token"] for name in ("cls", "sep", "pad", "unk")}
-        special = {
-            f"{name}_token_id": backend.token_to_id(token["content"] if isinstance(token, dict) else token)
-            for name, token in special.items()
-        }
+        special = {}
+        for name in ("cls", "sep", "pad", "unk"):
+            token = config[f"{name}_token"]
+            special[f"{name}_token_id"] = backend.token_to_id(token["content"] if isinstance(token, dict) else token)
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
         labels = [names[str(number)] for number in range(len(names))]
         if None in special.values():
