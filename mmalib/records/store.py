@@ -127,17 +127,12 @@ def _tidy(scored: Iterable[tuple[dict, dict, dict]]) -> pd.DataFrame:
     """Rows from records, scores by language and split, and what else is told of these scores."""
     rows = []
     for record, by_language, more in scored:
-        settings, about = _scalars(record["settings"]), _scalars(more)
+        about = _scalars(record["settings"]) | _scalars(more)
         for language, splits in by_language.items():
             for split, scores in splits.items():
                 row = {"run": record["run"], "language": language, "split": split}
                 row |= {key: value for key, value in scores.items() if key not in ("types", "counts", "values")}
-                if clash := (row.keys() | about.keys()) & settings.keys():
-                    names = ", ".join(sorted(clash))
-                    raise ValueError(
-                        f"Settings of run '{record['run']}' are also result columns: {names}. Rename them."
-                    )
-                rows.append(row | settings | about)
+                rows.append(row | {key: value for key, value in about.items() if key not in row})
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
 
 
@@ -193,9 +188,9 @@ def _flat(value: dict, prefix: str = "", joint: str = ".") -> Iterator[tuple[str
             yield name, inner
 
 
-def _scalars(value: dict, prefix: str = "") -> dict:
+def _scalars(value: dict) -> dict:
     """What fits into one cell of a frame each; lists (raw samples, loss curves) stay in the record."""
-    return {key: leaf for key, leaf in _flat(value, prefix, "_") if not isinstance(leaf, (list, dict))}
+    return {key: leaf for key, leaf in _flat(value, joint="_") if not isinstance(leaf, (list, dict))}
 
 
 def _show(settings: dict, key: str) -> str:
