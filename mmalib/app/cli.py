@@ -194,8 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     model = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
 
     takes = command("study", _study)
-    sizes = "quick (default; minutes on two cores), small (a day and more on two cores, or a GPU)"
-    takes("--profile", **profile, help=f"size of the study: {sizes}, paper (a GPU and the hub's models)")
+    sizes = "quick (default; minutes on two cores), small (days on two cores, or a GPU), paper (a GPU)"
+    takes("--profile", **profile, help=f"size of the study: {sizes}")
     takes("--runs", **runs)
     takes("--only", metavar="01,03", help="only the notebooks with these numbers")
     takes("--fresh", action="store_true", help="first delete what this profile made before, and start over")
@@ -208,8 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     takes("--runs", **runs)
     formats = "svg, png, pdf for figures; csv, md, tex (booktabs) for tables (default: svg,png,csv,md)"
     takes("--format", metavar="NAMES", help=f"with commas between: {formats}")
-    published = "first put the records of RUNS/PROFILE in the place of those in figures/"
-    takes("--publish", action="store_true", help=published)
+    takes("--publish", action="store_true", help="first put the records of RUNS/PROFILE into figures/records")
 
     takes = command("predict", _predict)
     takes("--model", metavar="MODEL", help=f"{model} (default: the first that is shipped)")
@@ -232,17 +231,14 @@ def _parser() -> argparse.ArgumentParser:
 
     takes = command("bench", _bench)
     takes("folders", nargs="+", type=Path, metavar="FOLDER")
-    names = (
-        "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
-        "openvino:precision=bf16:hint=throughput:shapes=fixed"
-    )
-    takes("--runtime", default="onnxruntime", metavar="NAMES", help=names)
+    names = "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name"
+    example = "openvino:precision=bf16:hint=throughput:shapes=fixed"
+    takes("--runtime", default="onnxruntime", metavar="NAMES", help=f"{names}, as in {example}")
     takes("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")
     takes("--length", type=int, default=128, metavar="N", help="subwords a sample (default: 128)")
     takes("--threads", type=int, metavar="N", help="default: every core that may be used")
     takes("--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)")
-    beside = "what ONNX Runtime runs beside it (default: the first FOLDER)"
-    takes("--baseline", type=Path, metavar="FOLDER", help=beside)
+    takes("--baseline", type=Path, metavar="FOLDER", help="what ONNX Runtime runs beside it (default: the first)")
     takes("--runs", **runs)
 
     command("doctor", _doctor)

@@ -4,7 +4,6 @@ Every record carries the first three: an int8 throughput means nothing without t
 means little without the versions. What a system does not tell (macOS has no /proc) is None, never a guess.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -119,7 +118,7 @@ def doctor() -> list[str]:
         "Memory": "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB",
         "Runtimes": ", ".join(runtimes),
         "Data": _data(os.environ.get("MMALIB_DATA") or "sample"),
-        "Backbones": _backbones(WEIGHTS),
+        "Backbones": _backbones(),
         "Free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB for runs/ in this folder",
     }
     return [f"{name:<11}{value}" for name, value in lines.items()]
@@ -202,12 +201,11 @@ def _data(source: str) -> str:
     return f"{source}: CoNLL, all files"
 
 
-def _backbones(weights: Path) -> str:
-    """What the reports beside the weights tell of them."""
+def _backbones() -> str:
+    from mmalib.reports import backbones  # brings in matplotlib
+
     each = []
-    for path in sorted(weights.glob("*/training.json")):
-        report = json.loads(path.read_text())
+    for name, report in backbones.read(WEIGHTS).items():
         directions = ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
-        size = f"{report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB"
-        each.append(f"{path.parent.name} {size} ({directions})")
+        each.append(f"{name} {report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB ({directions})")
     return f"{', '.join(each)}; in brackets how often a translation is found" if each else "none shipped"
