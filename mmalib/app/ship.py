@@ -9,12 +9,15 @@ import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from seqeval.metrics.sequence_labeling import get_entities
 
 from mmalib import runtimes
 from mmalib.app import card
-from mmalib.app.mistakes import mistakes
+from mmalib.data import sample
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
 from mmalib.model.disk import complete_folder
@@ -29,6 +32,8 @@ from mmalib.use import shipped
 from mmalib.use.ner import NER
 
 DEV = 1000  # English dev sentences that choose the calibration
+MOST = 3  # mistakes in a card, of every language
+Predict = Callable[[Sequence[list[str]]], list[list[str]]]
 
 
 def run(profile: str, runs: Path, chosen: Mapping[str, str | None], models: Path = shipped.MODELS) -> int:
@@ -137,3 +142,47 @@ def _put(source: Path, target: Path) -> None:
 
 def _f1(scores: Mapping[str, Mapping[str, dict]]) -> dict:
     return {language: {split: one["f1"] for split, one in splits.items()} for language, splits in scores.items()}
+
+
+def mistakes(predict: Predict, corpora: Mapping[str, Mapping[str, Mapping]]) -> dict[str, list[str]]:
+    """A line for each of the most frequent mistakes on the dev set of every language.
+
+    The examples are sentences of the generated sample, since the corpora's own text may not be passed on.
+    """
+    generated, lines = sample.generate(), {}
+    for language, splits in corpora.items():
+        dev = splits["dev"]
+        pairs = zip(list(dev["tags"]), predict(list(dev["words"])), strict=True)
+        counted = Counter(what for gold, said in pairs for what, _, _ in of_sentence(gold, said))
+        examples = _examples(predict, generated[language]["dev"]) if language in generated else {}
+        lines[language] = [
+            f"{what}: {number:,} times" + (f", as in: {examples[what]}" if what in examples else "")
+            for what, number in counted.most_common(MOST)
+        ]
+    return lines
+
+
+def of_sentence(gold: list[str], said: list[str]) -> Iterator[tuple[str, int, int]]:
+    """The mistakes in a sentence, with their first and last word."""
+    right, found = set(get_entities(list(gold))), set(get_entities(list(said)))
+    for kind, first, last in sorted(right - found, key=lambda one: one[1:]):
+        others = [other for other in found if other[1] <= last and first <= other[2]]
+        if not others:
+            yield f"{kind} not found", first, last
+        for other, begin, end in others:
+            what = f"{kind} taken for {other}" if other != kind else f"{kind} with other ends"
+            yield what, min(first, begin), max(last, end)
+    for kind, first, last in sorted(found - right, key=lambda one: one[1:]):
+        if not any(begin <= last and first <= end for _, begin, end in right):
+            yield f"{kind} where there is no name", first, last
+
+
+def _examples(predict: Predict, sentences: Sequence[tuple[list[str], list[str]]]) -> dict[str, str]:
+    """The shortest sentence for every mistake, the words in question in bold."""
+    examples: dict[str, str] = {}
+    by_length = sorted(sentences, key=lambda sentence: len(sentence[0]))
+    for (words, gold), said in zip(by_length, predict([words for words, _ in by_length]), strict=True):
+        for what, first, last in of_sentence(gold, said):
+            marked = [*words[:first], f"**{' '.join(words[first : last + 1])}**", *words[last + 1 :]]
+            examples.setdefault(what, " ".join(marked))
+    return examples
