@@ -36,13 +36,15 @@ SOURCES = ("mmalib", "notebooks", "pyproject.toml")
 
 def describe() -> dict:
     """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
+    import torch  # takes seconds, and most users of this module never ask
+
     return {
         "cpu": cpu(),
         "cores": cores(),
         "threads": threads(),
         "ram_gib": _ram_gib(),
         "flags": flags(),
-        "gpu": _gpu(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
@@ -66,7 +68,7 @@ def flags() -> dict[str, bool | None]:
 
 def device() -> str:
     """Where models are trained, pruned and scored; graphs run on the CPU."""
-    import torch  # as in doctor
+    import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -102,7 +104,7 @@ def commit() -> str | None:
 
 def doctor() -> list[str]:
     """What this machine can run, in about ten lines for a human."""
-    import torch  # takes seconds, and most users of this module never ask
+    import torch
 
     machine, (version, reason) = describe(), deepsparse()
     runtimes = [f"{package} {_version(package) or 'not installed'}" for package in ("onnxruntime", "openvino")]
@@ -126,10 +128,8 @@ def doctor() -> list[str]:
 
 def saturates() -> bool:
     """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
-    known = flags()
-    if platform.machine().lower() not in ("x86_64", "amd64") or None in known.values():
-        return False
-    return not any(known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    known, is_x86 = flags(), platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and {known[name] for name in ("avx512_vnni", "avx_vnni", "amx_int8")} == {False}
 
 
 def deepsparse() -> tuple[str | None, str | None]:
@@ -161,14 +161,6 @@ def _ram_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):  # no sysconf, or it does not know these names
         return None
-
-
-def _gpu() -> str | None:
-    import torch  # as in doctor
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return "Apple GPU (MPS)" if torch.backends.mps.is_available() else None
 
 
 def _version(package: str) -> str | None:
