@@ -60,7 +60,7 @@ def encode(
     words, tags = list(words), [None] * len(words) if tags is None else list(tags)  # columns are slow to reach into
     if len(words) != len(tags):
         raise ValueError(f"There are {len(words)} sentences and {len(tags)} lists of tags. Give None for no tags.")
-    return Encoded(words, tags, windows(words, tokenizer, max_length), tokenizer)
+    return Encoded(words, tags, read(words, tokenizer, max_length)[-1], tokenizer)
 
 
 def encode_split(split: Mapping[str, Sequence], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encoded:
@@ -74,45 +74,41 @@ def joined(one: Encoded, other: Encoded) -> Encoded:
     return Encoded([*one.words, *other.words], [*one.tags, *other.tags], [*one.windows, *later], one.tokenizer)
 
 
-def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:
-    """Sentences (lists of words) cut into windows of at most `max_length` subwords, special tokens included."""
-    read = [pieces(*one, max_length) for one in zip(encodings(sentences, tokenizer), sentences, strict=True)]
-    return [window for number, words in enumerate(read) for window in cut(number, words, tokenizer, max_length)]
+def read(
+    sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> tuple[list[Encoding], list[list[list[int | None]]], list[Window]]:
+    """Sentences as the tokenizer's library encodes them, the places of every word's subwords there, and the windows.
 
-
-def encodings(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> list[Encoding]:
-    """Sentences (words) as the library of the tokenizer gives them: subwords, their words and places."""
+    A word of nothing that the tokenizer knows has one subword at no place, None: it still gets a tag. A word that is
+    longer than the whole window keeps its beginning, which is what is scored.
+    """
+    if (room := max_length - 2) < 1:
+        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
+    words = [list(sentence) for sentence in sentences]
+    encodings = backend.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
+    places, windows = [], []
+    for number, encoding in enumerate(encodings):
+        of_words: list[list] = [[] for _ in words[number]]
+        for place, word in enumerate(encoding.word_ids):
+            of_words[word].append(place)
+        places.append([own[:room] or [None] for own in of_words])
+        ids = encoding.ids
+        known = [[tokenizer.unk_token_id if place is None else ids[place] for place in own] for own in places[number]]
+        windows += _windows(number, known, tokenizer, room)
+    return encodings, places, windows
 
 
-def pieces(encoding: Encoding, words: Sequence, max_length: int) -> list[list[tuple[int, int]]]:
-    """For every word its subwords: (id, place in the encoding).
-
-    A word of nothing that the tokenizer knows has one of no id, None, and no place: it still gets a tag. A word that is
-    longer than the whole window keeps its beginning, which is what is scored.
-    """
-    room = max_length - 2
-    if room < 1:
-        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
-    found: list[list] = [[] for _ in words]
-    for place, (token, word) in enumerate(zip(encoding.ids, encoding.word_ids, strict=True)):
-        found[word].append((token, place))
-    return [word[:room] or [(None, None)] for word in found]
-
-
-def cut(
-    number: int, words: list[list[tuple[int, int]]], tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> Iterator[Window]:
-    """The windows of the sentence of this number, from what `pieces` gives."""
-    for start, end, first, last in _cuts([len(word) for word in words], max_length - 2):
+def _windows(number: int, words: list[list[int]], tokenizer: PreTrainedTokenizerFast, room: int) -> Iterator[Window]:
+    """The windows of the sentence of this number, whose words have these subwords."""
+    for start, end, first, last in _cuts([len(word) for word in words], room):
         ids, scored, stop = [tokenizer.cls_token_id], [], 0
         for word in range(start, end):
             if first <= word < last:
                 scored.append((len(ids), word))
-            ids += [tokenizer.unk_token_id if token is None else token for token, _ in words[word]]
+            ids += words[word]
             stop = len(ids) if word < last else stop
         yield Window(number, [*ids, tokenizer.sep_token_id], scored, stop)
 

@@ -20,7 +20,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
 from mmalib import runtimes
-from mmalib.data.subwords import Run, cut, encode, encodings, pieces, run_of, tags, window_logits, word_logits
+from mmalib.data.subwords import Run, encode, read, run_of, tags, window_logits, word_logits
 from mmalib.records import machine
 from mmalib.use import shipped
 
@@ -127,16 +127,14 @@ class NER:
                     yield found
                     found, before = [], 1
 
-    def _read(self, parts: list[Part]) -> Iterator[tuple[np.ndarray, Encoding, list[list[tuple[int, int]]]]]:
-        """Of every part the probabilities [subwords, labels], the encoding, and the words as `pieces` gives them."""
+    def _read(self, parts: list[Part]) -> Iterator[tuple[np.ndarray, Encoding, list[list[int | None]]]]:
+        """Of every part the probabilities [subwords, labels], the encoding, and the places of words' subwords there."""
         words = [[word.group()[:LONGEST] for word in part.words] for part in parts]
-        read = encodings(words, self._vocabulary)
-        places = [pieces(*one, WINDOW) for one in zip(read, words, strict=True)]
-        windows = [window for n, of_words in enumerate(places) for window in cut(n, of_words, self._vocabulary, WINDOW)]
+        encodings, places, windows = read(words, self._vocabulary, WINDOW)
         logits = [[np.zeros((0, len(self.labels)), np.float32)] for _ in parts]
         for window, rows in zip(windows, window_logits(self._run, windows, self._vocabulary, BATCH), strict=True):
             logits[window.sentence].append(rows[window.scored[0][0] : window.stop])
-        for rows, encoding, of_words in zip(map(np.concatenate, logits), read, places, strict=True):
+        for rows, encoding, of_words in zip(map(np.concatenate, logits), encodings, places, strict=True):
             scaled = np.exp(rows - rows.max(-1, keepdims=True))
             yield scaled / scaled.sum(-1, keepdims=True), encoding, of_words
 
@@ -218,22 +216,22 @@ def _parts(text: str, number: int) -> Iterator[Part]:
     yield Part(text, words, True)
 
 
-def _subwords(part: Part, rows: np.ndarray, of_words: list[list[tuple[int, int]]], encoding: Encoding) -> Units:
-    names, places = encoding.tokens, encoding.offsets
-    spans, own = [], []
-    for word, subwords in zip(part.words, of_words, strict=True):
-        begins = [0 if place is None else places[place][0] for _, place in subwords]
-        for (_, place), first, following in zip(subwords, begins, [*begins[1:], len(word.group())], strict=True):
+def _subwords(part: Part, rows: np.ndarray, of_words: list[list[int | None]], encoding: Encoding) -> Units:
+    tokens, offsets = encoding.tokens, encoding.offsets
+    spans, names = [], []
+    for word, places in zip(part.words, of_words, strict=True):
+        begins = [0 if place is None else offsets[place][0] for place in places]
+        for place, first, following in zip(places, begins, [*begins[1:], len(word.group())], strict=True):
             # what the tokenizer leaves out, as an accent that it composes, belongs to the subword before
-            after = following if place is None else max(following, places[place][1])
+            after = following if place is None else max(following, offsets[place][1])
             spans.append((word.start() + first, word.start() + after))
-            own.append(word.group() if place is None else names[place])
-    return Units(rows, spans, own)
+            names.append(word.group() if place is None else tokens[place])
+    return Units(rows, spans, names)
 
 
-def _words(part: Part, rows: np.ndarray, of_words: list[list[tuple[int, int]]], strategy: str) -> Units:
+def _words(part: Part, rows: np.ndarray, of_words: list[list[int | None]], strategy: str) -> Units:
     if len(rows):
-        lengths = np.array([len(subwords) for subwords in of_words])
+        lengths = np.array([len(places) for places in of_words])
         first = np.cumsum(lengths) - lengths
         if strategy == "average":
             rows = np.add.reduceat(rows, first) / lengths[:, None]
