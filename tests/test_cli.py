@@ -88,11 +88,11 @@ def test_bench_hands_over_what_was_asked(monkeypatch, tmp_path):
     assert cli.main(["bench", "a", "b", "--runtime", "onnxruntime,openvino", "--batch", "1,8", "--threads", "1"]) == 0
     assert cli.main(["bench", "a", "--runs", str(tmp_path), "--length", "64", "--seconds", "0.5"]) == 0
     given, named = asked[0]
-    assert given == ([Path("a"), Path("b")], ["onnxruntime", "openvino"], [1, 8], 128)
-    assert named["threads"] == 1 and named["baseline"] is None and named["seconds"] == 5.0
+    assert given == ([Path("a"), Path("b")], ["onnxruntime", "openvino"], None, Path("runs/bench/records"))
+    assert named == {"batches": [1, 8], "length": 128, "threads": 1, "seconds": 5.0}
     given, named = asked[1]
-    assert given == ([Path("a")], ["onnxruntime"], [1], 64)
-    assert named["threads"] == machine.cores() and named["records"] == tmp_path / "bench" / "records"
+    assert given == ([Path("a")], ["onnxruntime"], None, tmp_path / "bench" / "records")
+    assert named == {"batches": [1], "length": 64, "threads": machine.cores(), "seconds": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -14,21 +14,12 @@ from mmalib.reports import tables
 from mmalib.speed import throughput
 
 
-def run(
-    folders: Sequence[Path],
-    runtime_names: Sequence[str],
-    batches: Sequence[int],
-    length: int,
-    *,
-    threads: int,
-    seconds: float,
-    baseline: Path | None,
-    records: Path,
-) -> int:
-    """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record."""
-    base = Path(baseline or folders[0])
-    named = throughput.named(folders)
-    how = {"batches": list(batches), "length": length, "threads": threads, "seconds": seconds}
+def run(folders: Sequence[Path], runtime_names: Sequence[str], baseline: Path | None, records: Path, **how) -> int:
+    """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record.
+
+    `how` is to be measured: `batches`, `length`, `threads` and `seconds` of `throughput.measure`.
+    """
+    base, named = Path(baseline or folders[0]), throughput.named(folders)
     rows = [throughput.told(row) for row in throughput.measure(named, runtime_names, baseline=base, **how)]
     for (model, runtime), group in groupby(rows, key=itemgetter("model", "runtime")):
         settings = {"model": model, "weights": fingerprint(named[model]), "runtime": runtime, **how}
@@ -36,7 +27,8 @@ def run(
         # The settings are in the name, so that no measurement stands in the way of another.
         name = re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{model}-{runtime}-{Run('bench', settings).digest}")
         store.save(records, name, settings, scores={}, throughput=list(group))
-    print(f"\nSpeed-up over {base} in ONNX Runtime at the same batch; {threads} threads, length {length}:\n")
+    same = f"at the same batch; {how['threads']} threads, length {how['length']}"
+    print(f"\nSpeed-up over {base} in ONNX Runtime {same}:\n")
     print(tables.markdown(throughput.table(rows)))
     if any(row.get("busy") for row in rows):
         print("The machine was busy with other things, so this means little. Measure again.")

@@ -149,19 +149,12 @@ def _bench(options: argparse.Namespace) -> int:
     try:
         batches = [int(size) for size in options.batch.split(",")]
     except ValueError:
-        raise ValueError(
-            f"--batch is '{options.batch}'. Give whole numbers with commas between them, as in 1,4,8."
-        ) from None
-    return bench.run(
-        options.folders,
-        options.runtime.split(","),
-        batches,
-        options.length,
-        threads=machine.cores() if options.threads is None else options.threads,
-        seconds=options.seconds,
-        baseline=options.baseline,
-        records=options.runs / "bench" / "records",
-    )
+        wanted = "whole numbers with commas between them, as in 1,4,8"
+        raise ValueError(f"--batch is '{options.batch}'. Give {wanted}.") from None
+    how = {"batches": batches, "length": options.length, "seconds": options.seconds}
+    how["threads"] = machine.cores() if options.threads is None else options.threads
+    records = options.runs / "bench" / "records"
+    return bench.run(options.folders, options.runtime.split(","), options.baseline, records, **how)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import itertools
 import random
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
@@ -214,18 +215,17 @@ def faker_names(language: str, seed: int) -> Kinds:
     """First names, surnames and towns of one language."""
     fake = Faker(LOCALES[language], use_weighting=False)
     fake.seed_instance(seed)
-    draws = {
-        "city": fake.state if language == "es" else fake.city,  # es_ES: provinces, named after their capitals
-        "last": fake.last_name,
-        "man": fake.first_name_male,
-        "woman": fake.first_name_female,
+
+    def drawn(draw: Callable[[], str], shape: str) -> list[str]:
+        each_once = dict.fromkeys(draw() for _ in range(1500))  # in the order drawn
+        return [name for name in each_once if re.fullmatch(shape, name)]
+
+    return {
+        "city": drawn(fake.state if language == "es" else fake.city, PLACE),  # es_ES: provinces, named after capitals
+        "last": drawn(fake.last_name, PERSON),
+        "man": drawn(fake.first_name_male, PERSON),
+        "woman": drawn(fake.first_name_female, PERSON),
     }
-    names = {}
-    for kind, draw in draws.items():
-        shape = PLACE if kind == "city" else PERSON
-        drawn = dict.fromkeys(draw() for _ in range(1500))  # each once, in the order drawn
-        names[kind] = [name for name in drawn if re.fullmatch(shape, name)]
-    return names
 
 
 def acronyms(rng: random.Random) -> list[str]:
