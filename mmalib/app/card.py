@@ -96,7 +96,7 @@ def text(
         scores=_scores(scores),
         speeds=speeds,
         wrong=_wrong(wrong or {}),
-        training="\n".join(_training(settings, about)),
+        training="\n".join(_training(settings)),
         weaker=f" Weaker than in English on test: {', '.join(weaker)}." if weaker else "",
         settings=settings,
         window=WINDOW,
@@ -209,19 +209,17 @@ def _wrong(wrong: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([head, "", *each]) if each else "Not counted for this model."
 
 
-def _training(settings: dict, about: dict) -> list[str]:
+def _training(settings: dict) -> list[str]:
     """Which text and which labels have played a part, and the teacher."""
     corpus, seen, more = settings["corpus"], [], []
     if settings.get("sees_target_text"):
-        whose = f"{UNLABELLED[corpus]} with the teacher's answers"
-        number = _at_most(settings["unlabelled_sentences"])
+        whose, number = f"{UNLABELLED[corpus]} with the teacher's answers", _at_most(settings["unlabelled_sentences"])
         seen.append(f"Spanish and Dutch training sentences of {whose}, {number} in each language")
     if _cut(settings):
         seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
     if "qat_epochs" in settings:
-        how = " under fake quantization" if about.get("quantization", {}).get("kind") == "qat" else ""
         number = _at_most(settings["qat_sentences"])
-        more.append(f"- Then trained on{how}: epochs: {settings['qat_epochs']}, sentences: {number}")
+        more.append(f"- Then trained on: epochs: {settings['qat_epochs']}, sentences: {number}")
     if languages := settings.get("floor_languages"):
         names = ", ".join(map(language_name, languages))
         more.append(f"- What stays in float was chosen on labelled dev sentences: {names}")

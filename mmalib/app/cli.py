@@ -19,7 +19,6 @@ EXAMPLES = """examples:
   python -m mmalib figures                   draw tables and figures again, without training
   python -m mmalib predict "Angela Merkel besuchte Madrid."
                                              find names in text with the shipped model
-  python -m mmalib predict --model runs/quick/models/01-e5-half-sample-seed1 < text.txt
   python -m mmalib score fast my.conll       precision, recall and F1 on data of your own
   python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
                                              how fast is an exported model here?

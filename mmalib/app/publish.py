@@ -36,8 +36,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
         kept = {*written, folder / "answer.md", folder / PAGE}
         for old in {path for path in folder.iterdir() if path.is_file()} - kept:
             old.unlink()
-    pages = [path for path in (Path(root) / PAGE, folder / PAGE) if path.is_file()]
-    return [*written, *(inject(page, folder) for page in pages)]
+    return [*written, *(inject(page, folder) for page in (Path(root) / PAGE, folder / PAGE))]
 
 
 def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:

@@ -32,10 +32,11 @@ def run(model: str, files: Sequence[Path], pairs: Sequence[str]) -> int:
 
 def renaming(pairs: Sequence[str]):
     """What tags are called, by pairs such as "MISC=O"; and a count of those that then have an unknown type."""
-    split = [pair.partition("=")[::2] for pair in pairs]
-    if wrong := [pair for pair, (old, new) in zip(pairs, split, strict=True) if not old or new not in (*TYPES, "O")]:
-        raise ValueError(f"--map {wrong[0]} is no renaming. Give a type, = and one of: {', '.join(TYPES)}, O.")
-    others, left_out = dict(split), Counter()
+    others, left_out = {}, Counter()
+    for pair in pairs:
+        old, _, others[old] = pair.partition("=")
+        if not old or others[old] not in (*TYPES, "O"):
+            raise ValueError(f"--map {pair} is no renaming. Give a type, = and one of: {', '.join(TYPES)}, O.")
 
     def renamed(tag: str) -> str:
         place, dash, kind = tag.partition("-")

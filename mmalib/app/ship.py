@@ -61,12 +61,10 @@ def best(name: str, records: list[dict]) -> str:
     keeps enough of that.
     """
     blind = [record for record in records if combined.target_text(record) == "none"]
-    rows = combined.goals(blind)
-    goals = ("fastest", "smallest") if name == "fast" else (combined.FAITHFUL,)
-    for goal in goals if len(rows) else ():
-        (run_name,) = rows.loc[rows["goal"] == goal, "run"]
-        if run_name in {record["run"] for record in blind}:
-            return run_name
+    chosen = {row["goal"]: row["run"] for row in combined.goals(blind).to_dict("records")}
+    for goal in ("fastest", "smallest") if name == "fast" else (combined.FAITHFUL,):
+        if chosen.get(goal) in {record["run"] for record in blind}:
+            return chosen[goal]
     tuned = [record for record in of_kind(blind, "baseline", "student") if "varied" not in record["settings"]]
     if not tuned:
         raise ValueError("The study has no tuned model yet: run notebook 01 first, or name a run.")

@@ -194,10 +194,9 @@ def layout(folder: Path) -> dict[str, dict[str, str]]:
     files = min((ORIGINAL, PARQUET), key=lambda files: len(_missing(files, roots)))
     if missing := _missing(files, roots):
         raise ValueError(
-            f"The data folder {folder} is missing {', '.join(missing)}. It should hold .train, .testa and "
-            ".testb of conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es "
-            "and nl, each with train, validation and test/0000.parquet. Add what is missing, "
-            "or set MMALIB_DATA to 'sample' for the generated corpus."
+            f"The data folder {folder} is missing {', '.join(missing)}. It should hold .train, .testa and .testb of "
+            "conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es and nl, each with "
+            "train, validation and test/0000.parquet. Add it, or set MMALIB_DATA to 'sample' for the generated corpus."
         )
     return files
 
@@ -239,9 +238,8 @@ def read_parquet(path: str | Path) -> list[Sentence]:
         table = pq.read_table(path)
         words_of, tags_of = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
     except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(
-            f"{path} is no readable parquet file with tokens and ner_tags ({error}). Fetch it again."
-        ) from error
+        what = f"no readable parquet file with tokens and ner_tags ({error})"
+        raise ValueError(f"{path} is {what}. Fetch it again.") from error
     # Two corpora need not number their labels alike, so the names come from the file's own features and nowhere else.
     names = dict(enumerate(getattr(Features.from_arrow_schema(table.schema)["ner_tags"].feature, "names", ())))
     sentences = []

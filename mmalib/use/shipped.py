@@ -10,7 +10,6 @@ expect it.
 
 import gzip
 import json
-import shutil
 import timeit
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,17 +39,15 @@ def locate(model: str | Path | None = None) -> Path:
     if name in there():
         return unpacked(name)
     folder = Path(name)
-    wanted = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-    lost = [file for file in wanted if not (folder / file).is_file()]
+    files = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    lost = [file for file in files if not (folder / file).is_file()]
     if not (folder / WEIGHTS).is_file() and runtimes.graph_in(folder) is None:
         lost = [" or ".join((*runtimes.PLACES, WEIGHTS)), *lost]
     if lost:
         what = f"is missing {', '.join(lost)}" if folder.is_dir() else "is not a folder"
         carried = ", ".join(there()) or "none (python -m mmalib ship makes them)"
-        raise ValueError(
-            f"{name} {what}. Give the folder of a model, such as those in runs/quick/models, or the name of one that "
-            f"this copy of mmalib carries: {carried}."
-        )
+        wanted = f"the folder of a model, or the name of one that this copy of mmalib carries: {carried}"
+        raise ValueError(f"{name} {what}. Give {wanted}.")
     return folder.resolve()
 
 
@@ -59,13 +56,11 @@ def unpacked(name: str) -> Path:
 
     def fill(fresh: Path) -> None:
         for path in hashes:
-            target = fresh / Path(path).relative_to(name)
+            target, content = fresh / Path(path).relative_to(name), (MODELS / path).read_bytes()
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.suffix == ".gz":
-                with gzip.open(MODELS / path) as source, open(target.with_suffix(""), "wb") as file:
-                    shutil.copyfileobj(source, file)
-            else:
-                shutil.copyfile(MODELS / path, target)
+                target, content = target.with_suffix(""), gzip.decompress(content)
+            target.write_bytes(content)
 
     hashes = cache.sums(MODELS, (name,), f"{name}/config.json")
     return cache.unpacked(name, MODELS, hashes, fill)
