@@ -12,7 +12,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -68,9 +68,7 @@ def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str
     }
 
 
-def read_conll(
-    path: str | Path, columns: tuple[int, ...] = (3, 4), renamed: Callable[[str], str] = str
-) -> list[Sentence]:
+def read_conll(path: Path, columns: Sequence[int] = (3, 4), renamed: Callable[[str], str] = str) -> list[Sentence]:
     """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four.
 
     `renamed` says which of the study's labels a tag of the file stands for.
@@ -170,8 +168,8 @@ def source_of(profile: Profile, data: str | None) -> str:
     return data or os.environ.get("MMALIB_DATA") or profile.data
 
 
-def _lines(path: str | Path) -> list[str]:
-    raw = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+def _lines(path: Path) -> list[str]:
+    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -232,7 +230,7 @@ def _download() -> dict[str, Path]:
     return roots
 
 
-def read_parquet(path: str | Path) -> list[Sentence]:
+def read_parquet(path: Path) -> list[Sentence]:
     """The sentences of one file of the hub's converted parquet (columns `tokens` and `ner_tags`)."""
     try:
         table = pq.read_table(path)

@@ -135,9 +135,7 @@ def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
         start, first = following, last
 
 
-def training_rows(
-    text: Encoded, label2id: dict[str, int], answers: Sequence[np.ndarray] | None = None
-) -> list[dict[str, list[int] | np.ndarray]]:
+def training_rows(text: Encoded, label2id: dict[str, int], answers: Sequence[np.ndarray] | None = None) -> list[dict]:
     """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer.
 
     With `answers`, what a teacher says of each word ([words, labels] a sentence, labels in the order of `LABELS`), a
