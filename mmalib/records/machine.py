@@ -30,9 +30,6 @@ PACKAGES = (
 # The instructions that decide how fast int8 and bf16 are, by their names in /proc/cpuinfo.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
-# What may change a number: these paths of the checkout decide whether the commit is "dirty".
-SOURCES = ("mmalib", "notebooks", "pyproject.toml")
-
 
 def describe() -> dict:
     """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
@@ -97,7 +94,8 @@ def commit() -> str | None:
         return None
     head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     # without locks: a run that is killed here would leave one, and the user's next commit would be refused
-    asked = ("--no-optional-locks", "status", "--porcelain", "--", *SOURCES)
+    # of what may change a number alone
+    asked = ("--no-optional-locks", "status", "--porcelain", "--", "mmalib", "notebooks", "pyproject.toml")
     changes = _output("git", "-C", str(ROOT), *asked)
     return None if head is None or changes is None else head + ("-dirty" if changes else "")
 
@@ -180,10 +178,8 @@ def _output(*command: str, **environment: str) -> str | None:
 
 
 def _data(source: str) -> str:
-    if source == "sample":
-        return "generated sample (set MMALIB_DATA to a folder with the CoNLL files for the real corpora)"
-    if source == "hub":
-        return "CoNLL from the hub, fetched on first use"
+    if source in ("sample", "hub"):
+        return "CoNLL from the hub" if source == "hub" else "generated sample (MMALIB_DATA names a folder with CoNLL)"
     from mmalib.data import corpus  # brings in the datasets library: only where it is needed
 
     try:
