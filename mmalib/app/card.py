@@ -48,7 +48,7 @@ def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
     for graph in sorted(models.rglob(GRAPH)):
         folder, name = graph.parent, graph.parent.relative_to(models).as_posix()
         about = store.read_json(folder / PROVENANCE)
-        record = known.get(about["run"])
+        record = known.get(about.get("run"))
         if record and not any(part.startswith(".") for part in name.split("/")):  # those are being written
             whole = combined.whole_of(record, records) if "quantization" in about else None
             before = {**whole["scores"], **whole.get("further", {})} if whole else None
