@@ -12,13 +12,12 @@ from pathlib import Path
 from mmalib.data import sample
 
 LANGUAGES = tuple(sample.LOCALES)
-FOLDER = "stsb"
 Pair = tuple[str, str, float]
 
 
 def read(folder: Path, language: str, split: str) -> list[Pair]:
     """The pairs of one file of a data folder."""
-    path, pairs = Path(folder) / FOLDER / f"{language}-{split}.csv", []
+    path, pairs = Path(folder) / "stsb" / f"{language}-{split}.csv", []
     if not path.is_file():
         raise ValueError(f"There is no {path}. Put STS-B there, or leave the second task out: pairs=False.")
     with open(path, encoding="utf-8", newline="") as file:

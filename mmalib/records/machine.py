@@ -107,14 +107,13 @@ def doctor() -> list[str]:
     machine, (version, reason) = describe(), deepsparse()
     runtimes = [f"{package} {_version(package) or 'not installed'}" for package in ("onnxruntime", "openvino")]
     runtimes += [f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"]
-    listed = None not in machine["flags"].values()
     lines = {
         "mmalib": f"{mmalib.__version__}, commit {commit() or 'unknown'}",
         "Python": f"{machine['python']} on {machine['platform']}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "GPU": machine["gpu"] or "none",
         "CPU": f"{machine['cpu']}, {machine['cores']} cores",
-        "CPU flags": ", ".join(flag for flag in FLAGS if machine["flags"][flag]) or ("none" if listed else "unknown"),
+        "CPU flags": ", ".join(flag for flag in FLAGS if machine["flags"][flag]) or "none known",
         "Memory": "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB",
         "Runtimes": ", ".join(runtimes),
         "Data": _data(os.environ.get("MMALIB_DATA") or "sample"),
