@@ -422,7 +422,7 @@ def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
 
 
 def self_taught(profile: Profile, base: Run, number: int) -> Run:
-    """The teacher's own backbone, taught on unlabelled text by the round before; the first round's teacher is `base`."""
+    """The teacher's own backbone, taught on unlabelled text by the round before it, at first by `base`."""
     like, before = student(profile, base, profile.teacher, "unlabelled"), base
     settings = like.settings | {"setting": f"self-taught {number}", "by_confidence": True}
     if number > 1:

@@ -1,7 +1,6 @@
 """The command line: answers at once, and turns mistakes into one sentence."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,23 +64,18 @@ def test_a_mistake_is_one_line_and_a_code(monkeypatch, capsys, kind):
     assert capsys.readouterr() == ("", "mmalib: one thing\n")
 
 
-def test_a_command_leaves_the_signal_handlers_as_they_were(monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
-    inside = []
-    monkeypatch.setattr(batch, "redraw", lambda *_: inside.append(signal.getsignal(signal.SIGINT)) or 0)
-    assert cli.main(["figures", "--profile", "quick"]) == 0
-    assert inside != [before] and signal.getsignal(signal.SIGINT) is before
-
-
 def test_doctor_prints_what_the_machine_says(monkeypatch, capsys):
     monkeypatch.setattr(machine, "doctor", lambda: ["Python 3", "GPU none"])
     assert cli.main(["doctor"]) == 0
     assert capsys.readouterr().out == "Python 3\nGPU none\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["train"], ["study", "--profil"], ["figures", "--fresh"], ["figures", "--publish"]]
-)
+def test_what_is_published_is_a_profiles(capsys):
+    assert cli.main(["figures", "--publish"]) == 2
+    assert "say which with --profile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["study", "--profil"], ["figures", "--fresh"]])
 def test_what_is_no_command_is_a_usage_error(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
@@ -94,17 +88,17 @@ def test_bench_hands_over_what_was_asked(monkeypatch, tmp_path):
     assert cli.main(["bench", "a", "b", "--runtime", "onnxruntime,openvino", "--batch", "1,8", "--threads", "1"]) == 0
     assert cli.main(["bench", "a", "--runs", str(tmp_path), "--length", "64", "--seconds", "0.5"]) == 0
     given, named = asked[0]
-    assert given == ([Path("a"), Path("b")], ["onnxruntime", "openvino"], [1, 8], 128)
-    assert named["threads"] == 1 and named["baseline"] is None and named["seconds"] == 5.0
+    assert given == ([Path("a"), Path("b")], ["onnxruntime", "openvino"], None, Path("runs/bench/records"))
+    assert named == {"batches": [1, 8], "length": 128, "threads": 1, "seconds": 5.0}
     given, named = asked[1]
-    assert given == ([Path("a")], ["onnxruntime"], [1], 64)
-    assert named["threads"] == machine.describe()["cores"] and named["records"] == tmp_path / "bench" / "records"
+    assert given == ([Path("a")], ["onnxruntime"], None, tmp_path / "bench" / "records")
+    assert named == {"batches": [1], "length": 64, "threads": machine.cores(), "seconds": 0.5}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--batch", "1,x"], "--batch is 'x'"),
+        (["--batch", "1,x"], "--batch is '1,x'"),
         (["--batch", "0"], "batch is 0"),
         (["--runtime", "tensorrt"], "no runtime 'tensorrt'"),
         ([], "has no model.onnx"),

@@ -8,6 +8,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,17 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from mmalib.data import LABELS, corpus, sample
-from mmalib.data.corpus import LANGUAGES, Sentence, corpus_name, load, read_conll, read_parquet, to_iob2
+from mmalib.data.corpus import LANGUAGES, corpus_name, load, read_conll, read_parquet, to_iob2
 from mmalib.profiles import load_profile
 
 QUICK = load_profile("quick")
 FULL = load_profile("small")  # no caps
 SPLITS = ("train", "dev", "test")
+
+
+class Sentence(NamedTuple):
+    words: list[str]
+    tags: list[str]
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +107,7 @@ def test_only_blanks_tabs_and_newlines_separate(tmp_path, odd):
 @pytest.mark.parametrize(
     ("content", "line", "problem"),
     [
-        ("Tarn N B-LOC\n. O\n", 2, "found columns: 2, expected: 3 as on the lines before"),
+        ("Tarn N B-LOC\n. O\n", 2, "found columns: 2, expected: 3, word first"),
         ("a A B O\n\nTarn N B-LOC\n", 3, "found columns: 3, expected: 4"),
         ("Tarn B-LOC\n", 1, "found columns: 2, expected: 3 or 4"),
         ("Tarn x N I-NP I-LOC\n", 1, "found columns: 5, expected: 3 or 4"),
@@ -284,17 +290,17 @@ def test_parquet_with_tags_as_strings(tmp_path):
 
 def test_parquet_numbers_without_names_are_refused(tmp_path):
     path = write_parquet(tmp_path / "0.parquet", INVENTED["es"]["dev"], None)
-    with pytest.raises(ValueError, match="0.parquet, row 0: label 0 has no name"):
+    with pytest.raises(ValueError, match="0.parquet, row 0: unknown tag 0"):
         read_parquet(path)
 
 
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"tokens": [["a"]], "pos_tags": [["N"]]}, "is missing the column tokens or ner_tags"),
+        ({"tokens": [["a"]], "pos_tags": [["N"]]}, "is no readable parquet file with tokens and ner_tags"),
         ({"tokens": [["a"], ["b"]], "ner_tags": [["O"], ["B-TIME"]]}, "row 1: unknown tag 'B-TIME'"),
         ({"tokens": [["a", "b"]], "ner_tags": [["O"]]}, "row 0: 2 words and 1 tags"),
-        ({"tokens": [[]], "ner_tags": [[]]}, "1 rows and not a single sentence"),
+        ({"tokens": [[]], "ner_tags": [[]]}, "not a single sentence"),
     ],
 )
 def test_broken_parquet(tmp_path, columns, problem):
@@ -304,7 +310,7 @@ def test_broken_parquet(tmp_path, columns, problem):
 
 
 def test_a_file_that_is_no_parquet(tmp_path):
-    with pytest.raises(ValueError, match="some.train is not a readable parquet file"):
+    with pytest.raises(ValueError, match="some.train is no readable parquet file"):
         read_parquet(written(tmp_path, "version https://git-lfs.example\n"))
 
 

@@ -250,7 +250,7 @@ def test_the_student_hears_of_each_word_at_its_own_first_subword(which, request,
 
 def test_the_two_tokenizers_do_split_differently(student_tokenizer, teacher_tokenizer, english):
     cuts = [
-        [len(window.ids) for window in subwords.windows(english["train"]["words"], tokenizer, 512)]
+        [len(window.ids) for window in subwords.encode(english["train"]["words"], tokenizer, 512).windows]
         for tokenizer in (student_tokenizer, teacher_tokenizer)
     ]
     assert cuts[0] != cuts[1]

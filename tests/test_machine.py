@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from mmalib.data.corpus import ORIGINAL
 from mmalib.records import machine
 
 XEON = "model name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\n\nprocessor\t: 1\n"
@@ -30,9 +31,9 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def line(name, data=None):
+def line(name):
     """The line of `doctor` that begins with this name, without it."""
-    (found,) = [text for text in machine.doctor(data) if text.startswith(name + " ")]
+    (found,) = [text for text in machine.doctor() if text.startswith(name + " ")]
     return found[len(name) :].strip()
 
 
@@ -49,13 +50,14 @@ def test_the_flags_are_those_of_the_first_processor(monkeypatch):
     monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: XEON)
     described = machine.describe()
     assert described["cpu"] == "Some Xeon"
-    assert [flag for flag, found in described["flags"].items() if found] == [
-        "avx2",
-        "avx512f",
-        "avx512_vnni",
-        "amx_int8",
+    assert [flag for flag, there in described["flags"].items() if there] == [
+        *("avx2", "avx512f", "avx512_vnni", "amx_int8")
     ]
-    assert machine._flags_line(described["flags"]) == "AVX2 yes, AVX-512 yes, AVX512-VNNI yes, bf16 no, AMX yes"
+
+
+def test_doctor_names_the_flags_that_are_there(monkeypatch):
+    monkeypatch.setattr(machine, "flags", lambda: {flag: flag == "avx2" for flag in machine.FLAGS})
+    assert line("CPU flags") == "avx2"
 
 
 def test_without_proc_nothing_is_guessed(monkeypatch):
@@ -68,7 +70,7 @@ def test_without_proc_nothing_is_guessed(monkeypatch):
     assert described["cpu"] == "unknown"
     assert described["ram_gib"] is None
     assert set(described["flags"].values()) == {None}
-    assert line("CPU flags").startswith("unknown")
+    assert line("CPU flags") == "none known"
     assert line("Memory") == "unknown"
 
 
@@ -137,27 +139,29 @@ def test_doctor_asks_the_python_of_deepsparse_for_its_version(tmp_path, monkeypa
 
 
 def test_doctor_names_the_data_it_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMALIB_DATA", "")
     assert line("Data").startswith("generated sample")
-    (tmp_path / "conll2003").mkdir()
+    monkeypatch.setenv("MMALIB_DATA", "hub")
+    assert line("Data").startswith("CoNLL from the hub")
     monkeypatch.setenv("MMALIB_DATA", str(tmp_path))
-    assert "no CoNLL files found" in line("Data")
-    (tmp_path / "conll2003" / "eng.train").touch()
-    (tmp_path / "conll2003" / "eng.testb").touch()
-    assert line("Data").endswith("CoNLL original files: en train/test, es nothing, nl nothing")
-    assert line("Data", "sample").startswith("generated sample")
-    assert line("Data", "hub").startswith("CoNLL from the hub")
-    assert line("Data", str(tmp_path / "gone")).endswith("there is no such folder")
+    assert "is missing conll2003/eng.train" in line("Data")
+    for files in ORIGINAL.values():
+        for file in files.values():
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).touch()
+    assert line("Data") == f"{tmp_path}: CoNLL, all files"
+    monkeypatch.setenv("MMALIB_DATA", str(tmp_path / "gone"))
+    assert "There is no data folder" in line("Data")
 
 
-def test_doctor_adds_up_the_backbones(tmp_path, monkeypatch):
+def test_doctor_describes_the_backbones(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "WEIGHTS", tmp_path)
     assert line("Backbones") == "none shipped"
     for name, parameters in (("e5", 40_670_000), ("e5-half", 30_020_000)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "layers.safetensors").write_bytes(bytes(1_500_000))
         report = {"parameters": parameters, "megabytes": 1.5, "retrieval": {"en to es": 0.988, "en to nl": 0.98}}
         (tmp_path / name / "training.json").write_text(json.dumps(report))
     assert line("Backbones").startswith(
         "e5 40.7M weights, 1.5 MB (en to es 0.99, en to nl 0.98), "
-        "e5-half 30.0M weights, 1.5 MB (en to es 0.99, en to nl 0.98); 3.0 MB"
+        "e5-half 30.0M weights, 1.5 MB (en to es 0.99, en to nl 0.98); "
     )

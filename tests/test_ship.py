@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
 from mmalib import NER, runtimes
-from mmalib.app import cli, mistakes, score, ship
+from mmalib.app import cli, score, ship
 from mmalib.data import corpus
 from mmalib.graph import export, quantize
 from mmalib.model import disk
@@ -130,7 +130,7 @@ def test_the_records_choose():
     ],
 )
 def test_every_mistake_has_its_name(gold, said, expected):
-    assert sorted(mistakes.of_sentence(gold.split(), said.split())) == sorted(expected)
+    assert sorted(ship.of_sentence(gold.split(), said.split())) == sorted(expected)
 
 
 def test_mistakes_are_counted_where_it_is_scored_and_shown_on_the_sample():
@@ -140,7 +140,7 @@ def test_mistakes_are_counted_where_it_is_scored_and_shown_on_the_sample():
     def as_places(sentences):
         return [["B-LOC"] + ["O"] * (len(sentence) - 1) for sentence in sentences]
 
-    lines = mistakes.mistakes(as_places, corpora)
+    lines = ship.mistakes(as_places, corpora)
     assert lines["fr"] == ["ORG taken for LOC: 3 times", "PER taken for LOC: 1 times"]
     assert [line.split(", as in: ")[0] for line in lines["es"]] == lines["fr"]
     assert all("Rome" not in line and ("as in" not in line or "**" in line) for line in lines["es"])

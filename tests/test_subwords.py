@@ -31,7 +31,7 @@ def sentences(number, longest, seed, words=(*WORDS, SOFT_HYPHEN)):
 @pytest.mark.parametrize("max_length", [3, 8, 17, 64])
 def test_every_word_is_scored_once_and_every_window_fits(tokenizer, max_length):
     given = [*sentences(40, 60, seed=max_length), ["word"] * 1238]
-    found = subwords.windows(given, tokenizer, max_length)
+    found = subwords.encode(given, tokenizer, max_length).windows
     assert all(len(window.ids) <= max_length for window in found)
     scored = [(window.sentence, word) for window in found for _, word in window.scored]
     assert sorted(scored) == [(s, w) for s, words in enumerate(given) for w in range(len(words))]
@@ -39,7 +39,7 @@ def test_every_word_is_scored_once_and_every_window_fits(tokenizer, max_length):
 
 def test_a_scored_word_is_its_own_first_subword(tokenizer):
     given = sentences(20, 80, seed=1)
-    for window in subwords.windows(given, tokenizer, 32):
+    for window in subwords.encode(given, tokenizer, 32).windows:
         for position, word in window.scored:
             pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(given[window.sentence][word]))
             assert window.ids[position] == (pieces or [tokenizer.unk_token_id])[0]
@@ -54,7 +54,7 @@ def test_joined_is_encoded_together(tokenizer):
 
 def test_a_word_near_a_cut_is_scored_where_it_has_context(tokenizer):
     words = ["de"] * 500  # one subword each
-    found = subwords.windows([words], tokenizer, 66)  # room for 64, neighbours share 16
+    found = subwords.encode([words], tokenizer, 66).windows  # room for 64, neighbours share 16
     for window in found[:-1]:
         position, _ = window.scored[-1]
         assert len(window.ids) - 2 - position >= 7  # words to the right inside the window
@@ -106,7 +106,7 @@ def test_labels_sit_on_first_subwords_only(tokenizer):
 
 def test_a_window_without_room_is_one_clear_line(tokenizer):
     with pytest.raises(ValueError, match="max_length is 2"):
-        subwords.windows([["a"]], tokenizer, 2)
+        subwords.encode([["a"]], tokenizer, 2)
 
 
 def test_a_sentence_without_words_has_no_tags(model, tokenizer):

@@ -83,10 +83,10 @@ def test_a_folder_of_stsb_is_read_and_its_mistakes_are_one_line(tmp_path):
     assert data["en"]["train"] == [("One, two", "Two.", 2.5)] and len(data["nl"]["test"]) == 2
     for wrong in ("A,B\n", "A,B,good\n"):
         (tmp_path / "stsb" / "es-dev.csv").write_text("A,B,1.0\n" + wrong)
-        with pytest.raises(ValueError, match=r"es-dev.csv, line 2: .* columns, expected"):
+        with pytest.raises(ValueError, match="es-dev.csv, line 2: this is not a sentence, another"):
             pairs.load(str(tmp_path), None, None)
     (tmp_path / "stsb" / "es-dev.csv").write_text("A,B,7\n")
-    with pytest.raises(ValueError, match="line 1: the score 7 is not from 0 to 5"):
+    with pytest.raises(ValueError, match="line 1: this is not .* from 0 to 5"):
         pairs.load(str(tmp_path), None, None)
 
 

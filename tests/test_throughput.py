@@ -248,9 +248,9 @@ def test_a_row_may_lack_what_the_system_does_not_tell(clock, monkeypatch):
 
 
 def test_bench_records_what_it_prints_and_may_be_repeated(folders, tmp_path, capsys):
-    settings = {"threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
+    settings = {"length": 8, "threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
     for _ in range(2):
-        assert bench.run([folders / "half"], ["onnxruntime", "openvino:shapes=fixed"], [1, 2], 8, **settings) == 0
+        assert bench.run([folders / "half"], ["onnxruntime", "openvino:shapes=fixed"], batches=[1, 2], **settings) == 0
     text = capsys.readouterr().out
     first, second = store.read(tmp_path)
     assert first["settings"]["runtime"] == "onnxruntime" and second["settings"]["runtime"] == "openvino:shapes=fixed"
@@ -262,8 +262,8 @@ def test_bench_records_what_it_prints_and_may_be_repeated(folders, tmp_path, cap
 
 
 def test_bench_says_so_when_something_failed(folders, tmp_path, capsys):
-    settings = {"threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
-    assert bench.run([folders / "broken", folders / "half"], ["onnxruntime"], [1], 8, **settings) == 1
+    settings = {"length": 8, "threads": 1, "seconds": 0.02, "baseline": folders / "dense", "records": tmp_path}
+    assert bench.run([folders / "broken", folders / "half"], ["onnxruntime"], batches=[1], **settings) == 1
     assert "| broken | onnxruntime | 1 |  |  |  |  | failed: " in capsys.readouterr().out
     assert len(store.read(tmp_path)) == 2
 

@@ -1,7 +1,5 @@
 """The `bench` command: speeds of exported models in a table, and a record of each model in each runtime."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,45 +8,32 @@ from pathlib import Path
 
 from mmalib import runtimes
 from mmalib.model import cache
+from mmalib.plan import Run
 from mmalib.records import store
 from mmalib.reports import tables
 from mmalib.speed import throughput
 
 
-def run(
-    folders: Sequence[Path],
-    runtime_names: Sequence[str],
-    batches: Sequence[int],
-    length: int,
-    *,
-    threads: int,
-    seconds: float,
-    baseline: Path | None,
-    records: Path,
-) -> int:
-    """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record."""
-    base = Path(baseline or folders[0])
-    named = throughput.named(folders)
-    how = {"batches": list(batches), "length": length, "threads": threads, "seconds": seconds}
-    measured = map(throughput.told, throughput.measure(named, runtime_names, baseline=base, **how))
-    every: list[dict] = []
-    for (model, runtime), group in groupby(measured, key=itemgetter("model", "runtime")):
-        rows = list(group)
+def run(folders: Sequence[Path], runtime_names: Sequence[str], baseline: Path | None, records: Path, **how) -> int:
+    """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record.
+
+    `how` is to be measured: `batches`, `length`, `threads` and `seconds` of `throughput.measure`.
+    """
+    base, named = Path(baseline or folders[0]), throughput.named(folders)
+    rows = [throughput.told(row) for row in throughput.measure(named, runtime_names, baseline=base, **how)]
+    for (model, runtime), group in groupby(rows, key=itemgetter("model", "runtime")):
         settings = {"model": model, "weights": fingerprint(named[model]), "runtime": runtime, **how}
         settings["baseline"] = fingerprint(base)
         # The settings are in the name, so that no measurement stands in the way of another.
-        tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{model}-{runtime}-{tag}")
-        store.save(records, name, settings, scores={}, throughput=rows)
-        every += rows
-    print(f"\nSpeed-up over {base} in ONNX Runtime at the same batch; {threads} threads, length {length}:\n")
-    print(tables.markdown(throughput.table(every)))
-    if any(row.get("busy") for row in every):
-        print(
-            "The machine was busy with other things, so this means little, for DeepSparse least of all. Measure again."
-        )
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{model}-{runtime}-{Run('bench', settings).digest}")
+        store.save(records, name, settings, scores={}, throughput=list(group))
+    same = f"at the same batch; {how['threads']} threads, length {how['length']}"
+    print(f"\nSpeed-up over {base} in ONNX Runtime {same}:\n")
+    print(tables.markdown(throughput.table(rows)))
+    if any(row.get("busy") for row in rows):
+        print("The machine was busy with other things, so this means little. Measure again.")
     print(f"Records: {records}")
-    return int(any("failed" in row for row in every))
+    return int(any("failed" in row for row in rows))
 
 
 def fingerprint(folder: Path) -> str:

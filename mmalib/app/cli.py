@@ -1,35 +1,27 @@
 """The command line, thin: read arguments, call one function, turn a user's mistake into one sentence.
 
-Imports happen where they are used, so that `--help` answers at once.
+A command's help is the docstring of its function. Imports happen where they are used, so that `--help` answers at once.
 """
 
 import argparse
+import inspect
 import json
 import os
-import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from itertools import tee
 from pathlib import Path
 
 EXAMPLES = """examples:
   python -m mmalib study                     the small study: two CPU cores, offline, minutes
   python -m mmalib study --profile paper     the paper's own scale; wants a GPU
-  python -m mmalib study --only 01,03        two notebooks of it
-  python -m mmalib study --workers 2         runs side by side
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
-  python -m mmalib figures --format pdf,tex --profile quick
-                                             the same for a report
   python -m mmalib predict "Angela Merkel besuchte Madrid."
                                              find names in text with the shipped model
-  python -m mmalib predict --model runs/quick/models/01-e5-half-sample-seed1 < text.txt
-  python -m mmalib models                    the shipped models, and how fast they are here
   python -m mmalib score fast my.conll       precision, recall and F1 on data of your own
   python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
                                              how fast is an exported model here?
-  python -m mmalib doctor                    what can this machine run?
 
 A study that was stopped or killed goes on from its last finished run when it is started again.
 Exit codes: 0 all well, 1 a notebook failed or results are missing, 2 a mistake in what was asked,
@@ -39,13 +31,9 @@ Exit codes: 0 all well, 1 a notebook failed or results are missing, 2 a mistake 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if getattr(options, "publish", False) and not options.profile:
-        parser.error("--publish takes the records of a profile: say which with --profile")
+    options = _parser().parse_args(arguments)
     try:
-        with _interruptible():
-            return options.command(options)
+        return options.command(options)
     except (ValueError, OSError) as error:
         print(f"mmalib: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -56,31 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """End at once on Ctrl-C or a polite kill.
-
-    Whatever a study has written is whole at any moment, and its kernel ends when it does. So unwinding gains
-    nothing, and from the middle of papermill's event loop it would now and then end in a traceback.
-    """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _end)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end(*_) -> None:
-    line = "mmalib: interrupted; started again, it goes on from the last finished run\n"
-    os.write(2, (("\n" if os.isatty(2) else "") + line).encode())
-    os._exit(130)
-
-
 def _study(options: argparse.Namespace) -> int:
+    """Run the notebooks in order, without a browser.
+
+    They leave records, tables, figures and executed notebooks in RUNS/PROFILE. Runs that are already recorded there are
+    skipped.
+    """
     from mmalib.app import batch
     from mmalib.studies import workers
 
@@ -92,34 +61,39 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
+    """Draw every table and figure again from the records, without training.
+
+    Those of the repository (figures/, and the tables in README.md), or with --profile those of RUNS/PROFILE.
+    """
     from mmalib import reports
     from mmalib.app import batch, publish
 
-    formats = options.format.split(",") if options.format else ()
+    formats = options.format.split(",") if options.format else reports.FORMATS
     reports.check(formats)
+    if options.publish and not options.profile:
+        raise ValueError("--publish takes the records of a profile: say which with --profile.")
     if options.profile and not options.publish:
         return batch.redraw(options.profile, options.runs, formats)
     missing = publish.take(options.profile, options.runs) if options.publish else []
     if missing:
         print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
-    print("Written:", *publish.redraw(formats or reports.FORMATS), sep="\n  ")
+    print("Written:", *publish.redraw(formats), sep="\n  ")
     return 1 if missing else 0
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Find persons, organisations, locations and other names in text.
+
+    A model that the package carries, that the study has left, or that was exported reads it. Prints a line for every
+    name (type, place of its characters, probability, text), and an empty line after each text.
+    """
     from mmalib.use import ner
 
     typing = not options.text and sys.stdin.isatty()
-    waiting: deque[str] = deque()
-
-    def texts() -> Iterator[str]:
-        for text in options.text or ner.lines(sys.stdin.buffer):
-            waiting.append(text)
-            yield text
-
+    asked, texts = tee(options.text or ner.lines(sys.stdin.buffer))
+    answers = ner.NER.load(options.model, batch_size=1 if typing else None)(asked)
     try:
-        for entities in ner.NER.load(options.model, batch_size=1 if typing else None)(texts()):
-            text = waiting.popleft()
+        for entities, text in zip(answers, texts, strict=True):
             if options.json:
                 print(json.dumps({"text": text, "entities": entities}, ensure_ascii=False), flush=typing)
                 continue
@@ -133,6 +107,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
+    """List the models that the package carries: size, F1 by language, and their speed on this machine."""
     from mmalib.use import shipped
 
     print(*shipped.described(), sep="\n")
@@ -140,41 +115,49 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    """Score a model on CoNLL files of your own.
+
+    Precision, recall and F1 with 95% intervals, over all entities and by type, on files with a word a line, 2 to 4
+    columns, the entity last (IOB1 or IOB2). Types that the model does not know are named and left out, unless --map
+    gives them another name.
+    """
     from mmalib.app import score
 
     return score.run(options.model, options.files, options.map)
 
 
 def _ship(options: argparse.Namespace) -> int:
+    """Put the best models of a study into the package (mmalib/models), with their cards.
+
+    Without names, the records choose. Needs a checkout and the corpora.
+    """
     from mmalib.app import ship
 
     return ship.run(options.profile, options.runs, {"fast": options.fast, "faithful": options.faithful})
 
 
 def _bench(options: argparse.Namespace) -> int:
+    """Measure samples a second of exported models (folders with a model.onnx), each in turns with the baseline.
+
+    Prints a table and leaves a record of each model and runtime in RUNS/bench/records. Run it on an otherwise idle
+    machine.
+    """
     from mmalib.app import bench
     from mmalib.records import machine
 
-    return bench.run(
-        options.folders,
-        options.runtime.split(","),
-        [_whole("--batch", number) for number in options.batch.split(",")],
-        options.length,
-        threads=machine.describe()["cores"] if options.threads is None else options.threads,
-        seconds=options.seconds,
-        baseline=options.baseline,
-        records=options.runs / "bench" / "records",
-    )
-
-
-def _whole(name: str, text: str) -> int:
     try:
-        return int(text)
+        batches = [int(size) for size in options.batch.split(",")]
     except ValueError:
-        raise ValueError(f"{name} is '{text}'. Give whole numbers with commas between them, as in 1,4,8.") from None
+        wanted = "whole numbers with commas between them, as in 1,4,8"
+        raise ValueError(f"--batch is '{options.batch}'. Give {wanted}.") from None
+    how = {"batches": batches, "length": options.length, "seconds": options.seconds}
+    how["threads"] = machine.cores() if options.threads is None else options.threads
+    records = options.runs / "bench" / "records"
+    return bench.run(options.folders, options.runtime.split(","), options.baseline, records, **how)
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    """Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk."""
     from mmalib.records import machine
 
     print(*machine.doctor(), sep="\n")
@@ -191,100 +174,64 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable, short: str, description: str, *parents: argparse.ArgumentParser) -> Callable:
-        added = commands.add_parser(name, parents=parents, help=short, description=description)
+    def command(name: str, run: Callable[[argparse.Namespace], int]) -> Callable:
+        about = inspect.getdoc(run)
+        added = commands.add_parser(name, help=about.splitlines()[0], description=about)
         added.set_defaults(command=run)
         return added.add_argument
 
-    where = argparse.ArgumentParser(add_help=False)
-    sizes = (
-        "quick (default; minutes on two cores), small (a day and more on two cores, or a GPU), "
-        "paper (a GPU and the hub's models)"
-    )
-    where.add_argument("--profile", default="quick", metavar="NAME", help=f"size of the study: {sizes}")
+    profile = {"default": "quick", "metavar": "NAME"}
     runs = {"type": Path, "default": Path("runs"), "metavar": "DIR"}
-    where.add_argument("--runs", **runs, help="folder for everything that is made (default: runs)")
+    runs["help"] = "folder for everything that is made (default: runs)"
+    model = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
 
-    description = (
-        "Run the notebooks in order and leave records, tables, figures and executed notebooks in RUNS/PROFILE. Runs "
-        "that are already recorded there are skipped."
-    )
-    takes = command("study", _study, "run the notebooks in order, without a browser", description, where)
+    takes = command("study", _study)
+    sizes = "quick (default; minutes on two cores), small (days on two cores, or a GPU), paper (a GPU)"
+    takes("--profile", **profile, help=f"size of the study: {sizes}")
+    takes("--runs", **runs)
     takes("--only", metavar="01,03", help="only the notebooks with these numbers")
     takes("--fresh", action="store_true", help="first delete what this profile made before, and start over")
-    where_from = "folder of the notebooks (default: the one of the checkout that mmalib was installed from)"
-    takes("--notebooks", type=Path, metavar="DIR", help=where_from)
+    takes("--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the checkout's)")
     takes("--workers", type=int, metavar="N", help="make N runs side by side (wants the extra [ray])")
-    cluster = "make the runs on this Ray cluster, or 'auto'; all nodes must see --runs"
-    takes("--ray", metavar="ADDRESS", help=cluster)
+    takes("--ray", metavar="ADDRESS", help="make the runs on this Ray cluster, or 'auto'; all nodes must see --runs")
 
-    description = (
-        "Draw every table and figure again from records, without training: those of the repository (figures/, and the "
-        "tables in README.md), or with --profile those of RUNS/PROFILE."
-    )
-    takes = command(
-        "figures", _figures, "draw tables and figures again from the records, without training", description
-    )
+    takes = command("figures", _figures)
     takes("--profile", metavar="NAME", help="draw what RUNS/PROFILE has, and list what is missing")
-    takes("--runs", **runs, help="default: runs")
+    takes("--runs", **runs)
     formats = "svg, png, pdf for figures; csv, md, tex (booktabs) for tables (default: svg,png,csv,md)"
     takes("--format", metavar="NAMES", help=f"with commas between: {formats}")
-    published = "first put the records of RUNS/PROFILE in the place of those in figures/"
-    takes("--publish", action="store_true", help=published)
+    takes("--publish", action="store_true", help="first put the records of RUNS/PROFILE into figures/records")
 
-    description = (
-        "Find persons, organisations, locations and other names in text, with a model that the study has left or an "
-        "exported one. Prints a line for every name (type, place of its characters, probability, text), and an empty "
-        "line after each text."
-    )
-    takes = command("predict", _predict, "find the names in text", description)
-    which = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
-    takes("--model", metavar="MODEL", help=f"{which} (default: the first that is shipped)")
+    takes = command("predict", _predict)
+    takes("--model", metavar="MODEL", help=f"{model} (default: the first that is shipped)")
     takes("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
     takes("--json", action="store_true", help="a line of JSON for every text instead")
 
-    description = "List the models that the package carries: size, F1 by language, and their speed on this machine."
-    command("models", _models, "list the shipped models", description)
+    command("models", _models)
 
-    description = (
-        "Precision, recall and F1 with 95% intervals, over all entities and by type, on files with a word a line, 2 to "
-        "4 columns, the entity last (IOB1 or IOB2). Types that the model does not know are named and left out, unless "
-        "--map gives them another name."
-    )
-    takes = command("score", _score, "score a model on CoNLL files of your own", description)
-    takes("model", metavar="MODEL", help=which)
+    takes = command("score", _score)
+    takes("model", metavar="MODEL", help=model)
     takes("files", nargs="+", type=Path, metavar="FILE")
     mapped = "call a type otherwise, in the files and in what the model says; O leaves it out; may come several times"
     takes("--map", action="append", default=[], metavar="MISC=O", help=mapped)
 
-    description = (
-        "Make the models that the package carries (mmalib/models) from the records and models of a study, with their "
-        "cards. Without names, the records choose. Needs a checkout and the corpora."
-    )
-    takes = command("ship", _ship, "put the best models of a study into the package", description, where)
+    takes = command("ship", _ship)
+    takes("--profile", **profile, help="the study (default: quick)")
+    takes("--runs", **runs)
     for name in ("fast", "faithful"):
         takes(f"--{name}", metavar="RUN", help=f"the run to ship as '{name}'")
 
-    description = (
-        "Measure samples a second of exported models (folders with a model.onnx), each in turns with the baseline. "
-        "Prints a table and leaves a record of each model and runtime in RUNS/bench/records. Run it on an otherwise "
-        "idle machine."
-    )
-    takes = command("bench", _bench, "measure the speed of exported models", description)
+    takes = command("bench", _bench)
     takes("folders", nargs="+", type=Path, metavar="FOLDER")
-    names = (
-        "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name, as in "
-        "openvino:precision=bf16:hint=throughput:shapes=fixed"
-    )
-    takes("--runtime", default="onnxruntime", metavar="NAMES", help=names)
+    names = "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name"
+    example = "openvino:precision=bf16:hint=throughput:shapes=fixed"
+    takes("--runtime", default="onnxruntime", metavar="NAMES", help=f"{names}, as in {example}")
     takes("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")
     takes("--length", type=int, default=128, metavar="N", help="subwords a sample (default: 128)")
     takes("--threads", type=int, metavar="N", help="default: every core that may be used")
     takes("--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)")
-    beside = "what ONNX Runtime runs beside it (default: the first FOLDER)"
-    takes("--baseline", type=Path, metavar="FOLDER", help=beside)
-    takes("--runs", **runs, help="default: runs")
+    takes("--baseline", type=Path, metavar="FOLDER", help="what ONNX Runtime runs beside it (default: the first)")
+    takes("--runs", **runs)
 
-    description = "Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk."
-    command("doctor", _doctor, "say what this machine can run", description)
+    command("doctor", _doctor)
     return parser

@@ -37,8 +37,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
         kept = {*written, folder / "answer.md", folder / PAGE}
         for old in {path for path in folder.iterdir() if path.is_file()} - kept:
             old.unlink()
-    pages = [path for path in (Path(root) / PAGE, folder / PAGE) if path.is_file()]
-    return [*written, *(inject(page, folder) for page in pages)]
+    return [*written, *(inject(page, folder) for page in (Path(root) / PAGE, folder / PAGE))]
 
 
 def planned(records: list[dict]) -> pd.DataFrame:
@@ -60,11 +59,8 @@ def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
     if not records:
         raise ValueError(f"There are no records in {there}. Run `python -m mmalib study --profile {profile}` first.")
     target = Path(root) / "figures" / "records"
-    target.mkdir(parents=True, exist_ok=True)
-    for old in target.glob("*.json"):
-        old.unlink()
-    for record in records:
-        shutil.copy2(there / f"{record['run']}.json", target)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(there, target, ignore=shutil.ignore_patterns(".*"))
     return batch.missing_in(records, profile)
 
 

@@ -32,10 +32,11 @@ def run(model: str, files: Sequence[Path], pairs: Sequence[str]) -> int:
 
 def renaming(pairs: Sequence[str]):
     """What tags are called, by pairs such as "MISC=O"; and a count of those that then have an unknown type."""
-    split = [pair.partition("=")[::2] for pair in pairs]
-    if wrong := [pair for pair, (old, new) in zip(pairs, split, strict=True) if not old or new not in (*TYPES, "O")]:
-        raise ValueError(f"--map {wrong[0]} is no renaming. Give a type, = and one of: {', '.join(TYPES)}, O.")
-    others, left_out = dict(split), Counter()
+    others, left_out = {}, Counter()
+    for pair in pairs:
+        old, _, others[old] = pair.partition("=")
+        if not old or others[old] not in (*TYPES, "O"):
+            raise ValueError(f"--map {pair} is no renaming. Give a type, = and one of: {', '.join(TYPES)}, O.")
 
     def renamed(tag: str) -> str:
         place, dash, kind = tag.partition("-")
@@ -49,21 +50,16 @@ def renaming(pairs: Sequence[str]):
     return renamed, left_out
 
 
-def table(gold: list[list[str]], predicted: list[list[str]]) -> pd.DataFrame:
+def table(gold: list[list[str]], said: list[list[str]]) -> pd.DataFrame:
     """Precision, recall and F1 with 95% intervals over sentences: of all entities, and of every type there is."""
-    counted = counts.read(entity_scores(gold, predicted, resamples=1)["counts"])
+    counted = counts.read(entity_scores(gold, said, resamples=1)["counts"])
     drawn = np.concatenate([counted.sum(axis=0)[None], resampled(counted, 1000, 0)])  # [1 + draws, types, 3]
-    rows = []
-    for name, of_type in {"all": drawn.sum(axis=1), **{kind: drawn[:, n] for n, kind in enumerate(TYPES)}}.items():
-        right, said, there = of_type[:, counts.RIGHT], of_type[:, counts.PREDICTED], of_type[:, counts.GOLD]
-        if not (said[0] or there[0]):
-            continue
-        shares = {"precision": (right, said), "recall": (right, there), "F1": (2 * right, said + there)}
-        row = {"type": name, "entities": int(there[0]), "predicted": int(said[0])}
-        rows.append(row | {key: _interval(part / np.maximum(whole, 1)) for key, (part, whole) in shares.items()})
-    return pd.DataFrame(rows)
-
-
-def _interval(values: np.ndarray) -> str:
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
+    drawn = np.concatenate([drawn.sum(axis=1, keepdims=True), drawn], axis=1)  # all types in front
+    right, predicted, there = (drawn[..., what] for what in (counts.RIGHT, counts.PREDICTED, counts.GOLD))
+    frame = pd.DataFrame({"type": ["all", *TYPES], "entities": there[0], "predicted": predicted[0]})
+    shares = {"precision": (right, predicted), "recall": (right, there), "F1": (2 * right, predicted + there)}
+    for name, (part, whole) in shares.items():
+        values = part / np.maximum(whole, 1)
+        low, high = np.percentile(values[1:], [2.5, 97.5], axis=0)
+        frame[name] = [f"{value:.3f} ({a:.3f} to {b:.3f})" for value, a, b in zip(values[0], low, high, strict=True)]
+    return frame[frame["entities"] + frame["predicted"] > 0]

@@ -5,17 +5,19 @@ ranges from English. Either way the word embeddings shrink to a byte each, and F
 No model is chosen that has seen text of CoNLL-2002, labelled or not.
 """
 
-import gzip
 import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from seqeval.metrics.sequence_labeling import get_entities
 
 from mmalib import runtimes
 from mmalib.app import card
-from mmalib.app.mistakes import mistakes
+from mmalib.data import sample
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
 from mmalib.model.cache import complete_folder
@@ -30,6 +32,8 @@ from mmalib.use import shipped
 from mmalib.use.ner import NER
 
 DEV = 1000  # English dev sentences that choose the calibration
+MOST = 3  # mistakes in a card, of every language
+Predict = Callable[[Sequence[list[str]]], list[list[str]]]
 
 
 def run(profile: str, runs: Path, chosen: Mapping[str, str | None], models: Path = shipped.MODELS) -> int:
@@ -57,12 +61,10 @@ def best(name: str, records: list[dict]) -> str:
     keeps enough of that.
     """
     blind = [record for record in records if combined.target_text(record) == "none"]
-    rows = combined.goals(blind)
-    goals = ("fastest", "smallest") if name == "fast" else (combined.FAITHFUL,)
-    for goal in goals if len(rows) else ():
-        (run_name,) = rows.loc[rows["goal"] == goal, "run"]
-        if run_name in {record["run"] for record in blind}:
-            return run_name
+    chosen = {row["goal"]: row["run"] for row in combined.goals(blind).to_dict("records")}
+    for goal in ("fastest", "smallest") if name == "fast" else (combined.FAITHFUL,):
+        if chosen.get(goal) in {record["run"] for record in blind}:
+            return chosen[goal]
     tuned = [record for record in of_kind(blind, "baseline", "student") if "varied" not in record["settings"]]
     if not tuned:
         raise ValueError("The study has no tuned model yet: run notebook 01 first, or name a run.")
@@ -95,10 +97,11 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         disk.tell(folder, about)
         speed = shipped.speed(ner)
         here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
+        here = f"Measured with the card: {here}, {machine.cpu()}."
         told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}
         told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
-        further_card = {"before": before, "wrong": wrong, "here": f"{here}, {machine.cpu()}"}
-        (folder / export.CARD).write_text(card.text(told, about, [], folder=target.name, **further_card), "utf-8")
+        written = card.text(told, about, here, folder=target.name, before=before, wrong=wrong)
+        (folder / export.CARD).write_text(written, "utf-8")
         with complete_folder(target) as fresh:
             for path in (path for path in folder.rglob("*") if path.is_file()):
                 _put(path, fresh / path.relative_to(folder))
@@ -132,11 +135,52 @@ def _put(source: Path, target: Path) -> None:
         return
     strategy = zlib.Z_HUFFMAN_ONLY if source.suffix == ".onnx" else zlib.Z_DEFAULT_STRATEGY
     packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, strategy)  # 16: as gzip writes it
-    packed = packer.compress(source.read_bytes()) + packer.flush()
-    target.with_name(target.name + ".gz").write_bytes(packed)
-    if gzip.decompress(packed) != source.read_bytes():
-        raise ValueError(f"{source.name} does not come back as it was. Try again.")
+    target.with_name(target.name + ".gz").write_bytes(packer.compress(source.read_bytes()) + packer.flush())
 
 
 def _f1(scores: Mapping[str, Mapping[str, dict]]) -> dict:
     return {language: {split: one["f1"] for split, one in splits.items()} for language, splits in scores.items()}
+
+
+def mistakes(predict: Predict, corpora: Mapping[str, Mapping[str, Mapping]]) -> dict[str, list[str]]:
+    """A line for each of the most frequent mistakes on the dev set of every language.
+
+    The examples are sentences of the generated sample, since the corpora's own text may not be passed on.
+    """
+    generated, lines = sample.generate(), {}
+    for language, splits in corpora.items():
+        dev = splits["dev"]
+        pairs = zip(list(dev["tags"]), predict(list(dev["words"])), strict=True)
+        counted = Counter(what for gold, said in pairs for what, _, _ in of_sentence(gold, said))
+        examples = _examples(predict, generated[language]["dev"]) if language in generated else {}
+        lines[language] = [
+            f"{what}: {number:,} times" + (f", as in: {examples[what]}" if what in examples else "")
+            for what, number in counted.most_common(MOST)
+        ]
+    return lines
+
+
+def of_sentence(gold: list[str], said: list[str]) -> Iterator[tuple[str, int, int]]:
+    """The mistakes in a sentence, with their first and last word."""
+    right, found = set(get_entities(list(gold))), set(get_entities(list(said)))
+    for kind, first, last in sorted(right - found, key=lambda one: one[1:]):
+        others = [other for other in found if other[1] <= last and first <= other[2]]
+        if not others:
+            yield f"{kind} not found", first, last
+        for other, begin, end in others:
+            what = f"{kind} taken for {other}" if other != kind else f"{kind} with other ends"
+            yield what, min(first, begin), max(last, end)
+    for kind, first, last in sorted(found - right, key=lambda one: one[1:]):
+        if not any(begin <= last and first <= end for _, begin, end in right):
+            yield f"{kind} where there is no name", first, last
+
+
+def _examples(predict: Predict, sentences: Sequence[tuple[list[str], list[str]]]) -> dict[str, str]:
+    """The shortest sentence for every mistake, the words in question in bold."""
+    examples: dict[str, str] = {}
+    by_length = sorted(sentences, key=lambda sentence: len(sentence[0]))
+    for (words, gold), said in zip(by_length, predict([words for words, _ in by_length]), strict=True):
+        for what, first, last in of_sentence(gold, said):
+            marked = [*words[:first], f"**{' '.join(words[first : last + 1])}**", *words[last + 1 :]]
+            examples.setdefault(what, " ".join(marked))
+    return examples

@@ -8,13 +8,12 @@ a word and its tag a line. They are scored and nothing else, and take no part in
 """
 
 import codecs
-import json
 import os
 import random
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +22,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import snapshot_download
 
 from mmalib.data import LABELS, sample
+from mmalib.data.sample import Sentence
 from mmalib.profiles import Profile
 
 LANGUAGES = ("en", "es", "nl")
@@ -42,19 +42,6 @@ PARQUET = {
 HUB_REVISION = "refs/convert/parquet"
 HUB_REPOSITORIES = {"en": "eriktks/conll2003", "es": "eriktks/conll2002", "nl": "eriktks/conll2002"}
 FURTHER = "wikineural/??.test"  # a language each, by its two letters
-_UNREACHED = (
-    "CoNLL could not be fetched from the hub ({}). Set MMALIB_DATA to a folder that holds it, "
-    "or to 'sample' for the generated corpus."
-)
-
-CAP_SEED = 0
-
-
-class Sentence(NamedTuple):
-    """The words of a sentence and their IOB2 tags, one each."""
-
-    words: list[str]
-    tags: list[str]
 
 
 class Corpora(dict[str, DatasetDict]):
@@ -67,7 +54,9 @@ class Corpora(dict[str, DatasetDict]):
 
 def fewer(sentences: Dataset, cap: int | None) -> Dataset:
     """At most `cap` sentences, in their order; a smaller cap keeps a subset of what a larger one keeps."""
-    return sentences.select(_chosen(len(sentences), cap))
+    order = list(range(len(sentences)))
+    random.Random(0).shuffle(order)
+    return sentences.select(sorted(order[:cap]))
 
 
 def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str, DatasetDict]:
@@ -78,36 +67,28 @@ def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str
     }
 
 
-def read_conll(
-    path: str | Path, columns: tuple[int, ...] = (3, 4), renamed: Callable[[str], str] = str
-) -> list[Sentence]:
+def read_conll(path: Path, columns: Sequence[int] = (3, 4), renamed: Callable[[str], str] = str) -> list[Sentence]:
     """The sentences of a file with a word a line, tags in IOB2; CoNLL-2002 has three `columns`, 2003 has four.
 
     `renamed` says which of the study's labels a tag of the file stands for.
     """
     sentences, words, tags = [], [], []
-    expected = None  # columns, set by the first word of the file
     lines = _lines(path)
     for number, line in enumerate([*lines, ""], start=1):
         # Only blanks and tabs separate: a word may hold U+00A0, U+0085 or U+2028, where str.split would cut.
-        parts = [part for part in line.rstrip("\r").replace("\t", " ").split(" ") if part]
+        parts, where = re.findall(r"[^ \t]+", line.rstrip("\r")), f"{path}, line {number}"
         if not parts or parts[0] == "-DOCSTART-":
             if words:
-                sentences.append(Sentence(words, to_iob2(tags)))
+                sentences.append((words, to_iob2(tags)))
                 words, tags = [], []
             continue
-        if len(parts) not in columns or len(parts) != (expected or len(parts)):
-            any_of = " or ".join(map(str, columns))
-            wanted = f"{expected} as on the lines before" if expected else f"{any_of}, word first and entity last"
-            raise ValueError(
-                f"{path}, line {number}: found columns: {len(parts)}, expected: {wanted}. Repair the line."
-            )
+        if len(parts) not in columns:
+            wanted = f"{' or '.join(map(str, columns))}, word first and entity last"
+            raise ValueError(f"{where}: found columns: {len(parts)}, expected: {wanted}. Repair the line.")
+        columns = (len(parts),)  # the first word's are those of the file
         if (tag := renamed(parts[-1])) not in LABELS:
-            raise ValueError(
-                f"{path}, line {number}: unknown tag {parts[-1]!r}. "
-                "The last column must be O, or B- or I- followed by PER, ORG, LOC or MISC."
-            )
-        expected = len(parts)
+            wanted = "O, or B- or I- followed by PER, ORG, LOC or MISC"
+            raise ValueError(f"{where}: unknown tag {parts[-1]!r}. The last column must be {wanted}.")
         words.append(parts[0])
         tags.append(tag)
     if not sentences:
@@ -138,17 +119,22 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
         corpora = _read(PARQUET, _download())
     else:
         folder = Path(source).expanduser()
-        corpora = _read(*_layout(folder))
+        corpora = _read(layout(folder), dict.fromkeys(LANGUAGES, folder))
         others = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
         further = {path.stem: _dataset(read_conll(path, columns=(2,)), profile.eval_sentences) for path in others}
-    return Corpora({language: _datasets(language, corpora[language], profile) for language in LANGUAGES}, further)
+    loaded = {}
+    for language in LANGUAGES:
+        train = profile.train_sentences if language == "en" else None  # no other language is ever trained on
+        caps = {"train": train, "dev": profile.eval_sentences, "test": profile.eval_sentences}
+        loaded[language] = DatasetDict({split: _dataset(corpora[language][split], cap) for split, cap in caps.items()})
+    return Corpora(loaded, further)
 
 
 def check(profile: Profile, data: str | None = None) -> None:
     """Refuse a data folder that `load` could not read, without reading it."""
     source = source_of(profile, data)
     if source not in ("sample", "hub"):
-        _layout(Path(source).expanduser())
+        layout(Path(source).expanduser())
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:
@@ -168,13 +154,11 @@ def describe(corpora: Corpora) -> pd.DataFrame:
     """Sentences, words and entities by type of every language and split."""
     rows = []
     for language, splits in [*corpora.items(), *((name, {"test": test}) for name, test in corpora.further.items())]:
-        for split, rows_of_split in splits.items():
-            tags = [tag for sentence in rows_of_split["tags"] for tag in sentence]
-            begun = Counter(tag[2:] for tag in tags if tag.startswith("B-"))
-            entities = {label[2:]: begun[label[2:]] for label in LABELS if label.startswith("B-")}
-            rows.append(
-                {"language": language, "split": split, "sentences": len(rows_of_split), "words": len(tags)} | entities
-            )
+        for split, sentences in splits.items():
+            tags = Counter(tag for sentence in sentences["tags"] for tag in sentence)
+            sizes = {"sentences": len(sentences), "words": tags.total()}
+            entities = {label[2:]: tags[label] for label in LABELS if label.startswith("B-")}
+            rows.append({"language": language, "split": split} | sizes | entities)
     return pd.DataFrame(rows)
 
 
@@ -183,8 +167,8 @@ def source_of(profile: Profile, data: str | None) -> str:
     return data or os.environ.get("MMALIB_DATA") or profile.data
 
 
-def _lines(path: str | Path) -> list[str]:
-    raw = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+def _lines(path: Path) -> list[str]:
+    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -196,29 +180,26 @@ def _lines(path: str | Path) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def _layout(folder: Path) -> tuple[dict, dict[str, Path]]:
-    """The layout that a folder has, and the root of each language."""
+def layout(folder: Path) -> dict[str, dict[str, str]]:
+    """The layout that a folder has."""
     if not folder.is_dir():
         raise ValueError(
             f"There is no data folder {folder}. Point MMALIB_DATA at the folder that holds conll2003 and "
             "conll2002, or set it to 'sample' for the generated corpus."
         )
     roots = dict.fromkeys(LANGUAGES, folder)
-    layout = min((ORIGINAL, PARQUET), key=lambda files: len(_missing(files, roots)))
-    if missing := _missing(layout, roots):
+    files = min((ORIGINAL, PARQUET), key=lambda files: len(_missing(files, roots)))
+    if missing := _missing(files, roots):
         raise ValueError(
-            f"The data folder {folder} is missing {', '.join(missing)}. It should hold .train, .testa and "
-            ".testb of conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es "
-            "and nl, each with train, validation and test/0000.parquet. Add what is missing, "
-            "or set MMALIB_DATA to 'sample' for the generated corpus."
+            f"The data folder {folder} is missing {', '.join(missing)}. It should hold .train, .testa and .testb of "
+            "conll2003/eng, conll2002/esp and conll2002/ned, or the hub's parquet: conll2003, es and nl, each with "
+            "train, validation and test/0000.parquet. Add it, or set MMALIB_DATA to 'sample' for the generated corpus."
         )
-    return layout, roots
+    return files
 
 
 def _missing(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> list[str]:
-    return [
-        file for language, files in layout.items() for file in files.values() if not (roots[language] / file).is_file()
-    ]
+    return [file for language, of in layout.items() for file in of.values() if not (roots[language] / file).is_file()]
 
 
 def _read(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> dict[str, dict[str, list[Sentence]]]:
@@ -231,78 +212,48 @@ def _read(layout: dict[str, dict[str, str]], roots: dict[str, Path]) -> dict[str
 
 def _download() -> dict[str, Path]:
     # Without a network this falls back on what the hub's client has in its cache, which may be only a part.
+    how = {"repo_type": "dataset", "revision": HUB_REVISION}
     try:
-        folders = {
-            repository: snapshot_download(
-                repository,
-                repo_type="dataset",
-                revision=HUB_REVISION,
-                allow_patterns=[file for files in PARQUET.values() for file in files.values()],
-            )
-            for repository in dict.fromkeys(HUB_REPOSITORIES.values())
+        roots = {
+            language: Path(snapshot_download(name, allow_patterns=list(PARQUET[language].values()), **how))
+            for language, name in HUB_REPOSITORIES.items()
         }
+        if missing := _missing(PARQUET, roots):
+            raise OSError(f"there was no {', no '.join(missing)}")
     except OSError as error:
-        raise ValueError(_UNREACHED.format(str(error).partition("\n")[0])) from error
-    roots = {language: Path(folders[repository]) for language, repository in HUB_REPOSITORIES.items()}
-    if missing := _missing(PARQUET, roots):
-        raise ValueError(_UNREACHED.format(f"there was no {', no '.join(missing)}"))
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"CoNLL could not be fetched from the hub ({reason}). Set MMALIB_DATA to a folder that holds it, or to "
+            "'sample' for the generated corpus."
+        ) from error
     return roots
 
 
-def read_parquet(path: str | Path) -> list[Sentence]:
+def read_parquet(path: Path) -> list[Sentence]:
     """The sentences of one file of the hub's converted parquet (columns `tokens` and `ner_tags`)."""
     try:
-        with pq.ParquetFile(path) as file:
-            names, table = _label_names(file.schema_arrow), file.read(["tokens", "ner_tags"])
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable parquet file ({error}). Fetch it again.") from error
-    if set(table.column_names) != {"tokens", "ner_tags"}:
-        raise ValueError(f"{path} is missing the column tokens or ner_tags. Use the hub's own files.")
+        table = pq.read_table(path)
+        words_of, tags_of = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
+    except (pa.ArrowInvalid, KeyError) as error:
+        what = f"no readable parquet file with tokens and ner_tags ({error})"
+        raise ValueError(f"{path} is {what}. Fetch it again.") from error
+    # Two corpora need not number their labels alike, so the names come from the file's own features and nowhere else.
+    names = dict(enumerate(getattr(Features.from_arrow_schema(table.schema)["ner_tags"].feature, "names", ())))
     sentences = []
-    columns = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
-    for row, (words, tags) in enumerate(zip(*columns, strict=True)):
-        if not words and not tags:  # the conversion of CoNLL-2002 ends each split with an empty row
+    for row, (words, numbers) in enumerate(zip(words_of, tags_of, strict=True)):
+        if not words and not numbers:  # the conversion of CoNLL-2002 ends each split with an empty row
             continue
-        try:
-            tags = [tag if isinstance(tag, str) else names[tag] for tag in tags]
-        except KeyError as error:
-            raise ValueError(
-                f"{path}, row {row}: label {error} has no name in the file, and numbers are never guessed. "
-                "Use the hub's own files."
-            ) from error
-        unknown = sorted(set(tags) - set(LABELS))
-        if unknown or len(words) != len(tags):
-            problem = f"unknown tag {unknown[0]!r}" if unknown else f"{len(words)} words and {len(tags)} tags"
-            raise ValueError(f"{path}, row {row}: {problem}. Use the hub's own files.")
-        sentences.append(Sentence(words, to_iob2(tags)))
+        tags = [names.get(number, number) for number in numbers]
+        if len(words) != len(tags):
+            raise ValueError(f"{path}, row {row}: {len(words)} words and {len(tags)} tags. Use the hub's own files.")
+        if unknown := [tag for tag in tags if tag not in LABELS]:
+            raise ValueError(f"{path}, row {row}: unknown tag {unknown[0]!r}. Use the hub's own files.")
+        sentences.append((words, to_iob2(tags)))
     if not sentences:
-        raise ValueError(f"{path} has {table.num_rows} rows and not a single sentence. Fetch it again.")
+        raise ValueError(f"{path} has not a single sentence. Fetch it again.")
     return sentences
 
 
-def _label_names(schema: pa.Schema) -> dict[int, str]:
-    # The hub writes the features into the schema's metadata. Two corpora need not number their labels alike,
-    # so the names come from there and nowhere else.
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = Features.from_dict(metadata.get("info", {}).get("features") or {})
-    label = getattr(features.get("ner_tags"), "feature", None)
-    return dict(enumerate(getattr(label, "names", ())))
-
-
-def _datasets(language: str, splits: dict[str, list[Sentence]], profile: Profile) -> DatasetDict:
-    english = profile.train_sentences if language == "en" else None  # no other language is ever trained on
-    caps = {"train": english, "dev": profile.eval_sentences, "test": profile.eval_sentences}
-    return DatasetDict({split: _dataset(rows, caps[split]) for split, rows in splits.items()})
-
-
-def _chosen(number: int, cap: int | None) -> list[int]:
-    # A smaller cap keeps a subset of what a larger one keeps; the order of the file stays.
-    order = list(range(number))
-    random.Random(CAP_SEED).shuffle(order)
-    return sorted(order[:cap])
-
-
 def _dataset(sentences: list[Sentence], cap: int | None) -> Dataset:
-    kept = [sentences[index] for index in _chosen(len(sentences), cap)]
-    columns = {"words": [words for words, _ in kept], "tags": [tags for _, tags in kept]}
-    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, List(Value("string")))))
+    columns = {"words": [words for words, _ in sentences], "tags": [tags for _, tags in sentences]}
+    return fewer(Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, List(Value("string"))))), cap)

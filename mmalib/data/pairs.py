@@ -7,52 +7,47 @@ that they share, half for the share of their entities that they have in common.
 
 import csv
 import random
-from functools import cache
 from pathlib import Path
 
 from mmalib.data import sample
 
 LANGUAGES = tuple(sample.LOCALES)
-FOLDER = "stsb"
 Pair = tuple[str, str, float]
 
 
 def read(folder: Path, language: str, split: str) -> list[Pair]:
     """The pairs of one file of a data folder."""
-    path, pairs = Path(folder) / FOLDER / f"{language}-{split}.csv", []
+    path, pairs = Path(folder) / "stsb" / f"{language}-{split}.csv", []
     if not path.is_file():
         raise ValueError(f"There is no {path}. Put STS-B there, or leave the second task out: pairs=False.")
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.reader(file), start=1):
             try:
                 first, second, score = row
-                pairs.append((first, second, float(score)))
+                if not 0 <= float(score) <= 5:
+                    raise ValueError
             except ValueError:
-                wanted = "sentence, sentence and a score from 0 to 5"
-                raise ValueError(f"{path}, line {number}: {len(row)} columns, expected {wanted}. Repair it.") from None
-            if not 0 <= pairs[-1][2] <= 5:
-                raise ValueError(f"{path}, line {number}: the score {score} is not from 0 to 5. Repair the line.")
+                wanted = "a sentence, another and a score from 0 to 5"
+                raise ValueError(f"{path}, line {number}: this is not {wanted}. Repair the line.") from None
+            pairs.append((first, second, float(score)))
     return pairs
 
 
 def load(source: str, train: int | None, scored: int | None) -> dict[str, dict[str, list[Pair]]]:
     """Language → split → pairs, of "sample" or of a folder; English alone has a train split. Caps as in a profile."""
-    return {
-        language: {
-            split: (
-                generate(language, split) if source == "sample" else read(Path(source).expanduser(), language, split)
-            )[: train if split == "train" else scored]
-            for split in (("train", "dev", "test") if language == "en" else ("dev", "test"))
-        }
-        for language in LANGUAGES
-    }
+    loaded: dict[str, dict[str, list[Pair]]] = {language: {} for language in LANGUAGES}
+    for language, splits in loaded.items():
+        for split in ("train", "dev", "test") if language == "en" else ("dev", "test"):
+            own = source == "sample"
+            pairs = generate(language, split) if own else read(Path(source).expanduser(), language, split)
+            splits[split] = pairs[: train if split == "train" else scored]
+    return loaded
 
 
 def generate(language: str, split: str, seed: int = 2024) -> list[Pair]:
     """The sample's pairs of one language and split, the same on every machine."""
     rng = random.Random(f"{seed} pairs {language} {split}")
-    file, names = _files()[language], _names(seed)[language][split]
-    templates, kinds = file[split]["templates"], file["all"]["kinds"] | file[split]["kinds"] | names
+    templates, kinds = sample.material(seed)[language, split]
     pairs = []
     while len(pairs) < sample.SIZES[split]:
         # few names to choose from, so that two sentences often share some
@@ -66,13 +61,3 @@ def generate(language: str, split: str, seed: int = 2024) -> list[Pair]:
         score = round(2.5 * (one == other) + 2.5 * common, 1)
         pairs.append((" ".join(made[0][0]), " ".join(made[1][0]), score))
     return pairs
-
-
-@cache
-def _files() -> dict[str, dict]:
-    return {name: sample.read_templates(name) for name in LANGUAGES}
-
-
-@cache
-def _names(seed: int) -> dict:
-    return sample.draw_names(_files(), seed)

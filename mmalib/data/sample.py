@@ -1,30 +1,24 @@
 """The generated sample corpus: English, Spanish and Dutch sentences with PER, ORG, LOC and MISC in IOB2.
 
 It stands in for CoNLL-2002/2003 where those cannot be had, so that the whole study runs offline. Names come from Faker
-(people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from templates, one package data
-file per language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`; what they share is in `common.txt`. Two rules
-make the corpus a test rather than an echo:
+(people, towns) and Babel's CLDR data (countries, cities, languages). Sentences come from templates, one file per
+language: `mmalib/data/templates/en.txt`, `es.txt`, `nl.txt`; what they share, and their notation, is in `common.txt`.
+Two rules make the corpus a test rather than an echo:
 
 * a name belongs to one of train, dev and test, in all three languages at once (`share_out`);
 * a template belongs to one of them too, since every template stands under the heading of its split.
-
-Notation of the template files. `== train`, `== dev`, `== test` open the splits; whatever stands above them
-serves all three. `kind = a | b` lists what a kind may become, `# ...` is a comment, every other line is a
-template. In a template
-
-    [was born|grew up]   is one of the alternatives; [again|] may be nothing
-    <day>                is a word or name of that kind and carries no label
-    {LOC.city}           is an entity, labelled with what stands before the dot
-    {LOC.city^}          is the same in capitals; a line that begins with ^ is a headline, all in capitals
 
 Convention: nationalities and languages are MISC in every language, also in Spanish, which writes them in
 lower case. (CoNLL-2002 leaves those Spanish words unlabelled; here the languages are kept alike.) Titles
 ("Dr.") and quotation marks stay outside the entity; the whole of a nested organisation name is one entity.
 """
 
+import itertools
 import random
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import cache
 from importlib import resources
 
 from babel import Locale
@@ -38,24 +32,31 @@ PERSON = r"((van|de|den|der|ter|ten) ){0,2}[^\W\d_a-z]\w+"  # "Vermeer", "van de
 PLACE = r"[^\W\d_a-z]\w+([ -][^\W\d_a-z]\w+)?"  # "Leeuwarden", "New York", "Velsen-Noord"
 
 Sentence = tuple[list[str], list[str]]  # words, IOB2 tags
+Kinds = dict[str, list[str]]  # what a kind of word or name may be
+Concept = tuple[str, ...]  # one thing under its names in one or more languages
 
 
 def generate(seed: int = 2024) -> dict[str, dict[str, list[Sentence]]]:
     """The corpus as language -> split -> sentences, the same on every machine for the same `seed`."""
-    files = {language: read_templates(language) for language in LOCALES}
-    names = draw_names(files, seed)
     return {
         language: {
-            split: write_sentences(
-                files[language][split]["templates"],
-                files[language]["all"]["kinds"] | files[language][split]["kinds"] | names[language][split],
-                count=size,
-                rng=random.Random(f"{seed} {language} {split}"),
-            )
+            split: write_sentences(*material(seed)[language, split], size, random.Random(f"{seed} {language} {split}"))
             for split, size in SIZES.items()
         }
         for language in LOCALES
     }
+
+
+@cache
+def material(seed: int) -> dict[tuple[str, str], tuple[list[str], Kinds]]:
+    """For every language and split the templates, and the words and names of every kind."""
+    files = {language: read_templates(language) for language in LOCALES}
+    names, made = draw_names(files, seed), {}
+    for language, file in files.items():
+        for split in SIZES:
+            kinds = file["all"]["kinds"] | file[split]["kinds"] | names[language][split]
+            made[language, split] = file[split]["templates"], kinds
+    return made
 
 
 # Templates: reading them, and turning one into a sentence.
@@ -77,12 +78,9 @@ def read_templates(language: str) -> dict[str, dict]:
     return sections
 
 
-def write_sentences(
-    templates: list[str], kinds: dict[str, list[str]], *, count: int, rng: random.Random
-) -> list[Sentence]:
+def write_sentences(templates: list[str], kinds: Kinds, count: int, rng: random.Random) -> list[Sentence]:
     """`count` different sentences, every template used about equally often, in random order."""
-    order = list(templates)
-    sentences: dict[str, Sentence] = {}
+    order, sentences = list(templates), {}
     while len(sentences) < count:
         rng.shuffle(order)
         for template in order:
@@ -93,27 +91,25 @@ def write_sentences(
     return list(sentences.values())[:count]
 
 
-def write_sentence(template: str, kinds: dict[str, list[str]], rng: random.Random) -> Sentence:
+def write_sentence(template: str, kinds: Kinds, rng: random.Random) -> Sentence:
     """One sentence from one template."""
-    words: list[str] = []
-    tags: list[str] = []
+    words, tags = [], []
     for item in fill(template.removeprefix("^ "), kinds, rng).split():
-        slot = re.fullmatch(r"\{([\w.]+)(\^?)\}", item)
-        if not slot:
+        if slot := re.fullmatch(r"\{((\w+)[\w.]*)(\^?)\}", item):
+            name = fill(rng.choice(kinds[slot[1]]), kinds, rng)
+            part = (name.upper() if slot[3] else name).split()
+            words += part
+            tags += [f"B-{slot[2]}"] + [f"I-{slot[2]}"] * (len(part) - 1)
+        else:
             words.append(item)
             tags.append("O")
-            continue
-        name = fill(rng.choice(kinds[slot[1]]), kinds, rng).split()
-        label = slot[1].split(".")[0]
-        words += [word.upper() for word in name] if slot[2] else name
-        tags += [f"B-{label}"] + [f"I-{label}"] * (len(name) - 1)
     if template.startswith("^ "):
         words = [word.upper() for word in words]
     words[0] = words[0][0].upper() + words[0][1:]
     return words, tags
 
 
-def fill(text: str, kinds: dict[str, list[str]], rng: random.Random) -> str:
+def fill(text: str, kinds: Kinds, rng: random.Random) -> str:
     """`text` with every [a|b] decided and every <kind> replaced, from the innermost outwards."""
     while choice := re.search(r"\[([^\[\]]*)\]", text):
         text = text[: choice.start()] + rng.choice(choice[1].split("|")) + text[choice.end() :]
@@ -124,7 +120,7 @@ def fill(text: str, kinds: dict[str, list[str]], rng: random.Random) -> str:
 
 def entity_names(words: list[str], tags: list[str]) -> list[str]:
     """The entities of a sentence, as text."""
-    names: list[str] = []
+    names = []
     for word, tag in zip(words, tags, strict=True):
         if tag.startswith("B-"):
             names.append(word)
@@ -136,7 +132,7 @@ def entity_names(words: list[str], tags: list[str]) -> list[str]:
 # Names: collecting them, and dealing them out to the splits.
 
 
-def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[str, list[str]]]]:
+def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, Kinds]]:
     """All names, as language -> split -> kind -> list; no name is in two splits."""
     rng = random.Random(f"{seed} names")
     home: dict[str, str] = {}  # name -> the split that owns it, whatever its type or language
@@ -145,44 +141,38 @@ def draw_names(files: dict[str, dict], seed: int) -> dict[str, dict[str, dict[st
             home |= {key(name): split for name in file[split]["kinds"]["wordname"]}
 
     names: dict[str, dict] = {language: {split: {} for split in SIZES} for language in LOCALES}
-    for kind, triples in cldr_names().items():
-        for split, kept in share_out(triples, home, rng).items():
-            for number, language in enumerate(LOCALES):
-                names[language][split][kind] = [triple[number] for triple in kept]
+
+    def share(languages: tuple[str, ...], concepts_of: dict[str, list[Concept]]) -> None:
+        for kind, concepts in concepts_of.items():
+            for split, kept in share_out(concepts, home, rng).items():
+                for number, language in enumerate(languages):
+                    names[language][split].setdefault(kind, []).extend(concept[number] for concept in kept)
+
+    share(tuple(LOCALES), cldr_names())
     for language, file in files.items():
-        twins = {"twin": file["all"]["kinds"]["twin"]}
-        for kind, drawn in (twins | faker_names(language, seed) | {"acronym": acronyms(rng)}).items():
-            for split, kept in share_out([(name,) for name in drawn], home, rng).items():
-                names[language][split].setdefault(kind, []).extend(name for (name,) in kept)
+        own = {"twin": file["all"]["kinds"]["twin"], **faker_names(language, seed), "acronym": acronyms(rng)}
+        share((language,), {kind: [(name,) for name in drawn] for kind, drawn in own.items()})
         for split in SIZES:
             add_derived_(names[language][split], language)
     return names
 
 
-def share_out(
-    concepts: list[tuple[str, ...]], home: dict[str, str], rng: random.Random
-) -> dict[str, list[tuple[str, ...]]]:
+def share_out(concepts: list[Concept], home: dict[str, str], rng: random.Random) -> dict[str, list[Concept]]:
     """Deal names to the splits, three to train for one to dev and one to test.
 
-    A concept is one thing under its names in one or more languages. It follows a name that `home` knows
-    already; where its names live in different splits it is dropped. `home` learns the new names.
+    A concept follows a name that `home` knows already; where its names live in different splits it is dropped. `home`
+    learns the new names.
     """
-    deal = ("train", "test", "train", "dev", "train")
-    shared: dict[str, list[tuple[str, ...]]] = {split: [] for split in SIZES}
+    deal = itertools.cycle(("train", "test", "train", "dev", "train"))
+    shared: dict[str, list[Concept]] = {split: [] for split in SIZES}
     concepts = list(concepts)
     rng.shuffle(concepts)
-    fresh = 0
     for concept in concepts:
         owners = {home[key(name)] for name in concept if key(name) in home}
-        if len(owners) > 1:
-            continue
-        if owners:
-            split = owners.pop()
-        else:
-            split = deal[fresh % len(deal)]
-            fresh += 1
-        home.update((key(name), split) for name in concept)
-        shared[split].append(concept)
+        if len(owners) < 2:
+            split = owners.pop() if owners else next(deal)
+            home.update((key(name), split) for name in concept)
+            shared[split].append(concept)
     return shared
 
 
@@ -192,7 +182,7 @@ def key(name: str) -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
 
 
-def add_derived_(names: dict[str, list[str]], language: str) -> None:
+def add_derived_(names: Kinds, language: str) -> None:
     """Add what follows from other kinds: any first name, one-word surnames, Dutch capitals and endings."""
     names["first"] = list(dict.fromkeys(names["man"] + names["woman"]))
     names["plain"] = [name for name in names["last"] if " " not in name]
@@ -202,7 +192,7 @@ def add_derived_(names: dict[str, list[str]], language: str) -> None:
         names["nation"] = [re.sub("ees$", "es", name) + "e" for name in names["nation"]]
 
 
-def cldr_names() -> dict[str, list[tuple[str, ...]]]:
+def cldr_names() -> dict[str, list[Concept]]:
     """Countries, nationalities, further languages and cities as triples of names (en, es, nl)."""
     locales = [Locale(language) for language in LOCALES]
     territories = {name for locale in locales for name in locale.territories.values()}
@@ -210,34 +200,32 @@ def cldr_names() -> dict[str, list[tuple[str, ...]]]:
     for zone in sorted({zone for zones in get_global("territory_zones").values() for zone in zones}):
         default = zone.split("/")[-1].replace("_", " ")  # CLDR names a city only where it differs from this
         triple = tuple(locale.time_zones.get(zone, {}).get("city", default) for locale in locales)
-        if re.match("Africa|America|Asia|Australia|Europe", zone) and territories.isdisjoint(triple):
+        of_a_continent = re.match("Africa|America|Asia|Australia|Europe", zone)
+        if of_a_continent and territories.isdisjoint(triple) and all(re.fullmatch(PLACE, name) for name in triple):
             cities.append(triple)
-    cities = [triple for triple in cities if all(re.fullmatch(PLACE, name) for name in triple)]
     codes = read_templates("common")["all"]["kinds"]
-    names = {
-        kind: [tuple(locale.languages[code] for locale in locales) for code in codes[kind]]
-        for kind in ("nation", "tongue")
-    }
-    names["country"] = [tuple(locale.territories[code] for locale in locales) for code in codes["country"]]
-    return names | {"city": cities}
+    tables = {"nation": "languages", "tongue": "languages", "country": "territories"}
+    return {
+        kind: [tuple(getattr(locale, table)[code] for locale in locales) for code in codes[kind]]
+        for kind, table in tables.items()
+    } | {"city": cities}
 
 
-def faker_names(language: str, seed: int) -> dict[str, list[str]]:
+def faker_names(language: str, seed: int) -> Kinds:
     """First names, surnames and towns of one language."""
     fake = Faker(LOCALES[language], use_weighting=False)
     fake.seed_instance(seed)
-    draws = {
-        "city": fake.state if language == "es" else fake.city,  # es_ES: provinces, named after their capitals
-        "last": fake.last_name,
-        "man": fake.first_name_male,
-        "woman": fake.first_name_female,
+
+    def drawn(draw: Callable[[], str], shape: str) -> list[str]:
+        each_once = dict.fromkeys(draw() for _ in range(1500))  # in the order drawn
+        return [name for name in each_once if re.fullmatch(shape, name)]
+
+    return {
+        "city": drawn(fake.state if language == "es" else fake.city, PLACE),  # es_ES: provinces, named after capitals
+        "last": drawn(fake.last_name, PERSON),
+        "man": drawn(fake.first_name_male, PERSON),
+        "woman": drawn(fake.first_name_female, PERSON),
     }
-    names = {}
-    for kind, draw in draws.items():
-        shape = PLACE if kind == "city" else PERSON
-        drawn = dict.fromkeys(draw() for _ in range(1500))  # each once, in the order drawn
-        names[kind] = [name for name in drawn if re.fullmatch(shape, name)]
-    return names
 
 
 def acronyms(rng: random.Random) -> list[str]:

@@ -60,7 +60,7 @@ def encode(
     words, tags = list(words), [None] * len(words) if tags is None else list(tags)  # columns are slow to reach into
     if len(words) != len(tags):
         raise ValueError(f"There are {len(words)} sentences and {len(tags)} lists of tags. Give None for no tags.")
-    return Encoded(words, tags, windows(words, tokenizer, max_length), tokenizer)
+    return Encoded(words, tags, read(words, tokenizer, max_length)[-1], tokenizer)
 
 
 def encode_split(split: Mapping[str, Sequence], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encoded:
@@ -74,45 +74,41 @@ def joined(one: Encoded, other: Encoded) -> Encoded:
     return Encoded([*one.words, *other.words], [*one.tags, *other.tags], [*one.windows, *later], one.tokenizer)
 
 
-def windows(sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Window]:
-    """Sentences (lists of words) cut into windows of at most `max_length` subwords, special tokens included."""
-    read = [pieces(*one, max_length) for one in zip(encodings(sentences, tokenizer), sentences, strict=True)]
-    return [window for number, words in enumerate(read) for window in cut(number, words, tokenizer, max_length)]
+def read(
+    sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> tuple[list[Encoding], list[list[list[int | None]]], list[Window]]:
+    """Sentences as the tokenizer's library encodes them, the places of every word's subwords there, and the windows.
 
-
-def encodings(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> list[Encoding]:
-    """Sentences (words) as the library of the tokenizer gives them: subwords, their words and places."""
+    A word of nothing that the tokenizer knows has one subword at no place, None: it still gets a tag. A word that is
+    longer than the whole window keeps its beginning, which is what is scored.
+    """
+    if (room := max_length - 2) < 1:
+        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return backend.encode_batch([list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False)
+    words = [list(sentence) for sentence in sentences]
+    encodings = backend.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
+    places, windows = [], []
+    for number, encoding in enumerate(encodings):
+        of_words: list[list] = [[] for _ in words[number]]
+        for place, word in enumerate(encoding.word_ids):
+            of_words[word].append(place)
+        places.append([own[:room] or [None] for own in of_words])
+        ids = encoding.ids
+        known = [[tokenizer.unk_token_id if place is None else ids[place] for place in own] for own in places[number]]
+        windows += _windows(number, known, tokenizer, room)
+    return encodings, places, windows
 
 
-def pieces(encoding: Encoding, words: Sequence, max_length: int) -> list[list[tuple[int, int]]]:
-    """For every word its subwords: (id, place in the encoding).
-
-    A word of nothing that the tokenizer knows has one of no id, None, and no place: it still gets a tag. A word that is
-    longer than the whole window keeps its beginning, which is what is scored.
-    """
-    room = max_length - 2
-    if room < 1:
-        raise ValueError(f"max_length is {max_length}: two special tokens and a subword need at least 3.")
-    found: list[list] = [[] for _ in words]
-    for place, (token, word) in enumerate(zip(encoding.ids, encoding.word_ids, strict=True)):
-        found[word].append((token, place))
-    return [word[:room] or [(None, None)] for word in found]
-
-
-def cut(
-    number: int, words: list[list[tuple[int, int]]], tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> Iterator[Window]:
-    """The windows of the sentence of this number, from what `pieces` gives."""
-    for start, end, first, last in _cuts([len(word) for word in words], max_length - 2):
+def _windows(number: int, words: list[list[int]], tokenizer: PreTrainedTokenizerFast, room: int) -> Iterator[Window]:
+    """The windows of the sentence of this number, whose words have these subwords."""
+    for start, end, first, last in _cuts([len(word) for word in words], room):
         ids, scored, stop = [tokenizer.cls_token_id], [], 0
         for word in range(start, end):
             if first <= word < last:
                 scored.append((len(ids), word))
-            ids += [tokenizer.unk_token_id if token is None else token for token, _ in words[word]]
+            ids += words[word]
             stop = len(ids) if word < last else stop
         yield Window(number, [*ids, tokenizer.sep_token_id], scored, stop)
 
@@ -139,9 +135,7 @@ def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
         start, first = following, last
 
 
-def training_rows(
-    text: Encoded, label2id: dict[str, int], answers: Sequence[np.ndarray] | None = None
-) -> list[dict[str, list[int] | np.ndarray]]:
+def training_rows(text: Encoded, label2id: dict[str, int], answers: Sequence[np.ndarray] | None = None) -> list[dict]:
     """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer.
 
     With `answers`, what a teacher says of each word ([words, labels] a sentence, labels in the order of `LABELS`), a
@@ -191,27 +185,29 @@ def run_of(model: PreTrainedModel) -> Run:
 
 
 def word_logits(run: Run, text: Encoded, *, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
-    """The logits of every word's first subword, [words, labels] a sentence; windows of like length run together."""
-    by_sentence: list[np.ndarray | None] = [None] * len(text.words)
-    for window, logits in window_logits(run, text.windows, text.tokenizer, batch_tokens):
-        places, words = np.array(window.scored).T
-        if by_sentence[window.sentence] is None:
-            shape = (len(text.words[window.sentence]), logits.shape[-1])
-            by_sentence[window.sentence] = np.full(shape, np.nan, np.float32)
-        by_sentence[window.sentence][words] = logits[places]
-    width = max((rows.shape[1] for rows in by_sentence if rows is not None), default=1)
-    return [np.zeros((0, width), np.float32) if rows is None else rows for rows in by_sentence]  # None: not a word
+    """The logits of every word's first subword, [words, labels] a sentence."""
+    logits = window_logits(run, text.windows, text.tokenizer, batch_tokens)
+    none = np.zeros((0, logits[0].shape[-1] if logits else 1), np.float32)  # of a sentence without words
+    by_sentence = [[none] for _ in text.words]
+    for window, rows in zip(text.windows, logits, strict=True):
+        by_sentence[window.sentence].append(rows[[place for place, _ in window.scored]])
+    return [np.concatenate(rows) for rows in by_sentence]
 
 
 def window_logits(
-    run: Run, windows: list[Window], tokenizer: PreTrainedTokenizerFast, batch_tokens: int = BATCH_TOKENS
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """Every window with its logits [subwords, labels], from long to short; windows of like length run together."""
-    ordered = sorted(windows, key=lambda window: -len(window.ids))
-    while ordered:
-        number = max(1, batch_tokens // len(ordered[0].ids))  # so that the padded batch stays under `batch_tokens`
-        batch, ordered = ordered[:number], ordered[number:]
-        yield from zip(batch, run(*padded(batch, tokenizer, (len(batch), len(batch[0].ids)))), strict=True)
+    run: Run, windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast, batch_tokens: int = BATCH_TOKENS
+) -> list[np.ndarray]:
+    """The logits [subwords, labels] of every window; windows of like length run together."""
+    logits: list[np.ndarray | None] = [None] * len(windows)
+    waiting = sorted(range(len(windows)), key=lambda number: -len(windows[number].ids))
+    while waiting:
+        longest = len(windows[waiting[0]].ids)
+        size = max(1, batch_tokens // longest)  # so that the padded batch stays under `batch_tokens`
+        batch, waiting = waiting[:size], waiting[size:]
+        ids, mask = padded([windows[number] for number in batch], tokenizer, (len(batch), longest))
+        for number, rows in zip(batch, run(ids, mask), strict=True):
+            logits[number] = rows
+    return logits
 
 
 def tags(logits: Sequence[np.ndarray], names: Sequence[str] | Mapping[int, str]) -> list[list[str]]:
@@ -223,12 +219,7 @@ def predict_tags(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[list[str]], *, max_length: int
 ) -> list[list[str]]:
     """One tag for every word of every sentence."""
-    return model_tags(model, encode(sentences, tokenizer, max_length))
-
-
-def model_tags(model: PreTrainedModel, text: Encoded) -> list[list[str]]:
-    """The same for what is encoded already."""
-    return tags(word_logits(run_of(model), text), model.config.id2label)
+    return tags(word_logits(run_of(model), encode(sentences, tokenizer, max_length)), model.config.id2label)
 
 
 def padded(

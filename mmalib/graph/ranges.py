@@ -19,7 +19,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 from transformers import PreTrainedTokenizerFast
 
-from mmalib.data.subwords import windows
+from mmalib.data.subwords import encode
 from mmalib.graph.export import GRAPH
 from mmalib.graph.trace import INPUTS, matmuls
 
@@ -60,7 +60,7 @@ def sentence_rows(
     sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast, max_length: int
 ) -> list[list[int]]:
     """Sentences (lists of words) as rows of subwords with the special tokens."""
-    return [window.ids for window in windows(sentences, tokenizer, max_length)]
+    return [window.ids for window in encode(sentences, tokenizer, max_length).windows]
 
 
 def random_rows(

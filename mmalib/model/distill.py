@@ -51,7 +51,9 @@ def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None)
     return logits
 
 
-def loss(*, hardness: float, temperature: float, by_confidence: bool = False) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+def loss(
+    *, hardness: float, temperature: float, by_confidence: bool = False
+) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
     """The loss of a batch whose rows have `answers`, from the student's logits."""
     if not 0 <= hardness <= 1:
         raise ValueError(f"The hardness is {hardness}: it must lie between 0 (gold labels) and 1 (teacher).")

@@ -28,7 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from mmalib.data.subwords import IGNORED, Encoded, model_tags, run_of, word_logits
+from mmalib.data.subwords import IGNORED, Encoded, run_of, tags, word_logits
 from mmalib.model.averaging import Averaging
 from mmalib.model.backbones import freeze_
 from mmalib.model.evaluate import entity_scores
@@ -239,9 +239,10 @@ class _EntityTrainer(Trainer):
     @clock.phase("scoring")
     def dev_f1(self) -> float:
         """F1 on English dev of the model as it is now, or what another task measures."""
+        logits = word_logits(run_of(self.model), self.dev)
         if self.dev.measure:
-            return self.dev.measure(word_logits(run_of(self.model), self.dev))
-        return entity_scores(self.dev.tags, model_tags(self.model, self.dev), resamples=1)["f1"]
+            return self.dev.measure(logits)
+        return entity_scores(self.dev.tags, tags(logits, self.model.config.id2label), resamples=1)["f1"]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         return self.state.epoch > self.recipe.choose_after and super()._determine_best_metric(metrics, trial)

@@ -16,8 +16,6 @@ WIDE = ":"  # in front of counts that need two bytes; no character of base 85
 
 def written(counts: np.ndarray) -> str:
     """Counts [sentences, types, right/predicted/gold] as text."""
-    if counts.ndim != 3 or counts.shape[1:] != (TYPES, 3):
-        raise ValueError(f"Counts have the shape {counts.shape}; it should be (sentences, {TYPES}, 3).")
     wide = bool(counts.max(initial=0) > 255)  # a broken model may call every word of a long sentence an entity
     columns = counts.astype("<u2" if wide else "u1").transpose(1, 2, 0)  # one after the other: long runs of zeros
     return WIDE * wide + base64.b85encode(zlib.compress(columns.tobytes(), 9)).decode("ascii")

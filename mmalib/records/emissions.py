@@ -7,11 +7,8 @@ carbon intensity of a country's grid.
 """
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-EVERY = 1  # seconds between two looks at the load
 
 
 @contextmanager
@@ -23,15 +20,14 @@ def tracked(country: str) -> Iterator[dict]:
 
     if country not in DataSource().get_global_energy_mix_data():
         raise ValueError(f"'{country}' is no country whose grid is known. Give three letters, such as NLD or ESP.")
-    how = {"output_methods": [], "log_level": "critical", "measure_power_secs": EVERY, "allow_multiple_runs": True}
+    how = {"output_methods": [], "log_level": "critical", "measure_power_secs": 1, "allow_multiple_runs": True}
     tracker, estimate = OfflineEmissionsTracker(country_iso_code=country, tracking_mode="process", **how), {}
     tracker.start()
-    began = time.monotonic()
     try:
         yield estimate
     finally:
-        kilograms, seconds = tracker.stop(), time.monotonic() - began
-        kwh = tracker.final_emissions_data.energy_consumed
+        kilograms, measured = tracker.stop(), tracker.final_emissions_data
+        kwh, seconds = measured.energy_consumed, measured.duration
         # of the hardware CodeCarbon tells in private alone; its version is pinned
         parts = [(str(part), getattr(part, "_tdp", None)) for part in tracker._hardware]
         estimate |= {

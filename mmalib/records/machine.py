@@ -4,7 +4,6 @@ Every record carries the first three: an int8 throughput means nothing without t
 means little without the versions. What a system does not tell (macOS has no /proc) is None, never a guess.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -31,19 +30,18 @@ PACKAGES = (
 # The instructions that decide how fast int8 and bf16 are, by their names in /proc/cpuinfo.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
-# What may change a number: these paths of the checkout decide whether the commit is "dirty".
-SOURCES = ("mmalib", "notebooks", "pyproject.toml")
-
 
 def describe() -> dict:
     """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
+    import torch  # takes seconds, and most users of this module never ask
+
     return {
         "cpu": cpu(),
         "cores": cores(),
         "threads": threads(),
         "ram_gib": _ram_gib(),
         "flags": flags(),
-        "gpu": _gpu(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
@@ -67,7 +65,7 @@ def flags() -> dict[str, bool | None]:
 
 def device() -> str:
     """Where models are trained, pruned and scored; graphs run on the CPU."""
-    import torch  # as in doctor
+    import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -96,14 +94,15 @@ def commit() -> str | None:
         return None
     head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     # without locks: a run that is killed here would leave one, and the user's next commit would be refused
-    asked = ("--no-optional-locks", "status", "--porcelain", "--", *SOURCES)
+    # of what may change a number alone
+    asked = ("--no-optional-locks", "status", "--porcelain", "--", "mmalib", "notebooks", "pyproject.toml")
     changes = _output("git", "-C", str(ROOT), *asked)
     return None if head is None or changes is None else head + ("-dirty" if changes else "")
 
 
-def doctor(data: str | None = None) -> list[str]:
-    """What this machine can run, in about ten lines for a human; `data` as in `corpus.load`."""
-    import torch  # takes seconds, and most users of this module never ask
+def doctor() -> list[str]:
+    """What this machine can run, in about ten lines for a human."""
+    import torch
 
     machine, (version, reason) = describe(), deepsparse()
     runtimes = [f"{package} {_version(package) or 'not installed'}" for package in ("onnxruntime", "openvino")]
@@ -114,11 +113,11 @@ def doctor(data: str | None = None) -> list[str]:
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "GPU": machine["gpu"] or "none",
         "CPU": f"{machine['cpu']}, {machine['cores']} cores",
-        "CPU flags": _flags_line(machine["flags"]),
+        "CPU flags": ", ".join(flag for flag in FLAGS if machine["flags"][flag]) or "none known",
         "Memory": "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB",
         "Runtimes": ", ".join(runtimes),
-        "Data": _data(data),
-        "Backbones": _backbones(WEIGHTS),
+        "Data": _data(os.environ.get("MMALIB_DATA") or "sample"),
+        "Backbones": _backbones(),
         "Free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB for runs/ in this folder",
     }
     return [f"{name:<11}{value}" for name, value in lines.items()]
@@ -126,10 +125,8 @@ def doctor(data: str | None = None) -> list[str]:
 
 def saturates() -> bool:
     """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
-    known = flags()
-    if platform.machine().lower() not in ("x86_64", "amd64") or None in known.values():
-        return False
-    return not any(known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    known, is_x86 = flags(), platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and {known[name] for name in ("avx512_vnni", "avx_vnni", "amx_int8")} == {False}
 
 
 def deepsparse() -> tuple[str | None, str | None]:
@@ -163,14 +160,6 @@ def _ram_gib() -> float | None:
         return None
 
 
-def _gpu() -> str | None:
-    import torch  # as in doctor
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return "Apple GPU (MPS)" if torch.backends.mps.is_available() else None
-
-
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -187,47 +176,23 @@ def _output(*command: str, **environment: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _flags_line(flags: dict[str, bool | None]) -> str:
-    if None in flags.values():
-        return "unknown (this system does not list them)"
-    groups = {
-        "AVX2": flags["avx2"],
-        "AVX-512": flags["avx512f"],
-        "AVX512-VNNI": flags["avx512_vnni"],
-        "bf16": flags["avx512_bf16"] or flags["amx_bf16"],
-        "AMX": flags["amx_bf16"] or flags["amx_int8"],
-    }
-    return ", ".join(f"{name} {'yes' if present else 'no'}" for name, present in groups.items())
+def _data(source: str) -> str:
+    if source in ("sample", "hub"):
+        return "CoNLL from the hub" if source == "hub" else "generated sample (MMALIB_DATA names a folder with CoNLL)"
+    from mmalib.data import corpus  # brings in the datasets library: only where it is needed
+
+    try:
+        corpus.layout(Path(source).expanduser())
+    except ValueError as error:
+        return str(error)
+    return f"{source}: CoNLL, all files"
 
 
-def _data(data: str | None) -> str:
-    source = data or os.environ.get("MMALIB_DATA") or "sample"
-    if source == "sample":
-        return "generated sample (set MMALIB_DATA to a folder with the CoNLL files for the real corpora)"
-    if source == "hub":
-        return "CoNLL from the hub, fetched on first use"
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return f"{source}: there is no such folder"
-    from mmalib.data.corpus import ORIGINAL, PARQUET  # brings in the datasets library: only where it is needed
+def _backbones() -> str:
+    from mmalib.reports import backbones  # brings in matplotlib
 
-    for layout, paths in (("original", ORIGINAL), ("parquet", PARQUET)):
-        there = {name: [s for s, file in files.items() if (folder / file).is_file()] for name, files in paths.items()}
-        if any(there.values()):
-            languages = [f"{language} {'/'.join(splits) or 'nothing'}" for language, splits in there.items()]
-            return f"{source}, CoNLL {layout} files: {', '.join(languages)}"
-    return f"{source}: no CoNLL files found (conll2003/eng.*, conll2002/esp.*, conll2002/ned.*)"
-
-
-def _backbones(weights: Path) -> str:
-    """What the reports beside the weights tell of them, and how large the folder is."""
-    reports = {path.parent.name: json.loads(path.read_text()) for path in sorted(weights.glob("*/training.json"))}
-    if not reports:
-        return "none shipped"
     each = []
-    for name, report in reports.items():
+    for name, report in backbones.read(WEIGHTS).items():
         directions = ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
-        size = f"{report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB"
-        each.append(f"{name} {size} ({directions})")
-    size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6
-    return f"{', '.join(each)}; {size:.1f} MB with what they share; in brackets how often a translation is found"
+        each.append(f"{name} {report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB ({directions})")
+    return f"{', '.join(each)}; in brackets how often a translation is found" if each else "none shipped"

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def finished(folder: Path, run: str, settings: dict) -> dict | None:
     there, here = dict(_flat(record["settings"])), dict(_flat(json.loads(_dumps(run, settings))))
     changes = [
         f"  {key}: {_show(there, key)} -> {_show(here, key)}"
-        for key in [*there, *(key for key in here if key not in there)]
+        for key in {**there, **here}
         if key not in there or key not in here or there[key] != here[key]
     ]
     if changes:
@@ -102,23 +102,15 @@ def read(folder: Path) -> list[dict]:
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
-    """One row per run, language and split: scores, then the run's settings, sparsity and timings."""
-    rows = []
-    for record in records:
-        sparsity = record.get("sparsity") or {}
-        about = {f"sparsity_{kind}": sparsity.get(kind) for kind in ("requested", "measured")}
-        rows += _rows(record, record["scores"], about | _scalars(record.get("timings") or {}, "timings"))
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+    """One row per run, language and split: scores, then the run's settings."""
+    return _tidy((record, record["scores"], {}) for record in records)
 
 
 def curves(records: list[dict]) -> pd.DataFrame:
     """One row per point of a run's `curve`, language and split: scores, settings, the point's own values."""
-    rows = []
-    for record in records:
-        for point in record.get("curve", []):
-            about = _scalars({key: value for key, value in point.items() if key != "scores"})
-            rows += _rows(record, point["scores"], about)
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+    return _tidy(
+        (record, point["scores"], point | {"scores": {}}) for record in records for point in record.get("curve", [])
+    )
 
 
 def points(folder: Path) -> list[dict]:
@@ -131,20 +123,17 @@ def add_point(folder: Path, point: dict) -> None:
     write_atomic(Path(folder) / "points.json", _dumps(Path(folder).name, {"curve": [*points(folder), point]}))
 
 
-def _rows(record: dict, by_language: dict, about: dict) -> list[dict]:
-    settings, rows = _scalars(record["settings"]), []
-    for language, splits in by_language.items():
-        for split, scores in splits.items():
-            row = {"run": record["run"], "language": language, "split": split}
-            row |= {key: value for key, value in scores.items() if key not in ("types", "counts", "values")}
-            row |= {f"f1_{kind}": of_type["f1"] for kind, of_type in scores.get("types", {}).items()}
-            if clash := (row.keys() | about.keys()) & settings.keys():
-                raise ValueError(
-                    f"The settings of run '{record['run']}' have keys that are also result columns: "
-                    f"{', '.join(sorted(clash))}. Rename them in the plan."
-                )
-            rows.append(row | settings | about)
-    return rows
+def _tidy(scored: Iterable[tuple[dict, dict, dict]]) -> pd.DataFrame:
+    """Rows from records, scores by language and split, and what else is told of these scores."""
+    rows = []
+    for record, by_language, more in scored:
+        about = _scalars(record["settings"]) | _scalars(more)
+        for language, splits in by_language.items():
+            for split, scores in splits.items():
+                row = {"run": record["run"], "language": language, "split": split}
+                row |= {key: value for key, value in scores.items() if key not in ("types", "counts", "values")}
+                rows.append(row | {key: value for key, value in about.items() if key not in row})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
 
 
 def _path(folder: Path, run: str) -> Path:
@@ -159,14 +148,11 @@ def _path(folder: Path, run: str) -> Path:
 def _load(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("it is not a JSON object")
-        if absent := [key for key in REQUIRED if key not in record]:
-            raise ValueError(f"it is missing {', '.join(absent)}")
+        whole = isinstance(record, dict) and record.keys() >= set(REQUIRED)
+        if not whole or not isinstance(record["settings"], dict) or not isinstance(record["scores"], dict):
+            raise ValueError("it is no whole record")
         if record["run"] != path.stem:
             raise ValueError(f"it says that it is run '{record['run']}'")
-        if not (isinstance(record["settings"], dict) and isinstance(record["scores"], dict)):
-            raise ValueError("its settings and scores are not JSON objects")
     except ValueError as error:  # these, broken JSON or broken UTF-8
         raise ValueError(
             f"The record {path} cannot be used ({error}). "
@@ -188,10 +174,8 @@ def _dumps(run: str, value: dict) -> str:
 
 
 def _number(value):
-    """NumPy and torch scalars as plain numbers; anything else that is not JSON is a mistake in the caller."""
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be written to a record; convert it to plain values first")
+    """NumPy and torch scalars as plain numbers."""
+    return value.item()
 
 
 def _flat(value: dict, prefix: str = "", joint: str = ".") -> Iterator[tuple[str, object]]:
@@ -204,9 +188,9 @@ def _flat(value: dict, prefix: str = "", joint: str = ".") -> Iterator[tuple[str
             yield name, inner
 
 
-def _scalars(value: dict, prefix: str = "") -> dict:
+def _scalars(value: dict) -> dict:
     """What fits into one cell of a frame each; lists (raw samples, loss curves) stay in the record."""
-    return {key: leaf for key, leaf in _flat(value, prefix, "_") if not isinstance(leaf, (list, dict))}
+    return {key: leaf for key, leaf in _flat(value, joint="_") if not isinstance(leaf, (list, dict))}
 
 
 def _show(settings: dict, key: str) -> str:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmalib import runtimes
 from mmalib.data import LABELS
-from mmalib.data.subwords import padded, windows
+from mmalib.data.subwords import encode, padded
 from mmalib.graph import export
 from mmalib.records import clock
 from mmalib.speed import throughput
@@ -88,7 +88,7 @@ def tag(
 def _padded(session, tokenizer, sentences, length: int, batch: int) -> list[list[str]]:
     """Windows in their order, in batches of exactly [batch, length]."""
     tags = [["O"] * len(words) for words in sentences]
-    cut = windows(sentences, tokenizer, length)
+    cut = encode(sentences, tokenizer, length).windows
     for start in range(0, len(cut), batch):
         group = cut[start : start + batch]
         ids, mask = padded(group, tokenizer, (batch, length))

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from mmalib.data import LABELS
 from mmalib.data.corpus import fewer, fewer_to_score
-from mmalib.data.subwords import Encoded, model_tags, tags, word_logits
+from mmalib.data.subwords import Encoded, run_of, tags, word_logits
 from mmalib.graph import export, qat, ranges
 from mmalib.graph import quantize as int8
 from mmalib.model import disagreement
@@ -91,7 +91,7 @@ def learn(
     model, history = finetune(model, rows, dev, recipe, **how)
     if not fake:
         return size_of(export.export(model, dev.tokenizer, folder, provenance=about)), {"history": history}
-    predicted, learnt, source = model_tags(model, dev), qat.ranges(model), unfinished / "float"
+    predicted, learnt, source = tags(word_logits(run_of(model), dev), LABELS), qat.ranges(model), unfinished / "float"
     qat.remove_(model)
     export.export(model, dev.tokenizer, source)
     given = int8.tensor_ranges(source, learnt)

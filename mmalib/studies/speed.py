@@ -74,7 +74,7 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
     for row in rows:
         result = row.get("failed") or f"{row['sentences_per_second']:.1f} sentences/s"
         print(f"{settings['model']} in {row['runtime']}, {row['way']}: {result}", flush=True)
-    lengths = [len(window.ids) for window in subwords.windows(sentences, tokenizer, LENGTH)]
+    lengths = [len(window.ids) for window in subwords.encode(sentences, tokenizer, LENGTH).windows]
     about = {"sentences": len(sentences), "mean_subwords": sum(lengths) / len(lengths), "longest": max(lengths)}
     return {"text": rows, "about": about}
 

@@ -13,13 +13,14 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
 from mmalib import runtimes
-from mmalib.data.subwords import Run, cut, encode, encodings, pieces, tags, window_logits, word_logits
+from mmalib.data.subwords import Run, encode, read, run_of, tags, window_logits, word_logits
 from mmalib.records import machine
 from mmalib.use import shipped
 
@@ -36,30 +37,12 @@ LETTER = r"[\w\u0300-\u036f]"  # with the accents that stand alone in decomposed
 WORD = re.compile(rf"(?:[^\W\d_]{{1,2}}\.){{2,}}|{LETTER}+(?:[-.,'’&/]{LETTER}+)*|\S")
 
 
-class Vocabulary(NamedTuple):
-    """A tokenizer as `subwords` asks for it, from its files alone."""
-
-    backend_tokenizer: Tokenizer
-    cls_token_id: int
-    sep_token_id: int
-    pad_token_id: int
-    unk_token_id: int
-
-
 class Part(NamedTuple):
     """A text, or as much of a long one as is read at once."""
 
     text: str
     words: list[re.Match]
     last: bool
-
-
-class Read(NamedTuple):
-    """A part as a model has read it."""
-
-    rows: np.ndarray  # the probabilities of the labels of its subwords [subwords, labels]
-    encoding: Encoding
-    of_words: list[list[tuple[int, int]]]  # the subwords of every word, as `pieces` gives them
 
 
 class Units(NamedTuple):
@@ -74,7 +57,7 @@ class NER:
     """A model with its tokenizer; call it with text."""
 
     def __init__(
-        self, run: Run, vocabulary: Vocabulary, labels: list[str], strategy: str, size: int | None, runtime: str
+        self, run: Run, vocabulary: SimpleNamespace, labels: list[str], strategy: str, size: int | None, runtime: str
     ) -> None:
         self.labels, self.aggregation_strategy, self.batch_size = labels, _known(strategy), size
         self.runtime, self._run, self._vocabulary = runtime, run, vocabulary
@@ -98,8 +81,7 @@ class NER:
         if runtimes.graph_in(folder):
             run: Run = runtimes.load(folder, threads or machine.threads(), runtime)
         else:
-            from mmalib.data.subwords import run_of
-            from mmalib.model import disk
+            from mmalib.model import disk  # brings in PyTorch
 
             run, runtime = run_of(disk.load(folder)[0]), "torch"
         return cls(run, *_files(folder), aggregation_strategy, batch_size, runtime)
@@ -124,9 +106,8 @@ class NER:
 
     def tags(self, sentences: Sequence[list[str]]) -> list[list[str]]:
         """One tag for every word of sentences that are cut into words already, as the study scores them."""
-        return tags(
-            word_logits(self._run, encode(sentences, self._vocabulary, WINDOW), batch_tokens=BATCH), self.labels
-        )
+        text = encode(sentences, self._vocabulary, WINDOW)
+        return tags(word_logits(self._run, text, batch_tokens=BATCH), self.labels)
 
     def _answers(
         self, texts: Iterable[str], strategy: str, size: int | None, ignored: Collection[str]
@@ -135,28 +116,27 @@ class NER:
         found: list[dict] = []
         before = 1  # subwords, the special one in front included
         for parts in _bunches(texts, size):
-            for part, read in zip(parts, self._read(parts), strict=True):
-                units = _words(part, read, strategy) if strategy in WORDS else _subwords(part, read)
+            for part, (rows, encoding, of_words) in zip(parts, self._read(parts), strict=True):
+                if strategy in WORDS:
+                    units = _words(part, rows, of_words, strategy)
+                else:
+                    units = _subwords(part, rows, of_words, encoding)
                 found += _entities(part.text, units, self.labels, strategy, ignored, before)
-                before += len(read.rows)
+                before += len(rows)
                 if part.last:
                     yield found
                     found, before = [], 1
 
-    def _read(self, parts: list[Part]) -> Iterator[Read]:
+    def _read(self, parts: list[Part]) -> Iterator[tuple[np.ndarray, Encoding, list[list[int | None]]]]:
+        """Of every part the probabilities [subwords, labels], the encoding, and the places of words' subwords there."""
         words = [[word.group()[:LONGEST] for word in part.words] for part in parts]
-        read = encodings(words, self._vocabulary)
-        places = [pieces(*one, WINDOW) for one in zip(read, words, strict=True)]
-        windows = [window for n, of_words in enumerate(places) for window in cut(n, of_words, self._vocabulary, WINDOW)]
-        logits: list[list[tuple[int, np.ndarray]]] = [[] for _ in parts]
-        for window, rows in window_logits(self._run, windows, self._vocabulary, BATCH):
-            (start, word), *_ = window.scored
-            logits[window.sentence].append((word, rows[start : window.stop]))
-        for encoding, of_words, rows in zip(read, places, logits, strict=True):
-            ordered = [own for _, own in sorted(rows, key=lambda pair: pair[0])]
-            stacked = np.concatenate(ordered) if ordered else np.zeros((0, len(self.labels)), np.float32)
-            scaled = np.exp(stacked - stacked.max(-1, keepdims=True))
-            yield Read(scaled / scaled.sum(-1, keepdims=True), encoding, of_words)
+        encodings, places, windows = read(words, self._vocabulary, WINDOW)
+        logits = [[np.zeros((0, len(self.labels)), np.float32)] for _ in parts]
+        for window, rows in zip(windows, window_logits(self._run, windows, self._vocabulary, BATCH), strict=True):
+            logits[window.sentence].append(rows[window.scored[0][0] : window.stop])
+        for rows, encoding, of_words in zip(map(np.concatenate, logits), encodings, places, strict=True):
+            scaled = np.exp(rows - rows.max(-1, keepdims=True))
+            yield scaled / scaled.sum(-1, keepdims=True), encoding, of_words
 
 
 def lines(stream: Iterable[bytes]) -> Iterator[str]:
@@ -171,22 +151,24 @@ def lines(stream: Iterable[bytes]) -> Iterator[str]:
             ) from error
 
 
-def _files(folder: Path) -> tuple[Vocabulary, list[str]]:
-    """Tokenizer and labels of a model's folder."""
+def _files(folder: Path) -> tuple[SimpleNamespace, list[str]]:
+    """A tokenizer as `subwords` asks for it, from the files of a model's folder, and the model's labels."""
     try:
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        special = [config[f"{name}_token"] for name in ("cls", "sep", "pad", "unk")]
-        special = [backend.token_to_id(one["content"] if isinstance(one, dict) else one) for one in special]
+        special = {}
+        for name in ("cls", "sep", "pad", "unk"):
+            token = config[f"{name}_token"]
+            special[f"{name}_token_id"] = backend.token_to_id(token["content"] if isinstance(token, dict) else token)
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
         labels = [names[str(number)] for number in range(len(names))]
-        if None in special:
+        if None in special.values():
             raise ValueError("tokenizer.json has no special token")
     except Exception as error:  # of the tokenizer's library as well, which has no kind of its own
         raise ValueError(f"{folder} is damaged ({runtimes.one_line(error)}). Make or copy it again.") from error
     own = [backend.normalizer] if backend.normalizer else []
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), *own])  # decomposed text is read as composed
-    return Vocabulary(backend, *special), labels
+    return SimpleNamespace(backend_tokenizer=backend, **special), labels
 
 
 def _known(strategy: str) -> str:
@@ -202,7 +184,6 @@ def _bunches(texts: Iterable[str], size: int | None) -> Iterator[list[Part]]:
     """
     waiting: list[Part] = []
     words = done = 0
-    problem = None
     try:
         for number, text in enumerate(texts, 1):
             for part in _parts(text, number):
@@ -211,12 +192,10 @@ def _bunches(texts: Iterable[str], size: int | None) -> Iterator[list[Part]]:
                 if words >= AT_ONCE or done >= (size or AT_ONCE):
                     yield waiting
                     waiting, words, done = [], 0, 0
-    except ValueError as error:
-        problem = error
-    if waiting:
+    except ValueError:
         yield waiting
-    if problem:
-        raise problem
+        raise
+    yield waiting
 
 
 def _parts(text: str, number: int) -> Iterator[Part]:
@@ -237,23 +216,22 @@ def _parts(text: str, number: int) -> Iterator[Part]:
     yield Part(text, words, True)
 
 
-def _subwords(part: Part, read: Read) -> Units:
-    names, places = read.encoding.tokens, read.encoding.offsets
-    spans, own = [], []
-    for word, of_word in zip(part.words, read.of_words, strict=True):
-        begins = [0 if place is None else places[place][0] for _, place in of_word]
-        for (_, place), first, following in zip(of_word, begins, [*begins[1:], len(word.group())], strict=True):
+def _subwords(part: Part, rows: np.ndarray, of_words: list[list[int | None]], encoding: Encoding) -> Units:
+    tokens, offsets = encoding.tokens, encoding.offsets
+    spans, names = [], []
+    for word, places in zip(part.words, of_words, strict=True):
+        begins = [0 if place is None else offsets[place][0] for place in places]
+        for place, first, following in zip(places, begins, [*begins[1:], len(word.group())], strict=True):
             # what the tokenizer leaves out, as an accent that it composes, belongs to the subword before
-            after = following if place is None else max(following, places[place][1])
+            after = following if place is None else max(following, offsets[place][1])
             spans.append((word.start() + first, word.start() + after))
-            own.append(word.group() if place is None else names[place])
-    return Units(read.rows, spans, own)
+            names.append(word.group() if place is None else tokens[place])
+    return Units(rows, spans, names)
 
 
-def _words(part: Part, read: Read, strategy: str) -> Units:
-    rows = read.rows
+def _words(part: Part, rows: np.ndarray, of_words: list[list[int | None]], strategy: str) -> Units:
     if len(rows):
-        lengths = np.array([len(of_word) for of_word in read.of_words])
+        lengths = np.array([len(places) for places in of_words])
         first = np.cumsum(lengths) - lengths
         if strategy == "average":
             rows = np.add.reduceat(rows, first) / lengths[:, None]
@@ -270,21 +248,21 @@ def _entities(
 ) -> list[dict]:
     """The labels that count as entities, or as parts of them; `before` is the number of the first subword."""
     kinds = [label if strategy == "none" else label.split("-", 1)[-1] for label in labels]
-    wanted = np.array([kind not in ignored for kind in kinds])
-    found: list[dict] = []
-    after = -1  # the unit that would go on with the last entity
-    best, sure = units.rows.argmax(-1), units.rows.max(-1)
-    for unit in np.flatnonzero(wanted[best]).tolist():
-        number, score, (start, end) = int(best[unit]), float(sure[unit]), units.spans[unit]
-        if strategy == "none":
-            one = {"entity": kinds[number], "score": score, "index": before + unit, "word": units.names[unit]}
-            found.append(one | {"start": start, "end": end})
-        elif unit == after and kinds[number] == found[-1]["entity_group"] and labels[number][:2] != "B-":
-            found[-1]["score"].append(score)
-            found[-1]["end"] = end
+    best, sure, spans = units.rows.argmax(-1).tolist(), units.rows.max(-1).tolist(), units.spans
+    groups: list[list[int]] = []  # of units that make an entity
+    for unit in (unit for unit, number in enumerate(best) if kinds[number] not in ignored):
+        last = groups[-1][-1] if groups and strategy != "none" else None
+        if last == unit - 1 and kinds[best[last]] == kinds[best[unit]] and not labels[best[unit]].startswith("B-"):
+            groups[-1].append(unit)
         else:
-            found.append({"entity_group": kinds[number], "score": [score], "word": "", "start": start, "end": end})
-        after = unit + 1
-    for one in found if strategy != "none" else ():
-        one["score"], one["word"] = sum(one["score"]) / len(one["score"]), text[one["start"] : one["end"]]
+            groups.append([unit])
+    found = []
+    for group in groups:
+        start, end, kind = spans[group[0]][0], spans[group[-1]][1], kinds[best[group[0]]]
+        score = sum(sure[unit] for unit in group) / len(group)
+        if strategy == "none":
+            one = {"entity": kind, "score": score, "index": before + group[0], "word": units.names[group[0]]}
+        else:
+            one = {"entity_group": kind, "score": score, "word": text[start:end]}
+        found.append(one | {"start": start, "end": end})
     return found

@@ -39,12 +39,9 @@ def marked(text: str, entities: list[dict]) -> str:
     """The text as HTML."""
     parts, done = [], 0
     for one in entities:
-        inside = html.escape(text[one["start"] : one["end"]])
-        colour = COLOURS.get(one["entity_group"], "#DDDDDD")
-        parts += [
-            html.escape(text[done : one["start"]]),
-            MARK.format(colour=colour, text=inside, kind=one["entity_group"]),
-        ]
+        kind, inside = one["entity_group"], html.escape(text[one["start"] : one["end"]])
+        mark = MARK.format(colour=COLOURS.get(kind, "#DDDDDD"), text=inside, kind=kind)
+        parts += [html.escape(text[done : one["start"]]), mark]
         done = one["end"]
     return "".join([*parts, html.escape(text[done:])])
 

@@ -32,11 +32,11 @@ def pipeline(lookup):
 def outputs(ner, text, table):
     """What `_forward` would hand over, and which subwords begin a word."""
     (part,) = module._parts(text, 1)
-    (read,) = ner._read([part])
-    ids = [3 if token is None else token for word in read.of_words for token, _ in word]
-    assert np.allclose(np.exp(table[ids]) / np.exp(table[ids]).sum(-1, keepdims=True), read.rows, atol=1e-6)
-    begins = [place == 0 for word in read.of_words for place in range(len(word))]
-    spans = module._subwords(part, read).spans
+    ((rows, encoding, of_words),) = ner._read([part])
+    ids = [3 if place is None else encoding.ids[place] for word in of_words for place in word]
+    assert np.allclose(np.exp(table[ids]) / np.exp(table[ids]).sum(-1, keepdims=True), rows, atol=1e-6)
+    begins = [place == 0 for word in of_words for place in range(len(word))]
+    spans = module._subwords(part, rows, of_words, encoding).spans
     return {
         "logits": torch.from_numpy(table[[0, *ids, 2]])[None],
         "input_ids": torch.tensor([[0, *ids, 2]]),
@@ -94,13 +94,13 @@ def test_the_word_of_a_group_is_the_pipelines_but_for_blanks_and_composition(ner
 
 
 def test_the_tokenizers_file_alone_gives_the_ids_that_the_study_used(lookup, sentences):
-    from mmalib.data.subwords import windows
+    from mmalib.data.subwords import encode
     from mmalib.model.backbones import load_tokenizer
 
     ner, tokenizer = NER.load(lookup, runtime="onnxruntime"), load_tokenizer(str(lookup))
     words = [[word.group() for word in module.WORD.finditer(text)] for text in sentences]
-    study = [window.ids for window in windows(words, tokenizer, 128)]
-    assert study == [window.ids for window in windows(words, ner._vocabulary, 128)]
+    study = [window.ids for window in encode(words, tokenizer, 128).windows]
+    assert study == [window.ids for window in encode(words, ner._vocabulary, 128).windows]
     plain = module.Tokenizer.from_file(str(lookup / "tokenizer.json"))  # as anybody reads it, its normalizer untouched
     ids = plain.encode_batch(words, is_pretokenized=True)
     assert study == [one.ids for one in ids] and json.loads(plain.to_str())["model"]["type"] == "Unigram"
