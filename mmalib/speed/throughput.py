@@ -46,8 +46,11 @@ def measure(
     Runtime on the folder `baseline`. Where the baseline is not as fast as beside the other rows, a row is measured once
     more; if it still is not, the row tells by which share (`baseline_off`).
     """
-    if not (runtime_names and batches) or min(*batches, length, turns) < 1 or not seconds > 0:
-        raise ValueError("Give a runtime, batches, a length and turns of at least 1, and more than no seconds.")
+    for name, value in [("batch", min(batches)), ("length", length), ("turns", turns)]:
+        if value < 1:
+            raise ValueError(f"{name} is {value}. Give a whole number of at least 1.")
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds}. Give each measurement more than no time.")
     runtimes.check_threads(threads)
     for folder in folders.values():
         runtimes.locate(folder)
