@@ -197,14 +197,14 @@ GOOD = {"runtime_names": ["onnxruntime"], "batches": [1], "length": 8, "threads"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batches": [1, 0]}, "Give a runtime, batches, a length and turns of at least 1"),
-        ({"batches": []}, "Give a runtime, batches"),
-        ({"length": 0}, "a length and turns of at least 1"),
+        ({"batches": [1, 0]}, "batch is 0. Give a whole number of at least 1"),
+        ({"batches": []}, "nothing to measure"),
+        ({"length": 0}, "length is 0"),
         ({"threads": 0}, "0 threads were asked for"),
-        ({"seconds": 0}, "more than no seconds"),
-        ({"seconds": math.nan}, "more than no seconds"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"seconds": math.nan}, "seconds is nan"),
         ({"runtime_names": ["onnx"]}, "There is no runtime 'onnx'"),
-        ({"turns": 0}, "turns of at least 1"),
+        ({"turns": 0}, "turns is 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(change, message, folders, monkeypatch):

@@ -46,6 +46,8 @@ def measure(
     Runtime on the folder `baseline`. Where the baseline is not as fast as beside the other rows, a row is measured once
     more; if it still is not, the row tells by which share (`baseline_off`).
     """
+    if not (folders and runtime_names and batches):
+        raise ValueError("There is nothing to measure: give a folder, a runtime and a batch.")
     for name, value in [("batch", min(batches)), ("length", length), ("turns", turns)]:
         if value < 1:
             raise ValueError(f"{name} is {value}. Give a whole number of at least 1.")
