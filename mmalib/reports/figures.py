@@ -50,6 +50,13 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.07
         note(axes, text, (1.0, height), xycoords=("axes fraction", "data"), color=colour, annotation_clip=False)
 
 
+def rows_(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, … of a figure, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+
+
 def label_languages(axes: Axes, heights: Mapping[str, float]) -> None:
     """Write the languages' names right of their lines."""
     label_ends(axes, [(height, LANGUAGE_NAMES[name], COLOURS[name]) for name, height in heights.items()])

@@ -58,11 +58,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes[0].set_xlabel("test F1, dense" + (f" ({', '.join(backbones)})" if len(backbones) > 1 else ""))
         if not rest.empty:
             _draw_kept(axes[1], rest, languages)
-        axes[0].set_yticks(range(len(languages)), [figures.language_name(language) for language in languages])
-        axes[0].set_ylim(len(languages) - 0.5, -0.5)
-        axes[0].set_xlim(0, 1)
         for panel in axes:
-            panel.grid(axis="y", visible=False)
+            figures.rows_(panel, [figures.language_name(language) for language in languages])
+        axes[0].set_xlim(0, 1)
         axes[0].set_title("Tuned on English alone", loc="left")
     return drawn
 

@@ -56,7 +56,9 @@ def rows(records: list[dict]) -> pd.DataFrame:
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
             halves = {} if "failed" in row else {"chosen by": chosen_by(row), **reported(row)}
-            lines.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **halves, **about})
+            lines.append(
+                {"failed": None, "samples_per_second": None, "ratio": None, "busy": False, **plain, **halves, **about}
+            )
     made = pd.DataFrame(lines)
     # The same case measured beside two corpora: the last one counts.
     return made.drop_duplicates(["case", "runtime", "batch"], keep="last").reset_index(drop=True) if lines else made

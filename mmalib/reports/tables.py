@@ -5,7 +5,7 @@ prints is in `reference/`, but for tables 7 and 9, which are extracts of 11 and 
 `obert_quality.csv` there are table 17 and tables 1 to 6 of *The Optimal BERT Surgeon*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 
@@ -23,7 +23,8 @@ FILES = {
 }
 FORMATS = ("csv", "md")  # what every table is written as; tex on demand
 CELLS = [(language, split) for language in ("es", "en", "nl") for split in ("dev", "test")]  # as in the paper
-SCORES = [*(f"{language} {split}" for language, split in CELLS), "mls dev", "mls test"]
+F1 = [f"{language} {split}" for language, split in CELLS]
+SCORES = [*F1, "mls dev", "mls test"]
 
 
 def paper(table: int | str) -> pd.DataFrame:
@@ -39,11 +40,11 @@ def paper(table: int | str) -> pd.DataFrame:
     raise ValueError(f"The paper's table {table!r} is not carried here. Choose one of: {known}.")
 
 
-def printed_rows(table: int, **about) -> list[dict]:
+def printed_rows(table: int, scores: Sequence[str] = SCORES, **about) -> list[dict]:
     """The rows that the paper prints in a table of scores, in the columns of ours."""
     return [
         {"model": printed["model"], "source": "paper", **about}
-        | {f"{score} mean": printed[score.replace(" ", "_")] for score in SCORES}
+        | {f"{score} mean": printed[score.replace(" ", "_")] for score in scores}
         for printed in paper(table).to_dict("records")
     ]
 
@@ -57,21 +58,33 @@ def printed_mls(table: int, base: str, splits: dict[str, str]) -> pd.DataFrame:
     return made
 
 
-def scores_of(scores: dict, base: dict | None) -> dict[str, float]:
-    """`SCORES` of one record; the multilingual ones are against the scores of a base, nan without one."""
-    f1 = {f"{language} {split}": scores[language][split]["f1"] for language, split in CELLS}
-    return f1 | {f"mls {split}": multilingual_score(scores, base, split) if base else nan for split in ("dev", "test")}
+def scores_of(record: dict, base: dict | None = None) -> dict[str, float]:
+    """`SCORES` of one record, or of a point of its curve; without a base, the multilingual ones are nan."""
+    scores = record["scores"]
+    f1 = [scores.get(language, {}).get(split, {}).get("f1", nan) for language, split in CELLS]
+    mls = [multilingual_score(scores, base["scores"], split) if base else nan for split in ("dev", "test")]
+    return dict(zip(SCORES, (*f1, *mls), strict=True))
 
 
-def over_seeds(group: pd.DataFrame) -> dict[str, float]:
-    """Mean and deviation of every one of `SCORES`."""
-    return {f"{score} {kind}": group[score].agg(kind) for score in SCORES for kind in ("mean", "std")}
+def over_seeds(
+    rows: list[dict], about: Sequence[str], scores: Sequence[str] = SCORES, means: Mapping[str, int] | None = None
+) -> pd.DataFrame:
+    """Mean and deviation of scores over the rows that agree in the columns `about`, where "seeds" is how many they are.
+
+    Of the columns `means` there is the mean alone, rounded to so many digits.
+    """
+    groups = pd.DataFrame(rows).groupby([name for name in about if name != "seeds"], sort=False)
+    made = groups[list(scores)].agg(["mean", "std"])  # std over n - 1
+    made.columns = [f"{score} {kind}" for score, kind in made]
+    if means:
+        made = made.join(groups[list(means)].mean().round(means))
+    return made.assign(seeds=groups.size()).reset_index()[[*about, *made]]
 
 
-def cells_over_seeds(group: pd.DataFrame) -> dict[str, float]:
-    """Mean and deviation of F1 in every one of `CELLS`, of a group of points."""
-    f1 = group.groupby(["language", "split"])["f1"].agg(["mean", "std"]).reindex(CELLS)  # std over n - 1
-    return {f"{language} {split} {kind}": f1.at[(language, split), kind] for language, split in CELLS for kind in f1}
+def beside_paper(ours: pd.DataFrame, table: int, **about) -> pd.DataFrame:
+    """Our rows, and below them those that the paper prints in a table of scores."""
+    rows = [*ours.to_dict("records"), *printed_rows(table, **about)]
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
