@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
-from mmalib.reports import figures
+from mmalib.reports import figures, tables
 
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
@@ -42,28 +42,25 @@ def rows(records: list[dict]) -> pd.DataFrame:
 
 def table(made: pd.DataFrame) -> pd.DataFrame:
     """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
-    lines = []
-    for (task, row, asked), group in made.groupby(["task", "row", "asked"], dropna=False, sort=False):
-        line = {"task": task, "row": row, "asked": "" if math.isnan(asked) else f"{asked:g}", "seeds": len(group)}
-        line |= {"sparsity": _mean(group, "sparsity", 3)}
-        for language in figures.COLOURS:
-            line |= {f"{language} {kind}": group[language].agg(kind) for kind in ("mean", "std")}
-        for column, digits in COSTS.items():
-            line[column] = _mean(group, column, digits)
-        lines.append(line | {"order": (task, ORDER.index(row), -1 if math.isnan(asked) else asked)})
-    return pd.DataFrame(sorted(lines, key=lambda line: line.pop("order")))
+    made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
+    made["asked"] = ["" if math.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
+    means = {"sparsity": 3, **COSTS}
+    table = tables.over_seeds(made, ("task", "row", "asked", "seeds"), list(figures.COLOURS), means)
+    measured = table[[*means]].astype(object).fillna("not measured")
+    return pd.concat(
+        [table.iloc[:, :4], measured[["sparsity"]], table.iloc[:, 4 : -len(means)], measured[[*COSTS]]], axis=1
+    )
 
 
 def searched(records: list[dict]) -> pd.DataFrame:
     """The speed-ups asked for from the mask search, and those measured."""
-    found = [(r, r["speedup"]) for r in of_kind(records, "searched")]
-    lines = [
-        {"model": r["settings"]["label"], "asked for": one["requested"], "measured": round(one["measured"], 3)}
+    return pd.DataFrame(
+        {"model": record["settings"]["label"], "asked for": one["requested"], "measured": round(one["measured"], 3)}
         | {"off": f"{one['measured'] / one['requested'] - 1:+.1%}", "looks": len(one["looks"])}
         | {"a head": f"{one['head']:.3%}", "a neuron": f"{one['neuron']:.4%}", "the rest": f"{one['rest']:.1%}"}
-        for r, one in found
-    ]
-    return pd.DataFrame(lines)
+        for record in of_kind(records, "searched")
+        if (one := record["speedup"])
+    )
 
 
 def quality(made: pd.DataFrame) -> Figure:
@@ -176,10 +173,6 @@ def per_thousand(used: dict) -> tuple[float, float]:
     read = used["emissions"]["inference"]
     hours = read["watts"] * read["seconds"] / 3.6 / read["sentences"]
     return hours, hours * read["grams_a_kwh"] / 1000
-
-
-def _mean(group: pd.DataFrame, column: str, digits: int) -> float | str:
-    return round(group[column].mean(), digits) if group[column].notna().any() else "not measured"
 
 
 def _lines_(axes: Axes, made: pd.DataFrame, column: str) -> None:

@@ -87,9 +87,7 @@ def sizes(records: list[dict]) -> pd.DataFrame:
     ]
     numbers = pd.DataFrame(rows).astype({"zeros in int8": float}).groupby(["model", "source", "format"], sort=False)
     made = numbers.mean().round({"MB": 1}).reset_index()
-    for column, form in (("of float", "{:.0%}"), ("zeros in float", "{:.1%}"), ("zeros in int8", "{:.1%}")):
-        made[column] = made[column].map(form.format, na_action="ignore")
-    return made.fillna("")
+    return tables.percent(made, {"of float": 0, "zeros in float": 1, "zeros in int8": 1})
 
 
 def calibration(records: list[dict]) -> pd.DataFrame:

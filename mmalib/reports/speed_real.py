@@ -1,5 +1,7 @@
 """Notebook 07's real things, from records: sentences of a corpus at their own lengths, F1 against speed."""
 
+from math import nan
+
 import pandas as pd
 
 from mmalib import runtimes
@@ -21,27 +23,32 @@ def draw(records: list[dict]) -> dict:
 
 def text_table(records: list[dict]) -> pd.DataFrame:
     """Real text: sentences and words a second, and the speed-up over ONNX Runtime with all padded to 128."""
-    made = []
-    for record in of_kind(records, "text"):
-        for row in record["text"]:
-            line = {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
-            line |= {"sentences/s": speed.rounded(row.get("sentences_per_second"), 1)}
-            line |= {"words/s": speed.rounded(row.get("words_per_second"), 0)}
-            line |= {"speed-up": speed.rounded(row.get("ratio"), 2)}
-            made.append(line | {"note": speed.note(pd.DataFrame([{"failed": None, **row}]))})
-    return pd.DataFrame(made)
+    return pd.DataFrame(
+        about
+        | {"sentences/s": round(row.get("sentences_per_second", nan), 1)}
+        | {"words/s": round(row.get("words_per_second", nan), 0), "speed-up": round(row.get("ratio", nan), 2)}
+        | {"note": speed.note(row)}
+        for about, row in _texts(records)
+    )
 
 
 def latency_table(records: list[dict]) -> pd.DataFrame:
     """Real text, one sentence at a time: milliseconds from words to tags."""
     made = [
-        {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
-        | {"p50 ms": speed.rounded(row["milliseconds_p50"], 1), "p95 ms": speed.rounded(row["milliseconds_p95"], 1)}
-        for record in of_kind(records, "text")
-        for row in record["text"]
+        about | {"p50 ms": round(row["milliseconds_p50"], 1), "p95 ms": round(row["milliseconds_p95"], 1)}
+        for about, row in _texts(records)
         if "milliseconds_p50" in row
     ]
     return pd.DataFrame(made, columns=["model", "runtime", "way", "p50 ms", "p95 ms"])
+
+
+def _texts(records: list[dict]) -> list[tuple[dict, dict]]:
+    """What every row of real text is of, and the row."""
+    return [
+        ({"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}, row)
+        for record in of_kind(records, "text")
+        for row in record["text"]
+    ]
 
 
 def trained(records: list[dict]) -> pd.DataFrame:
@@ -54,18 +61,19 @@ def trained(records: list[dict]) -> pd.DataFrame:
         scored, f1 = scored_in(record, best)
         dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
         ratio = speed.reported(best)["ratio"]
-        row = {"model": record["settings"]["folder"], "source": "this study"}
-        row |= {"text read": _text_read(record, records), "runtime": best["runtime"], "batch": best["batch"]}
+        left = of_part(record, "model", records) or {"settings": {}}
+        seen = left["settings"].get("start", left["settings"]).get("sees_target_text")  # Spanish and Dutch text
+        row = {"model": record["settings"]["folder"], "source": "this study", "text read": "yes" if seen else ""}
+        row |= {"runtime": best["runtime"], "batch": best["batch"]}
         row |= {"samples/s": round(best["samples_per_second"], 1), "speed-up": round(ratio, 2)}
-        row |= {"over its own dense": speed.rounded(speed.over(ratio, dense.get(best["batch"])), 2)}
-        row |= {"F1 in": scored, "F1": round(sum(f1.values()) / len(f1), 4)}
-        made.append(row | {f"F1 {language}": round(value, 3) for language, value in f1.items()})
+        row |= {"over its own dense": round(ratio / dense.get(best["batch"], nan), 2)}
+        made.append(row | _f1(f1, scored))
+    if not made:
+        return pd.DataFrame()
     points = pd.DataFrame(made)
-    if made:
-        points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
-        points = pd.concat([points, pd.DataFrame(_printed())], ignore_index=True)
-        points = points.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
-    return points
+    points["front"] = front(points["speed-up"].tolist(), points["F1"].tolist())
+    points = pd.concat([points, _printed()], ignore_index=True)
+    return points.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
 
 
 def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
@@ -76,25 +84,22 @@ def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
     return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 
-def _text_read(record: dict, records: list[dict]) -> str:
-    """Whether Spanish and Dutch text has been read, by the record of the run that left the model."""
-    left = of_part(record, "model", records)
-    settings = left["settings"] if left else {}
-    return "yes" if settings.get("sees_target_text") or settings.get("start", {}).get("sees_target_text") else ""
-
-
-def _printed() -> list[dict]:
+def _printed() -> pd.DataFrame:
     """The paper's own models on the same axes: its speeds over its own dense model, its F1 on test."""
-    scores, speeds = tables.paper(8).set_index("model"), tables.paper(10)
-    rows = []
-    for model, own in speeds.groupby("model"):
+    scores, rows = tables.paper(8).set_index("model"), []
+    for model, own in tables.paper(10).groupby("model"):
         best = own.loc[own["throughput"].idxmax()]
-        f1 = {f"F1 {language}": scores.loc[model, f"{language}_test"] for language in ("en", "es", "nl")}
-        row = {"model": model, "source": "paper", "text read": "", "runtime": best["runtime"], "F1 in": best["runtime"]}
-        row |= {"batch": int(best["batch_size"]), "samples/s": best["throughput"], "front": False} | f1
+        row = {"model": model, "source": "paper", "text read": "", "runtime": best["runtime"], "front": False}
+        row |= {"batch": int(best["batch_size"]), "samples/s": best["throughput"]}
         row |= {"speed-up": round(best["throughput"] / speed.printed_base(), 2)}
-        rows.append(row | {"F1": round(sum(f1.values()) / len(f1), 4)})
-    return rows
+        f1 = {language: scores.loc[model, f"{language}_test"] for language in ("en", "es", "nl")}
+        rows.append(row | _f1(f1, best["runtime"]))
+    return pd.DataFrame(rows)
+
+
+def _f1(f1: dict[str, float], runtime: str) -> dict:
+    mean = {"F1 in": runtime, "F1": round(sum(f1.values()) / len(f1), 4)}
+    return mean | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
 
 
 def front(speeds: list[float], scores: list[float]) -> list[bool]:

@@ -67,7 +67,10 @@ def scores_of(record: dict, base: dict | None = None) -> dict[str, float]:
 
 
 def over_seeds(
-    rows: list[dict], about: Sequence[str], scores: Sequence[str] = SCORES, means: Mapping[str, int] | None = None
+    rows: list[dict] | pd.DataFrame,
+    about: Sequence[str],
+    scores: Sequence[str] = SCORES,
+    means: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Mean and deviation of scores over the rows that agree in the columns `about`, where "seeds" is how many they are.
 
@@ -85,6 +88,12 @@ def beside_paper(ours: pd.DataFrame, table: int, **about) -> pd.DataFrame:
     """Our rows, and below them those that the paper prints in a table of scores."""
     rows = [*ours.to_dict("records"), *printed_rows(table, **about)]
     return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def percent(table: pd.DataFrame, digits: Mapping[str, int]) -> pd.DataFrame:
+    """Shares in these columns as text; what there is none of stays empty."""
+    texts = {name: [f"{share:.{places}%}" for share in table[name]] for name, places in digits.items() if name in table}
+    return table.assign(**texts).replace("nan%", "")
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
