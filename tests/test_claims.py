@@ -37,7 +37,7 @@ def record(run, kind, f1=None, *, seed=1, label="e5", corpus="conll", **more):
 
 def answer(records, number):
     """(verdict, numbers, records) of one claim."""
-    table = claims.draw(records)["claims"]
+    table = claims.table(records)
     return tuple(table.loc[number - 1, ["verdict", "numbers", "records"]])
 
 
@@ -502,9 +502,9 @@ def test_claim_11_compares_three_languages_with_english_upstream_and_downstream(
 def test_one_corpus_is_judged_and_named():
     other = trajectory("heads", (2, 2, 2))
     other["run"], other["settings"]["corpus"] = "02-heads-e5-sample-seed1", "sample"
-    both = claims.draw([other, trajectory("heads", (6, 6, 6))])["claims"]
+    both = claims.table([other, trajectory("heads", (6, 6, 6))])
     assert set(both["corpus"]) == {"conll"} and both.loc[0, "verdict"] == HOLDS
-    alone = claims.draw([other])["claims"]
+    alone = claims.table([other])
     assert set(alone["corpus"]) == {"sample"} and alone.loc[0, "verdict"] == CONTRADICTED
 
 
@@ -516,12 +516,12 @@ def test_runs_of_a_changed_profile_are_not_judged():
 
 
 def test_nothing_is_drawn_of_nothing():
-    assert claims.draw([]) == {}
+    assert claims.table([]).empty
 
 
 def test_the_committed_records_are_judged():
     records = store.read(Path(__file__).parents[1] / "figures" / "records")
-    table = claims.draw(records)["claims"]
+    table = claims.table(records)
     assert list(table.columns) == ["claim", "corpus", "verdict", "numbers", "records"]
     assert len(table) == len(claims.CLAIMS)
     assert set(table["verdict"]) <= {HOLDS, FAILS, CONTRADICTED, UNDECIDED, MISSING} and (table["numbers"] != "").all()
@@ -558,7 +558,7 @@ def crossed(task, row, score, share=None, seed=1, megabytes=100.0, gone=None):
 
 
 def told(records, number):
-    table = claims.draw(records)["claims"]
+    table = claims.table(records)
     return table[table["claim"].str.startswith(f"{number}. ")].iloc[0]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 
-from mmalib import plan, profiles
+from mmalib import plan, profiles, reports
 from mmalib.data.corpus import Corpora
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk, distill
@@ -203,8 +203,8 @@ def test_the_paper_counts_against_mlbert_and_not_against_its_teacher():
 
 
 def test_everything_is_drawn_and_what_lacks_is_named(study, records, by_hand):
-    drawn = report.draw(study.records())
-    assert set(drawn) == {"table_4", "distillation"} and report.draw([]) == {}
+    drawn = reports.draw(study.records(), "student")
+    assert set(drawn) == {"table_4", "distillation"} and reports.draw([]) == {}
     assert study.missing("04") == []
     lacking = [records["longer"]["needs"]["base"], records["longer"]["run"]]
     rest = [r for r in study.records() if r["run"] not in lacking]

@@ -104,5 +104,5 @@ def test_the_vocabulary_is_cut_and_the_rest_of_the_model_stays(study):
     assert rest[0] == rest[1] and record["after"]["megabytes"] < record["before"]["megabytes"]
     baseline = study.records()[0]
     assert baseline["run"] == record["needs"]["base"] == plan.baseline_name(run.settings["backbone"], "sample", 1)
-    made = report.vocabulary_table([record], [baseline])
+    made = report.vocabulary_table([record, baseline])
     assert made["vocabulary"].tolist() == ["whole", "cut"] and made["en test mean"].notna().all()

@@ -8,18 +8,11 @@ from mmalib.records import store
 from mmalib.reports import figures, tables
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    tuned, tried = of_kind(records, "baseline"), of_kind(records, "recipe")
-    drawn = {"table_1": table_1(tuned), "baselines": figure(tuned)} if tuned else {}
-    return drawn | ({"table_recipes": recipes_table(tried)} if tried else {})
-
-
-def table_1(tuned: list[dict]) -> pd.DataFrame:
+def table_1(records: list[dict]) -> pd.DataFrame:
     """Table 1: F1 of the fine-tuned baselines, mean and sample deviation over seeds, and the paper's."""
     runs = [
         {"model": settings["label"], "source": f"this study, {settings['corpus']}"} | tables.scores_of(record)
-        for record in tuned
+        for record in of_kind(records, "baseline")
         if (settings := record["settings"])
     ]
     ours = tables.over_seeds(runs, ("model", "source", "seeds"), tables.F1)
@@ -31,10 +24,10 @@ def table_1(tuned: list[dict]) -> pd.DataFrame:
     return pd.DataFrame([*rows, *printed.values()]).astype({"seeds": "Int64"})
 
 
-def recipes_table(tried: list[dict]) -> pd.DataFrame:
+def recipes_table(records: list[dict]) -> pd.DataFrame:
     """What was tried to tune a backbone, the best English dev F1 first: it alone decides."""
     rows = []
-    for record in tried:
+    for record in of_kind(records, "recipe"):
         settings, scores = record["settings"], record["scores"]
         row = {"backbone": settings["label"], "corpus": settings["corpus"], "trial": settings["trial"]}
         others = {name: settings[name] for name, value in RECIPE.items() if settings[name] != value}
@@ -45,9 +38,9 @@ def recipes_table(tried: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("en dev", ascending=False, ignore_index=True)
 
 
-def figure(tuned: list[dict]) -> Figure:
+def figure(records: list[dict]) -> Figure:
     """Test F1 of every baseline, a row a language, a dot a seed, with the 95% interval over sentences."""
-    rows = store.frame(tuned).query("split == 'test'")
+    rows = store.frame(of_kind(records, "baseline")).query("split == 'test'")
     groups = list(rows.groupby(["label", "corpus", "language"], sort=False))
     with figures.drawing(3.4, 0.7 + 0.34 * len(groups)) as drawn:
         axes = drawn.subplots()

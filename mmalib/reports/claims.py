@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mmalib import plan
 from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
@@ -28,18 +27,14 @@ Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
 Judge = Callable[[list[Seed]], tuple[str, str]]
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The claims with their numbers and records, and the verdicts alone; on CoNLL where any run is on it."""
-    judged = of_the_study(records)
-    if not judged:
-        return {}
-    rows = []
-    for number, (claim, answer) in enumerate(CLAIMS, start=1):
+def table(records: list[dict]) -> pd.DataFrame:
+    """The claims with their verdicts, numbers and records; on CoNLL where any run is on it."""
+    judged, rows = of_the_study(records), []
+    for number, (claim, answer) in enumerate(CLAIMS if judged else (), start=1):
         verdict, numbers, runs = answer(judged)
         row = {"claim": f"{number}. {claim}", "corpus": _corpus(judged), "verdict": verdict, "numbers": numbers}
         rows.append(row | {"records": ", ".join(dict.fromkeys(runs))})
-    claims = pd.DataFrame(rows)
-    return {"claims": claims, "verdicts": claims[["claim", "verdict"]]}
+    return pd.DataFrame(rows)
 
 
 # ---- From runs to an answer ----

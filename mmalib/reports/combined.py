@@ -16,18 +16,6 @@ FAITHFUL = "most faithful to the unseen languages"
 GOALS = ("smallest", "fastest", FAITHFUL, f"{FAITHFUL}, zero-shot")
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not of_kind(records, "combination"):
-        return {}
-    drawn: dict[str, pd.DataFrame | Figure] = {"table_8": table_8(records), "table_combined": contents(records)}
-    if not (losses := sums(records)).empty:
-        drawn["table_sums"], drawn["sums"] = sums_table(losses), sums_figure(losses)
-    if not (best := goals(records)).empty:
-        drawn["table_best"] = best
-    return drawn
-
-
 def table_8(records: list[dict]) -> pd.DataFrame:
     """Table 8: F1 of every combined model as an int8 graph, what Spanish and Dutch lose, and the paper's.
 
@@ -75,8 +63,10 @@ def sums(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sums_table(losses: pd.DataFrame) -> pd.DataFrame:
+def sums_table(records: list[dict]) -> pd.DataFrame:
     """The parts' losses, their sum and the measured loss, in points of test F1, in the mean over seeds."""
+    if (losses := sums(records)).empty:
+        return losses
     mean = losses.groupby(["corpus", "combination", "model", "language"]).mean().reset_index()
     alone = mean.filter(["sparse, taught", "smaller, taught", "int8 (QAT)"])
     parts = [", ".join(f"{what} {lost:+.1f}" for what, lost in row.dropna().items()) for _, row in alone.iterrows()]
@@ -85,8 +75,10 @@ def sums_table(losses: pd.DataFrame) -> pd.DataFrame:
     return made.assign(**{"less than the sum by": (mean["predicted"] - mean["measured"]).round(1)})
 
 
-def sums_figure(losses: pd.DataFrame) -> Figure:
+def sums_figure(records: list[dict]) -> Figure | None:
     """The loss that the parts predict against the measured one: a point a combination and language."""
+    if (losses := sums(records)).empty:
+        return None
     with figures.drawing(4.4, 3.0) as drawn:
         axes = drawn.subplots()
         markers = dict(zip(dict.fromkeys(losses["model"]), cycle("os^DvP"), strict=False))

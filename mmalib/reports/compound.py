@@ -25,18 +25,6 @@ RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse":
 KEPT = {"English kept %": "#4477AA", "unseen kept %": "#AA3377"}  # and their colours
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    made = {"table_layers": layers, "table_compound": compound, "table_patience": patience, "table_upstream": upstream}
-    made |= {"table_2_of_4": two_of_four, "table_ablations": ablations, "table_upstream_backbones": backbones}
-    drawn: dict = {name: table for name, make in made.items() if len(table := make(records))}
-    if "table_compound" in drawn:
-        drawn["compound"] = recall(drawn["table_compound"])
-    if "table_ablations" in drawn:
-        drawn["ablations"] = ablation_curves(drawn["table_ablations"])
-    return drawn
-
-
 def layers(records: list[dict]) -> pd.DataFrame:
     """Layers dropped in every way: F1 as they are left, and tuned with the whole model as teacher."""
     runs = sorted(of_kind(records, "layers"), key=lambda record: -record["settings"]["layers"])
@@ -169,8 +157,9 @@ def ablations(records: list[dict]) -> pd.DataFrame:
     )
 
 
-def recall(table: pd.DataFrame) -> Figure:
+def recall(records: list[dict]) -> Figure:
     """Their figure 2 for two: F1 kept against speed-up and against size; a line joins what no other model beats."""
+    table = compound(records)
     fastest = table[list(RUNTIMES.values())].astype(float).max(axis=1)
     with figures.drawing(6.9, 2.7) as drawn:
         panels = drawn.subplots(1, 2, sharey=True)
@@ -187,8 +176,9 @@ def recall(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def ablation_curves(table: pd.DataFrame) -> Figure:
+def ablation_curves(records: list[dict]) -> Figure:
     """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
+    table = ablations(records)
     panels = list(table.groupby("varied", sort=False))
     with figures.drawing(1.6 + 1.5 * len(panels), 2.4) as drawn:
         grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)

@@ -1,12 +1,6 @@
 """What the runs of all notebooks took, from records, for whoever plans a study."""
 
 import pandas as pd
-from matplotlib.figure import Figure
-
-
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The table of minutes by its file's name, from the records alone."""
-    return {} if (costs := table(records)).empty else {"table_costs": costs}
 
 
 def table(records: list[dict]) -> pd.DataFrame:

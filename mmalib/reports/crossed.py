@@ -17,21 +17,6 @@ COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2, 
 COSTS |= {"training minutes": 1, "training Wh": 2, "Wh per 1,000": 4, "g CO2e per 1,000": 4}
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    made = rows(records)
-    if made.empty:
-        return {}
-    drawn: dict[str, pd.DataFrame | Figure] = {"table_crossed": table(made)}
-    if len(found := searched(records)):
-        drawn["table_searched"] = found
-    if gated := of_kind(records, "gated"):
-        drawn |= {"crossed_quality": quality(made), "crossed_size": size(made), "crossed_removed": removed(gated)}
-    if made["Wh per 1,000"].notna().any():
-        drawn["crossed_emissions"] = emissions(made)
-    return drawn
-
-
 def rows(records: list[dict]) -> pd.DataFrame:
     """A line a run: what it is, its scores, size, speed, time and energy; nan for what was not measured."""
     own = of_kind(records, "crossed", "gated", "searched", "pairs sparse", "pairs int8")
@@ -40,8 +25,9 @@ def rows(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame([_row(r, used.get(r["run"])) for r in [*(r for r in records if r["run"] in bases), *own]])
 
 
-def table(made: pd.DataFrame) -> pd.DataFrame:
+def table(records: list[dict]) -> pd.DataFrame:
     """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
+    made = rows(records)
     made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
     made["asked"] = ["" if math.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
     means = {"sparsity": 3, **COSTS}
@@ -63,8 +49,9 @@ def searched(records: list[dict]) -> pd.DataFrame:
     )
 
 
-def quality(made: pd.DataFrame) -> Figure:
+def quality(records: list[dict]) -> Figure:
     """The score against the share that went, for every combination: a panel a task and language."""
+    made = rows(records)
     tasks = [task for task in SCORE if task in set(made["task"])]
     with figures.drawing(6.9, 0.3 + 2.2 * len(tasks)) as drawn:
         grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
@@ -76,19 +63,20 @@ def quality(made: pd.DataFrame) -> Figure:
         return _told(drawn)
 
 
-def size(made: pd.DataFrame) -> Figure:
+def size(records: list[dict]) -> Figure:
     """Megabytes against the share that went, for every combination."""
     with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
-        _lines_(axes, made[made["task"] == "entities"], "MB")
+        _lines_(axes, rows(records).query("task == 'entities'"), "MB")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("MB on disk, float32")
         return _told(drawn)
 
 
-def emissions(made: pd.DataFrame) -> Figure:
+def emissions(records: list[dict]) -> Figure | None:
     """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
-    read = made.dropna(subset=["over FT", "g CO2e per 1,000"])
+    if (read := rows(records).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
+        return None
     tasks = [task for task in SCORE if task in set(read["task"])]
     with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
@@ -113,8 +101,9 @@ def emissions(made: pd.DataFrame) -> Figure:
 
 def removed(records: list[dict]) -> Figure:
     """What share of the attention and of the feed-forward part of each layer went, and what went altogether (x)."""
-    first = min(record["settings"]["seed"] for record in records)
-    chosen = [r for r in records if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or records
+    gated = of_kind(records, "gated")
+    first = min(record["settings"]["seed"] for record in gated)
+    chosen = [r for r in gated if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or gated
     by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}
     names = [row for row in PRUNED_ROWS if any(row == of for of, _ in by_place)]
     shares = sorted({share for _, share in by_place})

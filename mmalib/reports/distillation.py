@@ -29,13 +29,6 @@ STEPS = {
 PRINTED_AGAINST = "mlbert, it seems"  # see `printed_mls`
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not of_kind(records, "student"):
-        return {}
-    return {"table_4": table_4(records), "distillation": figure(records)}
-
-
 def table_4(records: list[dict]) -> pd.DataFrame:
     """Table 4: the teacher, then F1 and multilingual score of its students, and the paper's; * sees target text."""
     pairs = [(record, of_part(record, "base", records)) for record in of_kind(records, "student")]

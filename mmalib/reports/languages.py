@@ -13,12 +13,6 @@ from mmalib.reports.compare import of_part
 from mmalib.reports.unstructured import NAMES, gradual_runs
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The table and the figure by their files' names, where a record tells of further languages."""
-    frame = kept(records)
-    return {} if frame.empty else {"table_languages": table(frame), "languages": figure(frame)}
-
-
 def kept(records: list[dict]) -> pd.DataFrame:
     """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
     rows = []
@@ -34,16 +28,20 @@ def kept(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
+def table(records: list[dict]) -> pd.DataFrame:
     """Mean test F1 over seeds, a row a model and a column a language."""
+    if (frame := kept(records)).empty:
+        return frame
     seeds = frame.groupby(["label", "model"], sort=False)["seed"].nunique().rename("seeds")
     mean = frame.pivot_table(index=["label", "model"], columns="language", values="f1", sort=False)
     named = mean[_order(frame)].map("{:.3f}".format).rename(columns=figures.language_name)
     return pd.concat([seeds, named], axis=1).reset_index().rename(columns={"label": "backbone"})
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(records: list[dict]) -> Figure | None:
     """A row a language: F1 of the dense models, a dot a seed; and the share of it that others keep, if any."""
+    if (frame := kept(records)).empty:
+        return None
     languages, backbones = _order(frame), list(dict.fromkeys(frame["label"]))
     dense, rest = (frame[(frame["model"] == "dense") == is_dense] for is_dense in (True, False))
     panels = 1 if rest.empty else 2

@@ -36,21 +36,6 @@ PARTS = ["query", "key", "value", "mix", "widen", "narrow"]  # of a layer, as in
 YES = {True: "yes", False: "no"}
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not of_kind(records, "graph"):
-        return {}
-    drawn: dict = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
-    further = {"table_calibration": calibration(records), "table_floor": floors(records)}
-    further["table_changed_words"] = changed_words(records)
-    drawn |= {name: table for name, table in further.items() if not table.empty}
-    if set((table := changes(records))["graph"]) & set(TICKS):
-        drawn["quantization"] = losses(table)
-    if not (drifts := alone(records)).empty:
-        drawn["sensitivity"] = sensitivity(drifts)
-    return drawn
-
-
 def table_6(records: list[dict]) -> pd.DataFrame:
     """Table 6: F1 of every int8 graph, what Spanish and Dutch lose against the float graph, and the paper's.
 
@@ -164,9 +149,11 @@ def alone(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "corpus", "seed", "layer", "part", "share", "in float"])
 
 
-def losses(changes: pd.DataFrame) -> Figure:
+def losses(records: list[dict]) -> Figure | None:
     """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
-    frame = changes[changes["graph"].isin(TICKS)].rename(columns={"graph": "setting", "points": "value"})
+    frame = changes(records).query("graph in @TICKS").rename(columns={"graph": "setting", "points": "value"})
+    if frame.empty:
+        return None
     studies = list(frame.groupby(["label", "corpus"], sort=False))
     with figures.drawing(6.9, 0.3 + 2.3 * len(studies)) as drawn:
         grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)
@@ -188,8 +175,10 @@ def losses(changes: pd.DataFrame) -> Figure:
     return drawn
 
 
-def sensitivity(drifts: pd.DataFrame) -> Figure:
+def sensitivity(records: list[dict]) -> Figure | None:
     """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
+    if (drifts := alone(records)).empty:
+        return None
     studies = drifts.groupby(["label", "corpus"])
     most = int(studies["layer"].nunique().max())
     with figures.drawing(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)) as drawn:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures, speed_figures, tables
+from mmalib.reports import figures, tables
 from mmalib.speed import throughput
 
 # printed name → the cases that are it here; the paper does not say in which pattern its models are sparse
@@ -28,23 +28,6 @@ PRINTED = {
 }
 EXTRACTS = {7: 11, 9: 10}
 OPEN = ("onnxruntime", "openvino", "torch")
-WAYS = {"heads": "figure_6_7", "uniform": "figure_8_9"}
-
-
-def draw(records: list[dict]) -> dict:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    measured = rows(records)
-    drawn: dict = {}
-    if not measured.empty:
-        drawn |= {f"table_{number}": table(measured, number) for number in sorted([*PRINTED, *EXTRACTS])}
-        drawn["table_speed_open"] = fastest(measured)
-        drawn["speedups"] = speed_figures.speedups(measured, printed_best())
-        for way, name in WAYS.items():
-            if (measured["case"].str.startswith(way)).any():
-                drawn[name] = speed_figures.shrinking(measured, way)
-    if not (sized := table_17(records)).empty:
-        drawn["table_17_obert"] = sized
-    return drawn
 
 
 def rows(records: list[dict]) -> pd.DataFrame:
@@ -64,14 +47,14 @@ def rows(records: list[dict]) -> pd.DataFrame:
     return made.drop_duplicates(["case", "runtime", "batch"], keep="last").reset_index(drop=True) if lines else made
 
 
-def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
+def table(records: list[dict], number: int) -> pd.DataFrame:
     """One of the paper's tables: samples/s and speed-up, ours and the paper's, side by side."""
     if number in EXTRACTS:
-        complete = table(measured, EXTRACTS[number])
+        complete = table(records, EXTRACTS[number])
         order = complete["samples/s"].fillna(complete["paper samples/s"] - 1e6).fillna(-1e9)  # what ran comes first
         best = complete.loc[order.groupby([complete["measured as"], complete["runtime"]]).idxmax()]
         return best.sort_index().reset_index(drop=True)
-    paper = tables.paper(number).rename(columns={"batch_size": "batch"})
+    measured, paper = rows(records), tables.paper(number).rename(columns={"batch_size": "batch"})
     made = []
     for printed, names in PRINTED[number].items():
         theirs = paper[paper["model"] == printed]
@@ -89,12 +72,12 @@ def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-def fastest(measured: pd.DataFrame) -> pd.DataFrame:
+def fastest(records: list[dict]) -> pd.DataFrame:
     """The fastest cases in maintained open runtimes, each at its best batch and setting, and the paper's best.
 
     The best is chosen in every second turn and its speed-up read in the others.
     """
-    speeds = measured.dropna(subset=["ratio"]).sort_values("chosen by", ascending=False)
+    speeds = rows(records).dropna(subset=["ratio"]).sort_values("chosen by", ascending=False)
     is_open = speeds["runtime"].str.split(":").str[0].isin(OPEN)
     lines = []
     for source, group, most in (("", speeds[is_open], 12), (", closed runtime", speeds[~is_open], 1)):

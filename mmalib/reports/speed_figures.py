@@ -1,10 +1,9 @@
 """Notebook 07's figures: speed-ups of all cases, speed against what was removed, F1 against speed."""
 
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from mmalib.reports import figures
+from mmalib.reports import figures, speed, speed_real
 
 RUNTIMES = {  # name → (how it is written, colour, marker); colours are none of a language's
     "onnxruntime": ("ONNX Runtime", "#CCBB44", "o"),
@@ -16,8 +15,9 @@ SHADES = {1: "#88AACC", 4: "#4477AA", 8: "#223355"}  # batch → colour
 TICKS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def speedups(measured: pd.DataFrame, printed_best: float) -> Figure:
+def speedups(records: list[dict]) -> Figure:
     """Every case at its best batch: a dot a runtime, on a logarithmic scale; the paper's best as a line."""
+    measured, printed_best = speed.rows(records), speed.printed_best()
     listed = measured[~measured["case"].str.startswith("obert")]  # they have a table of their own
     speeds = listed.dropna(subset=["ratio"]).assign(family=lambda rows: rows["runtime"].str.split(":").str[0])
     best = speeds.groupby(["case", "family"])["ratio"].max().unstack()
@@ -39,9 +39,13 @@ def speedups(measured: pd.DataFrame, printed_best: float) -> Figure:
     return drawn
 
 
-def shrinking(measured: pd.DataFrame, way: str) -> Figure:
+def shrinking(records: list[dict], way: str) -> Figure | None:
     """Samples a second against the share of heads ("heads"), or of heads and neurons ("uniform"), that is gone."""
-    of_way = (measured["case"] == "base") | measured["case"].str.startswith(f"{way} ")
+    measured = speed.rows(records)
+    of_way = measured["case"].str.startswith(f"{way} ")
+    if not of_way.any():
+        return None
+    of_way |= measured["case"] == "base"
     kept = measured[of_way & measured["runtime"].isin(RUNTIMES)].dropna(subset=["ratio"])
     batches = sorted(kept["batch"].unique())
     names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
@@ -67,12 +71,13 @@ def shrinking(measured: pd.DataFrame, way: str) -> Figure:
     return drawn
 
 
-def pareto(points: pd.DataFrame) -> Figure:
+def pareto(records: list[dict]) -> Figure | None:
     """F1 against speed-up of the trained models beside the paper's; those that no other beats are joined and numbered.
 
     Hollow: Spanish and Dutch text has been read, without its labels.
     """
-    points = points.sort_values("speed-up", ascending=False)
+    if (points := speed_real.trained(records)).empty:
+        return None
     best, printed = points[points["front"]], points[points["source"] == "paper"]
     with figures.drawing(6.9, 2.9) as drawn:
         axes = drawn.subplots()

@@ -6,19 +6,8 @@ import pandas as pd
 
 from mmalib import runtimes
 from mmalib.plan import of_kind
-from mmalib.reports import speed, speed_figures, tables
+from mmalib.reports import speed, tables
 from mmalib.reports.compare import of_part
-
-
-def draw(records: list[dict]) -> dict:
-    """Every table and figure of text and of trained models by its file's name, from the records alone."""
-    drawn: dict = {}
-    if not (text := text_table(records)).empty:
-        drawn["table_real_text"], drawn["table_latency"] = text, latency_table(records)
-    if not (points := trained(records)).empty:
-        drawn["table_f1_speed"] = points
-        drawn["f1_against_speed"] = speed_figures.pareto(points)
-    return drawn
 
 
 def text_table(records: list[dict]) -> pd.DataFrame:

@@ -18,21 +18,6 @@ KEPT = 0.95  # F1 has begun to fall where less than this share of it is left
 TITLES = {"heads": "Michel: heads wherever they are", "uniform": "Uniform: the same in every layer"}
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    pruned, drawn = of_kind(records, "structured"), {}
-    if pruned:
-        drawn["table_structured"] = table(pruned)
-    for name, method in (("figure_1", "heads"), ("figure_2", "uniform")):
-        if of_method := [record for record in pruned if record["settings"]["method"] == method]:
-            drawn[name] = falling(store.curves(of_method), method)
-            if method == "heads":
-                drawn["heads_removed"] = removal_map(of_method)
-    if cuts := of_kind(records, "vocabulary"):
-        drawn["table_vocabulary"] = vocabulary_table(cuts, records)
-    return drawn
-
-
 def knee(shares: Sequence[float], f1: Sequence[float]) -> float:
     """The share at which F1 first falls under `KEPT` of its start, by a straight line; nan where it never does."""
     wanted = KEPT * f1[0]
@@ -65,14 +50,14 @@ def knees(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table(pruned: list[dict]) -> pd.DataFrame:
+def table(records: list[dict]) -> pd.DataFrame:
     """F1, multilingual score, parameters and size at a few shares of heads removed, mean and deviation over seeds."""
     rows = [
         {"backbone": settings["label"], "corpus": settings["corpus"], "method": settings["method"]}
         | {"recovered": "yes" if point["recovered"] else "no", "share": f"{point['share']:.0%}"}
         | {"million parameters": point["parameters"] / 1e6, "MB": point["megabytes"]}
         | tables.scores_of(point, record["curve"][0])
-        for record in pruned
+        for record in of_kind(records, "structured")
         for point in record["curve"]
         if np.isclose(point["share"], SHARES, atol=1e-6).any() and (settings := record["settings"])
     ]
@@ -81,9 +66,11 @@ def table(pruned: list[dict]) -> pd.DataFrame:
     return made.sort_values(about)
 
 
-def falling(curves: pd.DataFrame, method: str) -> Figure:
+def falling(records: list[dict], method: str) -> Figure | None:
     """F1 against the share of heads removed: a line a language and split, as pruned and recovered, knees marked."""
-    curves = curves[curves["method"] == method]
+    if not (pruned := _by(method, records)):
+        return None
+    curves = store.curves(pruned)
     with figures.drawing(6.9, 2.5) as drawn:
         for axes, recovered in zip(drawn.subplots(1, 2, sharey=True), (False, True), strict=True):
             panel = curves[curves["recovered"] == recovered]
@@ -121,11 +108,13 @@ def lines_(axes: Axes, curves: pd.DataFrame, along: str, knees: Mapping[str, Seq
     figures.label_ends(axes, ends)
 
 
-def removal_map(records: list[dict]) -> Figure:
+def removal_map(records: list[dict]) -> Figure | None:
     """Layer × head of every seed, coloured by the share of heads that was gone when this one went."""
-    with figures.drawing(min(6.9, 1.5 + 1.9 * len(records)), 2.1) as drawn:
-        panels = drawn.subplots(1, len(records), squeeze=False, sharey=True)[0]
-        for axes, record in zip(panels, records, strict=True):
+    if not (pruned := _by("heads", records)):
+        return None
+    with figures.drawing(min(6.9, 1.5 + 1.9 * len(pruned)), 2.1) as drawn:
+        panels = drawn.subplots(1, len(pruned), squeeze=False, sharey=True)[0]
+        for axes, record in zip(panels, pruned, strict=True):
             first = record["curve"][0]["heads_left"]
             gone = np.full((len(first), max(map(len, first))), np.nan)  # [layers, heads]; nan: stayed to the end
             for point in reversed(record["curve"]):
@@ -147,17 +136,21 @@ def removal_map(records: list[dict]) -> Figure:
     return drawn
 
 
-def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
+def vocabulary_table(records: list[dict]) -> pd.DataFrame:
     """What cutting the vocabulary saves and what it costs, beside the model it was cut from."""
     rows = [
         {"run": cut["run"], "vocabulary": name, "MB": round(size["megabytes"], 1)}
         | {"million parameters": round(size["parameters"] / 1e6, 2)}
         | {"of these embedding": f"{size['embedding_parameters'] / size['parameters']:.0%}"}
         | tables.scores_of(scored)
-        for cut in cuts
+        for cut in of_kind(records, "vocabulary")
         for name, size, scored in (
             ("whole", cut["before"], of_part(cut, "base", records) or {"scores": {}}),
             ("cut", cut["after"], cut),
         )
     ]
     return tables.over_seeds(rows, list(rows[0])[:5], tables.F1)
+
+
+def _by(method: str, records: list[dict]) -> list[dict]:
+    return [record for record in of_kind(records, "structured") if record["settings"]["method"] == method]

@@ -10,38 +10,14 @@ from mmalib.reports import figures, tables
 from mmalib.reports.compare import of_part, retention
 from mmalib.reports.structured import knee, lines_
 
-CURVES = {  # file → what the paper drew there
-    "figure_3": ("obs", "cubic"),
-    "figure_4": ("obs", "linear"),
-    "figure_5": ("magnitude", "cubic"),
-}
 COLLAPSED = 50.0  # % of English: a model that keeps less is named in the figure and not drawn
 MARKERS = {"random": "x", "magnitude": "s", "movement": "^", "obs": "o"}
 NAMES = {"random": "random", "magnitude": "magnitude", "movement": "movement", "obs": "second order"}
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    drawn: dict[str, pd.DataFrame | Figure] = {}
-    if pruned := gradual_runs(records):
-        drawn |= {"table_3": table_3(records), "retention": kept(records)}
-        there = {_how(run) for run in pruned}
-        drawn |= {name: on_the_way(records, *how) for name, how in CURVES.items() if how in there}
-    of_kinds = {
-        "table_oneshot": ("one-shot", one_shot_table),
-        "table_trials": ("trial", trials_table),
-        "table_movement": ("movement", movement_table),
-    }
-    return drawn | {name: table(of) for name, (kind, table) in of_kinds.items() if (of := of_kind(records, kind))}
-
-
 def gradual_runs(records: list[dict]) -> list[dict]:
     """The records of the gradually pruned models that share one recipe: not of those that the dense model taught."""
     return [record for record in of_kind(records, "gradual") if "hardness" not in record["settings"]]
-
-
-def _how(run: dict) -> tuple[str, str]:
-    return run["settings"]["method"], run["settings"]["schedule"]
 
 
 def table_3(records: list[dict]) -> pd.DataFrame:
@@ -60,10 +36,13 @@ def table_3(records: list[dict]) -> pd.DataFrame:
     return tables.beside_paper(tables.over_seeds(rows, about), 3, schedule="", teacher="")
 
 
-def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure:
+def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | None:
     """F1 of every language and split against sparsity while it grows, for the highest final sparsity."""
-    runs = [run for run in gradual_runs(records) if _how(run) == (criterion, schedule)]
-    share = max(run["settings"]["share"] for run in runs)
+    how = {"method": criterion, "schedule": schedule}
+    runs = [run for run in gradual_runs(records) if how.items() <= run["settings"].items()]
+    share = max((run["settings"]["share"] for run in runs), default=None)
+    if share is None:
+        return None
     runs = [run for run in runs if run["settings"]["share"] == share]
     lines = store.curves([run | {"curve": held(run)} for run in runs])
     knees = {language: [] for language in figures.COLOURS}
@@ -133,14 +112,14 @@ def kept(records: list[dict]) -> Figure:
     return drawn
 
 
-def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
+def one_shot_table(records: list[dict]) -> pd.DataFrame:
     """Pruned at once and never trained again: test F1 by criterion, sparsity and pattern."""
     rows = [
         {"sparsity": f"{point['share']:.0%}", "pattern": "single" if point["pattern"] == "1" else point["pattern"]}
         | {"criterion": NAMES[settings["method"]], "model": settings["label"], "corpus": settings["corpus"]}
         | {"order": (point["share"], point["pattern"], settings["label"], settings["corpus"], settings["method"])}
         | tables.scores_of(point)
-        for record in at_once
+        for record in of_kind(records, "one-shot")
         for point in record["curve"]
         if (settings := record["settings"])
     ]
@@ -148,11 +127,11 @@ def one_shot_table(at_once: list[dict]) -> pd.DataFrame:
     return tables.over_seeds(rows, ("sparsity", "pattern", "criterion", "model", "corpus", "seeds"), tables.F1)
 
 
-def trials_table(tried: list[dict]) -> pd.DataFrame:
+def trials_table(records: list[dict]) -> pd.DataFrame:
     """What was tried for every criterion, with the English dev F1 that alone decided."""
     names = ("rate", "cycles", "initial", "updates", "every", "begin", "score_rate", "per_matrix", "damp")
     rows, keys = [], ("corpus", "method", "trial")
-    for record in sorted(tried, key=lambda record: [record["settings"][key] for key in keys]):
+    for record in sorted(of_kind(records, "trial"), key=lambda record: [record["settings"][key] for key in keys]):
         settings = record["settings"]
         row = {"criterion": NAMES[settings["method"]], "trial": settings["trial"], "corpus": settings["corpus"]}
         row |= {name.replace("_", " "): "" if settings.get(name) is None else f"{settings[name]:g}" for name in names}
@@ -160,9 +139,9 @@ def trials_table(tried: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def movement_table(steps: list[dict]) -> pd.DataFrame:
+def movement_table(records: list[dict]) -> pd.DataFrame:
     """What keeps movement alive: each setting adds one thing to the one before; the English dev F1 that is left."""
-    steps = sorted(steps, key=lambda record: list(MOVEMENT).index(record["settings"]["step"]))
+    steps = sorted(of_kind(records, "movement"), key=lambda record: list(MOVEMENT).index(record["settings"]["step"]))
     return pd.DataFrame(
         {"setting": settings["step"], "model": settings["label"], "corpus": settings["corpus"]}
         | {"sparsity": f"{settings['share']:.0%}"}
