@@ -36,14 +36,6 @@ def test_retention_of_nothing_is_not_a_number():
     assert kept == pytest.approx({"en": 50.0, "es": 102.5})
 
 
-@pytest.mark.parametrize("score", [multilingual_score, retention])
-def test_runs_that_cannot_be_compared(score):
-    with pytest.raises(ValueError, match="scored on en, es and the base on en, es, nl"):
-        score({name: PRUNED[name] for name in ("en", "es")}, BASE, "test")
-    with pytest.raises(ValueError, match="split 'test' of nl is not scored in both runs"):
-        score(PRUNED, {**BASE, "nl": {"dev": {"f1": 0.6}}}, "test")
-
-
 def test_the_record_of_a_part_is_found_by_its_run():
     base, other = {"run": "01-a", "needs": {}}, {"run": "02-b", "needs": {"base": "01-a", "start": "01-gone"}}
     assert of_part(other, "base", [other, base]) is base

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures, intervals
+from mmalib.reports import figures
 from mmalib.reports.compare import of_part, of_the_study
-from mmalib.reports.intervals import UNSEEN
+from mmalib.reports.intervals import NOTHING, UNSEEN
 
 
 def text(records: Sequence[dict]) -> str:
@@ -17,11 +17,12 @@ def text(records: Sequence[dict]) -> str:
 
 
 def _dense(records: list[dict]) -> str:
-    models = pd.DataFrame([_row(record) for record in of_kind(records, "baseline")])
-    if models.empty:
+    rows = [{"label": record["settings"]["label"], **_f1(record)} for record in of_kind(records, "baseline")]
+    if not rows:
         return "No model has been tuned yet."
-    best = models.groupby("label")["en"].mean().idxmax()
-    mean, seeds = models[models["label"] == best].mean(numeric_only=True), int((models["label"] == best).sum())
+    models = pd.DataFrame(rows).groupby("label")
+    best = models["en"].mean().idxmax()
+    mean, seeds = models.mean().loc[best], int(models.size()[best])
     others = " and ".join(f"{mean[name]:.2f} in {figures.LANGUAGE_NAMES[name]}" for name in UNSEEN)
     return (
         f"Tuned on English names alone, `{best}` finds those of English with F1 {mean['en']:.2f}, and those of "
@@ -31,23 +32,21 @@ def _dense(records: list[dict]) -> str:
 
 def _compressed(records: list[dict]) -> str:
     rows = []
-    for record in [*of_kind(records, "combination"), *of_kind(records, "gradual"), *of_kind(records, "student")]:
-        base = of_part(record, "base", records)
-        if base and not record["settings"].get("sees_target_text") and record["settings"].get("setting") != "plain":
-            one, dense = _row(record), _row(base)
-            unseen = sum(one[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), intervals.NOTHING)
-            rows.append({"run": record["run"], "en": one["en"] / max(dense["en"], intervals.NOTHING), "unseen": unseen})
+    for record in of_kind(records, "combination", "gradual", "student"):
+        base, settings = of_part(record, "base", records), record["settings"]
+        if base and not settings.get("sees_target_text") and settings.get("setting") != "plain":
+            f1, dense = _f1(record), _f1(base)
+            unseen = sum(f1[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), NOTHING)
+            rows.append((unseen, f1["en"] / max(dense["en"], NOTHING), record["run"]))
     if not rows:
         return "What pruning, students and int8 leave of that has not been run on it yet."
-    made = pd.DataFrame(rows)
-    best = made.loc[made["unseen"].idxmax()]
-    worse = (made["unseen"] < made["en"]).sum()
+    worse = sum(unseen < english for unseen, english, _ in rows)
+    unseen, english, best = max(rows, key=lambda row: row[0])
     return (
-        f"Made smaller, {worse} of {len(made)} models lose more of the unseen languages than of English; the most "
-        f"faithful (`{best['run']}`) keeps {best['unseen']:.0%} of them and {best['en']:.0%} of English."
+        f"Made smaller, {worse} of {len(rows)} models lose more of the unseen languages than of English; the most "
+        f"faithful (`{best}`) keeps {unseen:.0%} of them and {english:.0%} of English."
     )
 
 
-def _row(record: dict) -> dict:
-    f1 = {name: splits["test"]["f1"] for name, splits in record["scores"].items()}
-    return {"label": record["settings"]["label"], **f1}
+def _f1(record: dict) -> dict[str, float]:
+    return {name: splits["test"]["f1"] for name, splits in record["scores"].items()}

@@ -1,6 +1,7 @@
 """Scores of one run against those of another: what it lost in the unseen languages, what it keeps."""
 
 from collections.abc import Iterable
+from math import nan
 
 
 def of_part(record: dict, part: str, records: Iterable[dict]) -> dict | None:
@@ -19,23 +20,9 @@ def of_the_study(records: Iterable[dict]) -> list[dict]:
 
 def multilingual_score(scores: dict, base: dict, split: str) -> float:
     """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
-    pairs = _f1_pairs(scores, base, split)
-    return sum((f1 - base_f1 for language, (f1, base_f1) in pairs.items() if language != "en"), 0.0)
+    return sum(scores[name][split]["f1"] - base[name][split]["f1"] for name in scores if name != "en")
 
 
 def retention(scores: dict, base: dict, split: str) -> dict[str, float]:
     """The percentage of the base's F1 that the model keeps, per language; nan where the base has none."""
-    pairs = _f1_pairs(scores, base, split)
-    return {name: 100 * f1 / base_f1 if base_f1 else float("nan") for name, (f1, base_f1) in pairs.items()}
-
-
-def _f1_pairs(scores: dict, base: dict, split: str) -> dict[str, tuple[float, float]]:
-    if set(scores) != set(base):
-        raise ValueError(
-            f"The model is scored on {', '.join(sorted(scores))} and the base on {', '.join(sorted(base))}. "
-            "Compare runs that were scored on the same languages."
-        )
-    for language in scores:
-        if split not in scores[language] or split not in base[language]:
-            raise ValueError(f"The split {split!r} of {language} is not scored in both runs. Score it in both.")
-    return {language: (scores[language][split]["f1"], base[language][split]["f1"]) for language in scores}
+    return {name: 100 * scores[name][split]["f1"] / (base[name][split]["f1"] or nan) for name in scores}

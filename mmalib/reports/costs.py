@@ -17,7 +17,8 @@ def table(records: list[dict]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     grouped = pd.DataFrame(rows).groupby(["notebook", "kind"])
-    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", _each)).reset_index()
+    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", set)).reset_index()
+    costs["cores"] = [", ".join(map(str, sorted(cores))) for cores in costs["cores"]]
     return costs.assign(minutes=costs["minutes"].map("{:.1f}".format))
 
 
@@ -29,7 +30,3 @@ def _kind(settings: dict) -> str:
     if settings["notebook"] == "03" and "share" in settings:
         kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")
     return kind
-
-
-def _each(values: pd.Series) -> str:
-    return ", ".join(str(value) for value in sorted(set(values)))

@@ -52,14 +52,6 @@ def table_6(records: list[dict]) -> pd.DataFrame:
     return tables.beside_paper(ours, 6, **{"trained on": ""})
 
 
-def printed_mls(split_of_base: str) -> pd.DataFrame:
-    """The multilingual scores of the paper's table 6, made from its F1 and mlbert's of its table 1 on one split.
-
-    The printed ones, those of test too, follow from mlbert's F1 on dev.
-    """
-    return tables.printed_mls(6, "mlbert", dict.fromkeys(("dev", "test"), split_of_base))
-
-
 def sizes(records: list[dict]) -> pd.DataFrame:
     """Size on disk, and the share of zeros in the weights that are int8, before and after rounding."""
     rows = [

@@ -17,17 +17,16 @@ TICKS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 def speedups(records: list[dict]) -> Figure:
     """Every case at its best batch: a dot a runtime, on a logarithmic scale; the paper's best as a line."""
-    measured, printed_best = speed.rows(records), speed.printed_best()
-    listed = measured[~measured["case"].str.startswith("obert")]  # they have a table of their own
-    speeds = listed.dropna(subset=["ratio"]).assign(family=lambda rows: rows["runtime"].str.split(":").str[0])
-    best = speeds.groupby(["case", "family"])["ratio"].max().unstack()
+    speeds, printed_best = speed.rows(records).dropna(subset=["ratio"]), speed.printed_best()
+    speeds = speeds[~speeds["case"].str.startswith("obert")]  # they have a table of their own
+    best = speeds.groupby(["case", speeds["runtime"].str.split(":").str[0]])["ratio"].max().unstack()
     best = best.loc[best.max(axis=1).sort_values().index]
     with figures.drawing(6.9, 0.9 + 0.17 * len(best)) as drawn:
         axes = drawn.subplots()
+        edge = {"markeredgecolor": "black", "markeredgewidth": 0.3}
         for family, (name, colour, marker) in RUNTIMES.items():
             if family in best:
-                axes.plot(best[family], range(len(best)), marker, color=colour, label=name, markeredgecolor="black",
-                          markeredgewidth=0.3)  # fmt: skip
+                axes.plot(best[family], range(len(best)), marker, color=colour, label=name, **edge)
         axes.axvline(printed_best, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
         text, where = f"the paper's best\n{printed_best:.1f}×, DeepSparse", ("data", "axes fraction")
         figures.note(axes, text, (printed_best, 0.01), xycoords=where, va="bottom")
@@ -45,20 +44,17 @@ def shrinking(records: list[dict], way: str) -> Figure | None:
     of_way = measured["case"].str.startswith(f"{way} ")
     if not of_way.any():
         return None
-    of_way |= measured["case"] == "base"
-    kept = measured[of_way & measured["runtime"].isin(RUNTIMES)].dropna(subset=["ratio"])
-    batches = sorted(kept["batch"].unique())
+    kept = measured[of_way | (measured["case"] == "base")].dropna(subset=["ratio"])
     names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
+    markers = dict(zip(sorted(kept["batch"].unique()), "os^Dv", strict=False))
     with figures.drawing(6.9, 2.3) as drawn:
         panels = drawn.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=False):
-            for number, batch in enumerate(batches):
-                line = kept[(kept["runtime"] == name) & (kept["batch"] == batch)].sort_values(way)
-                colour = SHADES.get(batch, "#4477AA")
-                middle = line["samples_per_second"]
+            for batch, line in kept[kept["runtime"] == name].sort_values(way).groupby("batch"):
+                middle, look = line["samples_per_second"], {"marker": markers[batch], "capsize": 2, "elinewidth": 0.6}
                 spread = [middle - line["samples_per_second_low"], line["samples_per_second_high"] - middle]
-                axes.errorbar(line[way], middle, spread, marker="os^Dv"[number % 5], color=colour, capsize=2,
-                              elinewidth=0.6, label=f"batch {batch}")  # fmt: skip
+                colour = SHADES.get(batch, "#4477AA")
+                axes.errorbar(line[way], middle, spread, color=colour, label=f"batch {batch}", **look)
             axes.set_title(RUNTIMES[name][0], loc="left")
             axes.set_xlim(-0.04, 1)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -78,27 +74,27 @@ def pareto(records: list[dict]) -> Figure | None:
     """
     if (points := speed_real.trained(records)).empty:
         return None
-    best, printed = points[points["front"]], points[points["source"] == "paper"]
+    best, is_printed = points[points["front"]], points["source"] == "paper"
+    families = points["runtime"].str.split(":").str[0]
     with figures.drawing(6.9, 2.9) as drawn:
         axes = drawn.subplots()
         for family, (name, colour, marker) in RUNTIMES.items():
-            ours = points[(points["runtime"].str.split(":").str[0] == family) & (points["source"] != "paper")]
+            ours = points[(families == family) & ~is_printed]
             for read, face in (("", colour), ("yes", "white")):
-                group = ours[ours["text read"] == read]
-                axes.plot(group["speed-up"], group["F1"], marker, color=colour, markerfacecolor=face,
-                          label=name if face == colour and len(ours) else None)  # fmt: skip
+                group, label = ours[ours["text read"] == read], name if not read and len(ours) else None
+                axes.plot(group["speed-up"], group["F1"], marker, color=colour, markerfacecolor=face, label=label)
+        printed = points[is_printed]
         axes.plot(printed["speed-up"], printed["F1"], "X", color="#999999", label="the paper's models")
+        below = {"xytext": (4, -8), "va": "baseline", "fontsize": 6, "color": "#777777"}
         for row in printed.to_dict("records"):
-            axes.annotate(row["model"], (row["speed-up"], row["F1"]), xytext=(4, -8), textcoords="offset points",
-                          fontsize=6, color="#777777")  # fmt: skip
+            figures.note(axes, row["model"], (row["speed-up"], row["F1"]), **below)
         axes.plot(best["speed-up"], best["F1"], color="black", linewidth=0.8, zorder=1)
-        for number, row in enumerate(best.drop_duplicates("model").to_dict("records"), start=1):
-            where = {"xytext": (4, 4), "va": "baseline"}
-            figures.note(axes, str(number), (row["speed-up"], row["F1"]), fontweight="bold", **where)
-        names = [f"{number}  {name}" for number, name in enumerate(best["model"].drop_duplicates(), start=1)]
-        axes.annotate(
-            "\n".join(names), (1.02, 1), xycoords="axes fraction", va="top", fontsize=6, annotation_clip=False
-        )
+        numbered = best.drop_duplicates("model").to_dict("records")
+        for number, row in enumerate(numbered, start=1):
+            where = {"xytext": (4, 4), "va": "baseline", "fontweight": "bold"}
+            figures.note(axes, str(number), (row["speed-up"], row["F1"]), **where)
+        names = "\n".join(f"{number}  {row['model']}" for number, row in enumerate(numbered, start=1))
+        axes.annotate(names, (1.02, 1), xycoords="axes fraction", va="top", fontsize=6, annotation_clip=False)
         _log_x(axes, points["speed-up"].tolist())
         axes.margins(y=0.12)
         axes.set_xlabel("speed-up over dense float32 XLM-R base in ONNX Runtime, same batch and length")

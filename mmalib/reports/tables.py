@@ -49,12 +49,13 @@ def printed_rows(table: int, scores: Sequence[str] = SCORES, **about) -> list[di
     ]
 
 
-def printed_mls(table: int, base: str, splits: dict[str, str]) -> pd.DataFrame:
-    """Multilingual scores made from the F1 of a printed table and one baseline's of table 1, on a split each."""
+def printed_mls(table: int, base: str, split_of_base: str | None = None) -> pd.DataFrame:
+    """Multilingual scores from a printed table and a baseline of table 1, on the same split or a given one."""
     printed, baseline = paper(table), paper(1).set_index("model").loc[base]
     made = printed[["model"]].copy()
-    for split, other in splits.items():
-        made[f"mls {split}"] = sum(printed[f"{name}_{split}"] - baseline[f"{name}_{other}"] for name in ("es", "nl"))
+    for split in ("dev", "test"):
+        f1 = [printed[f"{name}_{split}"] - baseline[f"{name}_{split_of_base or split}"] for name in ("es", "nl")]
+        made[f"mls {split}"] = sum(f1)
     return made
 
 

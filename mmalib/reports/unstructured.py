@@ -1,6 +1,5 @@
 """Notebook 03, from records: table 3, figures 3 to 5 of the paper, who keeps which languages, one-shot and trials."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -78,33 +77,28 @@ def held(record: dict) -> list[dict]:
 
 def kept(records: list[dict]) -> Figure:
     """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
+    points, collapsed = [], []
+    for record in gradual_runs(records):
+        base, settings = of_part(record, "base", records), record["settings"]
+        if base and settings["schedule"] == SCHEDULE[settings["method"]]:
+            left = retention(record["scores"], base["scores"], "test")
+            point = {"what": f"{NAMES[settings['method']]} {settings['share']:.0%}", "x": left["en"]}
+            point |= {"y": (left["es"] + left["nl"]) / 2, "marker": MARKERS[settings["method"]]}
+            point |= {"colour": {0.8: "#66CCEE", 0.9: "#AA3377"}.get(settings["share"], "#4477AA")}
+            (points if left["en"] >= COLLAPSED else collapsed).append(point)
+    shown = pd.DataFrame(points, columns=["what", "x", "y", "marker", "colour"])
     with figures.drawing(3.4, 2.9) as drawn:
         axes = drawn.subplots()
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
-        named, collapsed = {}, []
-        for record in gradual_runs(records):
-            base = of_part(record, "base", records)
-            share, criterion = record["settings"]["share"], record["settings"]["method"]
-            if base is None or record["settings"]["schedule"] != SCHEDULE[criterion]:
-                continue
-            left = retention(record["scores"], base["scores"], "test")
-            x, y = left["en"], np.mean([value for language, value in left.items() if language != "en"])
-            if not x >= COLLAPSED:
-                collapsed.append(f"{NAMES[criterion]} {share:.0%}")
-                continue
-            colour = {0.8: "#66CCEE", 0.9: "#AA3377"}.get(share, "#4477AA")
-            axes.plot(x, y, MARKERS[criterion], color=colour, markersize=4.5, markeredgecolor="white")
-            named.setdefault((criterion, share), []).append((x, y, colour))
-        axes.set_xlim(min([60.0, *(x - 5 for points in named.values() for x, *_ in points)]), 105)
-        lowest = min([60.0, *(y - 5 for points in named.values() for _, y, _ in points)])
-        axes.set_ylim(max(0.0, lowest), 105)
-        ends = [
-            (np.mean([y for _, y, _ in points]), f"{NAMES[criterion]} {share:.0%}", points[0][2])
-            for (criterion, share), points in named.items()
-        ]
+        for point in shown.itertuples():
+            axes.plot(point.x, point.y, point.marker, color=point.colour, markersize=4.5, markeredgecolor="white")
+        axes.set_xlim(min([60.0, *(shown["x"] - 5)]), 105)
+        axes.set_ylim(max(0.0, min([60.0, *(shown["y"] - 5)])), 105)
+        ends = [(one["y"].mean(), what, colour) for (what, colour), one in shown.groupby(["what", "colour"])]
         figures.label_ends(axes, ends)
         if collapsed:
-            under = "\n".join([f"under {COLLAPSED:.0f}%, not drawn:", *dict.fromkeys(collapsed)])
+            names = dict.fromkeys(point["what"] for point in collapsed)
+            under = "\n".join([f"under {COLLAPSED:.0f}%, not drawn:", *names])
             axes.text(0.97, 0.03, under, transform=axes.transAxes, ha="right", fontsize=7, in_layout=False)
         axes.set_xlabel("English: % of the dense F1 kept")
         axes.set_ylabel("Spanish and Dutch: % kept")
