@@ -16,7 +16,6 @@ from mmalib.graph import export
 from mmalib.model import backbones, disk
 from mmalib.prune import sparsity
 from mmalib.reports import speed as report
-from mmalib.reports import speed_figures
 from mmalib.reports import speed_real as real
 from mmalib.speed import cases, realtext, shapes, throughput
 from mmalib.speed.cases import Case
@@ -322,7 +321,7 @@ def test_everything_is_drawn_and_what_lacks_is_named(records):
     again = {**trained, "f1_in": {"openvino": {"en": 0.7, "es": 0.3, "nl": 0.5}}}
     points = real.trained([again]).set_index("model")
     assert points.loc["01-e5", shown].tolist() == ["openvino", 1.2, "openvino", 0.5]
-    assert len(speed_figures.shrinking(records, "heads").axes) == 3
+    assert len(report.shrinking(records, "heads").axes) == 3
     runs = plan.runs(dataclasses.replace(SMOKE, speed_cases=None), "sample", "07")
     lacking = [records[0]["run"], *(plan.speed_name(f"text {name}", "sample") for name in plan.READERS)]
     assert plan.missing(records[1:], [run for run in runs if run.kind != "trained"]) == lacking

@@ -22,7 +22,6 @@ from mmalib.reports import (
     languages,
     quantization,
     speed,
-    speed_figures,
     speed_real,
     structured,
     tables,
@@ -54,11 +53,11 @@ DRAWN = {  # by the kind of runs that it needs: the name of each file, and what 
     "combination": {"table_8": combined.table_8, "table_combined": combined.contents, "table_best": combined.goals}
     | {"table_sums": combined.sums_table, "sums": combined.sums_figure},
     "shape": {f"table_{number}": partial(speed.table, number=number) for number in (2, 5, 7, 9, 10, 11)}
-    | {"table_speed_open": speed.fastest, "table_17_obert": speed.table_17, "speedups": speed_figures.speedups}
-    | {"figure_6_7": partial(speed_figures.shrinking, way="heads")}
-    | {"figure_8_9": partial(speed_figures.shrinking, way="uniform")},
+    | {"table_speed_open": speed.fastest, "table_17_obert": speed.table_17, "speedups": speed.speedups}
+    | {"figure_6_7": partial(speed.shrinking, way="heads")}
+    | {"figure_8_9": partial(speed.shrinking, way="uniform")},
     "text": {"table_real_text": speed_real.text_table, "table_latency": speed_real.latency_table},
-    "trained": {"table_f1_speed": speed_real.trained, "f1_against_speed": speed_figures.pareto},
+    "trained": {"table_f1_speed": speed_real.trained, "f1_against_speed": speed_real.pareto},
     "layers": {"table_layers": compound.layers},
     "compound": {"table_patience": compound.patience},
     "compound speed": {"table_compound": compound.compound, "compound": compound.recall},

@@ -152,15 +152,12 @@ def parts(record: dict) -> list[dict[str, str]]:
 
 
 def _combinations(records: list[dict]) -> list[dict]:
-    """In the order of the table."""
-    order = [*PRINTED, "distil-text-q", *HALVED]
-
-    def place(record: dict) -> tuple:
-        settings = record["settings"]
-        known = settings["combination"] in order
-        return settings["corpus"], order.index(settings["combination"]) if known else len(order), settings["seed"]
-
-    return sorted(of_kind(records, "combination"), key=place)
+    """In the order of the table, what is in none of the profiles' last."""
+    place = {name: number for number, name in enumerate((*PRINTED, "distil-text-q", *HALVED))}
+    return sorted(
+        of_kind(records, "combination"),
+        key=lambda record: (record["settings"]["corpus"], place.get(record["settings"]["combination"], len(place))),
+    )
 
 
 def _label(record: dict) -> str:

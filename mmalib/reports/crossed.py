@@ -1,6 +1,6 @@
 """Notebook 09, from records: the truth table of pruning × distillation × adapters on two tasks, and its figures."""
 
-import math
+from math import nan
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def table(records: list[dict]) -> pd.DataFrame:
     """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
     made = rows(records)
     made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
-    made["asked"] = ["" if math.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
+    made["asked"] = ["" if np.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
     means = {"sparsity": 3, **COSTS}
     table = tables.over_seeds(made, ("task", "row", "asked", "seeds"), list(figures.COLOURS), means)
     measured = table[[*means]].astype(object).fillna("not measured")
@@ -93,8 +93,7 @@ def emissions(records: list[dict]) -> Figure | None:
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
         drawn.supxlabel("emissions are an estimate; numbers: % of the encoder that went", fontsize=7)
-        told = [pair for axes in drawn.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-        by_row = {text: line for line, text in told}
+        by_row = {row: line for axes in drawn.axes for line, row in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
     return drawn
 
@@ -141,20 +140,20 @@ def _row(record: dict, used: dict | None) -> dict:
     settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
     task = settings.get("task", "entities")
     line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
-    line |= {"asked": settings.get("share", settings.get("times", math.nan)), "sparsity": zeros.get("measured", 0.0)}
+    line |= {"asked": settings.get("share", settings.get("times", nan)), "sparsity": zeros.get("measured", 0.0)}
     line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}
     line |= {"million parameters": record["parameters"] / 1e6}
     line |= {"MB": record.get("megabytes", 4 * record["parameters"] / 1e6)}
-    line |= {"million trained": record.get("trained_weights", math.nan) / 1e6}
-    line |= {"training minutes": timings.get("training", math.nan) / 60} | dict.fromkeys(list(COSTS)[3:5], math.nan)
+    line |= {"million trained": record.get("trained_weights", nan) / 1e6}
+    line |= {"training minutes": timings.get("training", nan) / 60}
     if estimate := record.get("emissions", {}).get("training"):  # its power, over all sittings
         line["training Wh"] = estimate["watts"] * timings.get("training", estimate["seconds"]) / 3600
     if used:
         speeds = {one["model"]: one["ratio"] for one in used["throughput"] if "failed" not in one}
-        line |= {"speed-up": speeds.get("model", math.nan)}
-        line |= {"over FT": line["speed-up"] / speeds.get("dense", math.nan)}
+        line |= {"speed-up": speeds.get("model", nan)}
+        line |= {"over FT": line["speed-up"] / speeds.get("dense", nan)}
         line |= dict(zip(("Wh per 1,000", "g CO2e per 1,000"), per_thousand(used), strict=True))
-    return dict.fromkeys(COSTS, math.nan) | line
+    return dict.fromkeys(COSTS, nan) | line
 
 
 def per_thousand(used: dict) -> tuple[float, float]:

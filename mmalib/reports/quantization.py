@@ -69,13 +69,13 @@ def sizes(records: list[dict]) -> pd.DataFrame:
 
 def calibration(records: list[dict]) -> pd.DataFrame:
     """What every calibration method came to on English dev, and which was chosen."""
-    rows = []
-    for record in of_kind(records, "graph"):
-        for method, seen in record.get("calibration", {}).get("tried", {}).items():
-            row = _about(record) | {"method": method, "en dev F1": round(seen["f1"], 4)}
-            chosen = "yes" if method == record["calibration"]["chosen"] else ""
-            rows.append(row | {"drift": float(f"{seen['drift']:.3g}"), "chosen": chosen})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        _about(record)
+        | {"method": method, "en dev F1": round(seen["f1"], 4), "drift": float(f"{seen['drift']:.3g}")}
+        | {"chosen": "yes" if method == record["calibration"]["chosen"] else ""}
+        for record in of_kind(records, "graph")
+        for method, seen in record.get("calibration", {}).get("tried", {}).items()
+    )
 
 
 def changed_words(records: list[dict]) -> pd.DataFrame:
@@ -129,16 +129,13 @@ def changes(records: list[dict]) -> pd.DataFrame:
 def alone(records: list[dict]) -> pd.DataFrame:
     """The drift when one map alone is int8, as a share of the drift when all are; a row a seed and map."""
     rows = [
-        {"label": record["settings"]["label"], "corpus": record["settings"]["corpus"]}
-        | {"seed": record["settings"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
-        | {
-            "share": row["drift"] / total if (total := record["floor"]["drift_at_first"]) > 0 else 0.0,
-            "in float": row["map"] in record["floor"]["skip"],
-        }
+        _about(record)
+        | {"layer": row["layer"] + 1, "part": row["part"], "in float": row["map"] in record["floor"]["skip"]}
+        | {"share": row["drift"] / total if (total := record["floor"]["drift_at_first"]) > 0 else 0.0}
         for record in of_kind(records, "graph")
         for row in record.get("sensitivity", [])
     ]
-    return pd.DataFrame(rows, columns=["label", "corpus", "seed", "layer", "part", "share", "in float"])
+    return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "in float", "share"])
 
 
 def losses(records: list[dict]) -> Figure | None:
@@ -171,7 +168,7 @@ def sensitivity(records: list[dict]) -> Figure | None:
     """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
     if (drifts := alone(records)).empty:
         return None
-    studies = drifts.groupby(["label", "corpus"])
+    studies = drifts.groupby(["backbone", "corpus"])
     most = int(studies["layer"].nunique().max())
     with figures.drawing(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)) as drawn:
         panels = drawn.subplots(1, len(studies), squeeze=False)[0]
@@ -202,12 +199,8 @@ def sensitivity(records: list[dict]) -> Figure | None:
 
 def _graphs(records: list[dict]) -> list[dict]:
     """By corpus and model, in the order of `NAMES`."""
-
-    def order(record: dict) -> tuple:
-        settings = record["settings"]
-        return settings["corpus"], settings["label"], list(NAMES).index(settings["graph"]), settings["seed"]
-
-    return sorted(of_kind(records, "graph"), key=order)
+    graphs = sorted(of_kind(records, "graph"), key=lambda record: list(NAMES).index(record["settings"]["graph"]))
+    return sorted(graphs, key=lambda record: (record["settings"]["corpus"], record["settings"]["label"]))
 
 
 def _model(record: dict) -> dict:

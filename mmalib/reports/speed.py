@@ -10,6 +10,9 @@ from math import nan
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from mmalib.plan import of_kind
 from mmalib.reports import figures, tables
@@ -28,6 +31,14 @@ PRINTED = {
 }
 EXTRACTS = {7: 11, 9: 10}
 OPEN = ("onnxruntime", "openvino", "torch")
+RUNTIMES = {  # name → (how it is written, colour, marker); colours are none of a language's
+    "onnxruntime": ("ONNX Runtime", "#CCBB44", "o"),
+    "openvino": ("OpenVINO", "#66CCEE", "s"),
+    "deepsparse": ("DeepSparse", "#AA3377", "D"),
+    "torch": ("PyTorch, int8", "#228833", "^"),
+}
+SHADES = {1: "#88AACC", 4: "#4477AA", 8: "#223355"}  # batch → colour
+TICKS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def rows(records: list[dict]) -> pd.DataFrame:
@@ -125,6 +136,58 @@ def table_17(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
+def speedups(records: list[dict]) -> Figure:
+    """Every case at its best batch: a dot a runtime, on a logarithmic scale; the paper's best as a line."""
+    speeds, papers = rows(records).dropna(subset=["ratio"]), printed_best()
+    speeds = speeds[~speeds["case"].str.startswith("obert")]  # they have a table of their own
+    best = speeds.groupby(["case", speeds["runtime"].str.split(":").str[0]])["ratio"].max().unstack()
+    best = best.loc[best.max(axis=1).sort_values().index]
+    with figures.drawing(6.9, 0.9 + 0.17 * len(best)) as drawn:
+        axes = drawn.subplots()
+        edge = {"markeredgecolor": "black", "markeredgewidth": 0.3}
+        for family, (name, colour, marker) in RUNTIMES.items():
+            if family in best:
+                axes.plot(best[family], range(len(best)), marker, color=colour, label=name, **edge)
+        axes.axvline(papers, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
+        text, where = f"the paper's best\n{papers:.1f}×, DeepSparse", ("data", "axes fraction")
+        figures.note(axes, text, (papers, 0.01), xycoords=where, va="bottom")
+        axes.set_yticks(range(len(best)), best.index)
+        axes.set_ylim(-0.7, len(best) - 0.3)
+        log_x_(axes, best.stack().tolist() + [papers * 2])
+        axes.set_xlabel("speed-up over dense float32 base in ONNX Runtime, at the best batch")
+        drawn.legend(loc="outside upper right", ncols=3)
+    return drawn
+
+
+def shrinking(records: list[dict], way: str) -> Figure | None:
+    """Samples a second against the share of heads ("heads"), or of heads and neurons ("uniform"), that is gone."""
+    measured = rows(records)
+    of_way = measured["case"].str.startswith(f"{way} ")
+    if not of_way.any():
+        return None
+    kept = measured[of_way | (measured["case"] == "base")].dropna(subset=["ratio"])
+    names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
+    markers = dict(zip(sorted(kept["batch"].unique()), "os^Dv", strict=False))
+    with figures.drawing(6.9, 2.3) as drawn:
+        panels = drawn.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=False):
+            for batch, line in kept[kept["runtime"] == name].sort_values(way).groupby("batch"):
+                middle, look = line["samples_per_second"], {"marker": markers[batch], "capsize": 2, "elinewidth": 0.6}
+                spread = [middle - line["samples_per_second_low"], line["samples_per_second_high"] - middle]
+                colour = SHADES.get(batch, "#4477AA")
+                axes.errorbar(line[way], middle, spread, color=colour, label=f"batch {batch}", **look)
+            axes.set_title(RUNTIMES[name][0], loc="left")
+            axes.set_xlim(-0.04, 1)
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+            axes.xaxis.set_major_formatter("{x:.0%}")
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylabel("samples/s, length 128")
+        what = {"heads": "all heads, wherever they were", "uniform": "heads and feed-forward neurons, every layer"}[way]
+        drawn.supxlabel(f"share removed of {what}", fontsize=8)
+        panels[0].legend(loc="upper left")
+    return drawn
+
+
 def _best_printed() -> dict:
     printed = pd.concat([tables.paper(number) for number in PRINTED], ignore_index=True)
     return printed.loc[printed["throughput"].idxmax()].to_dict()
@@ -173,3 +236,12 @@ def _ratios(row: dict, turns: slice) -> list[float]:
 def _integer(row: dict) -> str:
     """The batch of a row, if it has one."""
     return f"{row['batch']:.0f}" if row.get("batch", nan) > 0 else ""
+
+
+def log_x_(axes: Axes, values: list[float]) -> None:
+    """Speed-ups from left to right, each twice the one before."""
+    axes.set_xscale("log")
+    axes.set_xlim(min(values) * 0.8, max(values) * 1.25)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}×")
