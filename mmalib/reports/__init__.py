@@ -1,4 +1,4 @@
-"""Records → the tables and figures of the study: a module a notebook, three for 07, and the claims' verdicts."""
+"""Records → the tables and figures of the study: a module a notebook, two for 07, and the claims' verdicts."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -110,8 +110,6 @@ def upstream(records: list[dict]) -> pd.DataFrame:
         if "hardness" in settings and (settings["label"], settings["seed"]) in there:
             row = {"pruned": "downstream, second order", "sparsity": f"{settings['share']:.0%}", "text": "en, labels"}
             rows.append(row | {"from": "notebook 03", "seeds": 1} | _scores(record, records))
-    if not rows:
-        return pd.DataFrame()
     grouped = pd.DataFrame(rows).groupby(["pruned", "sparsity", "text", "from", "model", "source"], sort=False)
     mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped.size()).reset_index()
     made = _beside(mean.to_dict("records"), 2, lambda row: {"pruned": row["method"]})

@@ -33,9 +33,8 @@ def table(records: list[dict]) -> pd.DataFrame:
     means = {"sparsity": 3, **COSTS}
     table = tables.over_seeds(made, ("task", "row", "asked", "seeds"), list(figures.COLOURS), means)
     measured = table[[*means]].astype(object).fillna("not measured")
-    return pd.concat(
-        [table.iloc[:, :4], measured[["sparsity"]], table.iloc[:, 4 : -len(means)], measured[[*COSTS]]], axis=1
-    )
+    about, scores = table.iloc[:, :4], table.iloc[:, 4 : -len(means)]
+    return pd.concat([about, measured[["sparsity"]], scores, measured[[*COSTS]]], axis=1)
 
 
 def searched(records: list[dict]) -> pd.DataFrame:

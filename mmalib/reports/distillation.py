@@ -35,14 +35,11 @@ def table_4(records: list[dict]) -> pd.DataFrame:
     """Table 4: the teacher, then F1 and multilingual score of its students, and the paper's; * sees target text."""
     pairs = [(record, of_part(record, "base", records)) for record in of_kind(records, "student")]
     pairs += [(base, base) for base in {base["run"]: base for _, base in pairs if base}.values()]
-    taught_by = {
-        (record["settings"]["label"], record["settings"]["corpus"]): base["settings"]["label"]
-        for record, base in pairs
-        if base
-    }
-    rows = []
-    for record, base in pairs:
+    rows, taught_by = [], {}  # a student whose teacher's record is there tells for its other seeds
+    for record, base in sorted(pairs, key=lambda pair: pair[1] is None):
         label, corpus, setting = (record["settings"].get(name, "") for name in ("label", "corpus", "setting"))
+        if base:
+            taught_by[label, corpus] = base["settings"]["label"]
         row = {"model": f"{label} {NAMES[setting]}" if setting else f"{label}, the teacher"}
         row |= {"source": f"this study, {corpus}", "mls against": taught_by.get((label, corpus), "")}
         row |= {"order": (corpus, setting != "", label, [*NAMES, ""].index(setting))}
@@ -55,14 +52,15 @@ def table_4(records: list[dict]) -> pd.DataFrame:
 
 def gains(records: list[dict]) -> pd.DataFrame:
     """What each step adds in test F1, in the mean over the seeds of both: a teacher, more steps, more text."""
-    index, made = ["label", "corpus", "seed", "language"], []
-    f1 = _test(records).set_index([*index, "setting"])["f1"].unstack("setting")
+    f1 = _test(records).set_index(["label", "corpus", "seed", "language", "setting"])["f1"].unstack("setting")
+    made = []
     for what, (more, less) in STEPS.items():
         if {more, less} <= set(f1):
             groups = (f1[more] - f1[less]).unstack("language").dropna().groupby(["label", "corpus"])
-            made.append(groups.mean().assign(what=what, seeds=groups.size()).reset_index())
-    made = pd.concat(made).sort_values(["label", "corpus"], kind="stable").rename(columns={"label": "student"})
-    return made[["student", "corpus", "what", "seeds", "en", "es", "nl"]].reset_index(drop=True)
+            mean = groups.mean().assign(what=what, seeds=groups.size()).reset_index(names=["student", "corpus"])
+            made += mean.to_dict("records")
+    columns = ["student", "corpus", "what", "seeds", "en", "es", "nl"]
+    return pd.DataFrame(made, columns=columns).sort_values(columns[:2], kind="stable", ignore_index=True)
 
 
 def figure(records: list[dict]) -> Figure:

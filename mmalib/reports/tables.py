@@ -68,10 +68,7 @@ def scores_of(record: dict, base: dict | None = None) -> dict[str, float]:
 
 
 def over_seeds(
-    rows: list[dict] | pd.DataFrame,
-    about: Sequence[str],
-    scores: Sequence[str] = SCORES,
-    means: Mapping[str, int] | None = None,
+    rows: list[dict] | pd.DataFrame, about: Sequence[str], scores: Sequence[str] = SCORES, means: Mapping | None = None
 ) -> pd.DataFrame:
     """Mean and deviation of scores over the rows that agree in the columns `about`, where "seeds" is how many they are.
 
