@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmalib.reports.compare import multilingual_score, of_part, retention
+from mmalib.reports.tables import multilingual_score, of_part, retention
 
 BASE = {
     "en": {"test": {"f1": 0.90}, "dev": {"f1": 0.95}},

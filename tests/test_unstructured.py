@@ -11,7 +11,7 @@ from mmalib.model import disk
 from mmalib.prune import sparsity
 from mmalib.reports import tables
 from mmalib.reports import unstructured as report
-from mmalib.reports.compare import multilingual_score
+from mmalib.reports.tables import multilingual_score
 from mmalib.studies import unstructured
 
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures
-from mmalib.reports.compare import of_part, of_the_study
+from mmalib.reports import figures, tables
 from mmalib.reports.intervals import NOTHING, UNSEEN
 
 
 def text(records: Sequence[dict]) -> str:
     """Two sentences on the first corpus that is real, else on the sample."""
-    mine = of_the_study(records)
+    mine = tables.of_the_study(records)
     return f"{_dense(mine)} {_compressed(mine)}\n"
 
 
@@ -33,7 +32,7 @@ def _dense(records: list[dict]) -> str:
 def _compressed(records: list[dict]) -> str:
     rows = []
     for record in of_kind(records, "combination", "gradual", "student"):
-        base, settings = of_part(record, "base", records), record["settings"]
+        base, settings = tables.of_part(record, "base", records), record["settings"]
         if base and not settings.get("sees_target_text") and settings.get("setting") != "plain":
             f1, dense = _f1(record), _f1(base)
             unseen = sum(f1[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), NOTHING)

@@ -11,8 +11,7 @@ import pandas as pd
 
 from mmalib import plan
 from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
-from mmalib.reports import combined, compound, crossed, intervals, speed, verdicts
-from mmalib.reports.compare import of_the_study
+from mmalib.reports import combined, compound, crossed, intervals, speed, tables, verdicts
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed, within
 from mmalib.reports.unstructured import gradual_runs
 from mmalib.reports.verdicts import CONTRADICTED, FAILS, MISSING, UNDECIDED, decided, none_met
@@ -29,7 +28,7 @@ Judge = Callable[[list[Seed]], tuple[str, str]]
 
 def table(records: list[dict]) -> pd.DataFrame:
     """The claims with their verdicts, numbers and records; on CoNLL where any run is on it."""
-    judged, rows = of_the_study(records), []
+    judged, rows = tables.of_the_study(records), []
     for number, (claim, answer) in enumerate(CLAIMS if judged else (), start=1):
         verdict, numbers, runs = answer(judged)
         row = {"claim": f"{number}. {claim}", "corpus": _corpus(judged), "verdict": verdict, "numbers": numbers}
@@ -116,12 +115,9 @@ def _criteria(records: list[dict]) -> Answer:
     if not shares:
         return _without(["gradual runs of notebook 03"])
 
-    def wanted(*at, share: float) -> dict[str, str]:
-        names = {name: plan.gradual_name(name, share, plan.SCHEDULE[name], *at) for name in CRITERIA}
-        return {"dense": plan.baseline_name(*at)} | names
-
+    how = {name: (name, plan.SCHEDULE[name]) for name in CRITERIA}
     judged = partial(_judged, records, "gradual", judge=verdicts.criteria)
-    return _agreed({f"{share:.0%} sparse": judged(partial(wanted, share=share)) for share in shares})
+    return _agreed({f"{share:.0%} sparse": judged(partial(_pruned, share=share, how=how)) for share in shares})
 
 
 def _curves(records: list[dict]) -> Answer:
@@ -130,11 +126,15 @@ def _curves(records: list[dict]) -> Answer:
     if not shares:
         return _without(["gradual runs of notebook 03 by second order"])
 
-    def wanted(*at) -> dict[str, str]:
-        names = {name: plan.gradual_name("obs", max(shares), name, *at) for name in ("cubic", "linear")}
-        return {"dense": plan.baseline_name(*at)} | names
+    how = {schedule: ("obs", schedule) for schedule in ("cubic", "linear")}
+    return _judged(records, "gradual", partial(_pruned, share=max(shares), how=how), verdicts.curves)
 
-    return _judged(records, "gradual", wanted, verdicts.curves)
+
+def _pruned(*at, share: float, how: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Gradual runs by a criterion and a schedule each, and the dense one that they began with."""
+    return {"dense": plan.baseline_name(*at)} | {
+        part: plan.gradual_name(criterion, share, schedule, *at) for part, (criterion, schedule) in how.items()
+    }
 
 
 def _student(name: str, *at) -> dict[str, str]:

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import COMBINED_STUDENTS, HALVED, of_kind
 from mmalib.reports import figures, speed, speed_real, tables
-from mmalib.reports.compare import of_part
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
 KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
@@ -135,7 +134,7 @@ def goals(records: list[dict]) -> pd.DataFrame:
 
 def whole_of(record: dict, records: list[dict]) -> dict | None:
     """The record of the float graph of the dense baseline: what a graph of notebook 05 or 06 is compared with."""
-    return record if record["settings"].get("graph") == "float" else of_part(record, "float", records)
+    return record if record["settings"].get("graph") == "float" else tables.of_part(record, "float", records)
 
 
 def parts(record: dict) -> list[dict[str, str]]:

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import ABLATIONS, PATTERNS, UPSTREAM, of_kind
 from mmalib.reports import figures, speed, tables
-from mmalib.reports.compare import of_part, retention
 from mmalib.reports.speed_real import front
 from mmalib.reports.unstructured import NAMES
 
@@ -47,7 +46,7 @@ def compound(records: list[dict]) -> pd.DataFrame:
     timed.sort(key=lambda of: (-of["settings"]["layers"], of["settings"]["share"], FORMS.index(of["settings"]["form"])))
     dense = best(timed[0]).get("deepsparse", {}) if timed and timed[0]["settings"]["form"] == "dense" else {}
     for record in timed:
-        settings, model = record["settings"], of_part(record, "model", records)
+        settings, model = record["settings"], tables.of_part(record, "model", records)
         size, theirs = next(iter(record["sizes"].values())), printed(*(settings[name] for name in KEY))
         ratios = {name: row["ratio"] for name, row in best(record).items()}
         row = {"layers": settings["layers"], "zeros": f"{settings['share']:.0%}", "form": settings["form"]}
@@ -101,7 +100,7 @@ def upstream(records: list[dict]) -> pd.DataFrame:
     rows, there = [], set()
     for record in of_kind(records, "transfer"):
         criterion, share, languages = UPSTREAM[record["settings"]["upstream"]]
-        read = (of_part(record, "start", records) or {}).get("read", {"source": "not there"})
+        read = (tables.of_part(record, "start", records) or {}).get("read", {"source": "not there"})
         row = {"pruned": f"upstream, {NAMES[criterion]}", "sparsity": f"{share:.0%}", "text": " ".join(languages)}
         rows.append(row | {"from": read["source"], "seeds": 1} | _scores(record, records))
         there.add((record["settings"]["label"], record["settings"]["seed"]))
@@ -199,9 +198,9 @@ def ablation_curves(records: list[dict]) -> Figure:
 
 def _scores(record: dict, records: list[dict]) -> dict:
     """Test F1 by language, what is kept of the dense baseline's, and F1 in further languages."""
-    settings, base = record["settings"], of_part(record, "base", records)
+    settings, base = record["settings"], tables.of_part(record, "base", records)
     base = base or (record if settings["kind"] == "baseline" else None)
-    left = retention(record["scores"], base["scores"], "test") if base else dict.fromkeys(record["scores"], nan)
+    left = tables.retention(record["scores"], base["scores"], "test") if base else dict.fromkeys(record["scores"], nan)
     row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"} | _f1(record["scores"])
     row |= dict(zip(KEPT, (round(left["en"], 1), round(np.mean([left["es"], left["nl"]]), 1)), strict=True))
     return row | _f1(record.get("further", {}))

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from mmalib.plan import of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.reports.compare import of_part
 
 NAMES = {
     "plain": "without teacher",
@@ -33,7 +32,7 @@ PRINTED_AGAINST = "mlbert, it seems"
 
 def table_4(records: list[dict]) -> pd.DataFrame:
     """Table 4: the teacher, then F1 and multilingual score of its students, and the paper's; * sees target text."""
-    pairs = [(record, of_part(record, "base", records)) for record in of_kind(records, "student")]
+    pairs = [(record, tables.of_part(record, "base", records)) for record in of_kind(records, "student")]
     pairs += [(base, base) for base in {base["run"]: base for _, base in pairs if base}.values()]
     rows, taught_by = [], {}  # a student whose teacher's record is there tells for its other seeds
     for record, base in sorted(pairs, key=lambda pair: pair[1] is None):
@@ -66,7 +65,7 @@ def gains(records: list[dict]) -> pd.DataFrame:
 def figure(records: list[dict]) -> Figure:
     """Test F1 per language: a panel a student, a column a setting; large dots are means, small ones seeds."""
     frame = _test(records).rename(columns={"f1": "value"})
-    bases = {record["run"]: of_part(record, "base", records) for record in of_kind(records, "student")}
+    bases = {record["run"]: tables.of_part(record, "base", records) for record in of_kind(records, "student")}
     settings = frame.groupby("label")["setting"].agg(set)
     ticks = {student: {name: TICKS[name] for name in TICKS if name in settings[student]} for student in settings.index}
     students, corpora = sorted(ticks, key=lambda student: (-len(ticks[student]), student)), sorted(set(frame["corpus"]))

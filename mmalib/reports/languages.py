@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures
-from mmalib.reports.compare import of_part
+from mmalib.reports import figures, tables
 from mmalib.reports.unstructured import NAMES, gradual_runs
 
 
@@ -20,7 +19,7 @@ def kept(records: list[dict]) -> pd.DataFrame:
     rows = []
     for record in [*of_kind(records, "baseline"), *gradual_runs(records), *of_kind(records, "combination")]:
         settings, model = record["settings"], record["settings"].get("combination", "dense")
-        base = record if settings["kind"] == "baseline" else of_part(record, "base", records)
+        base = record if settings["kind"] == "baseline" else tables.of_part(record, "base", records)
         if base is None or not (record.get("further") and base.get("further")):
             continue
         if settings["kind"] == "gradual":

@@ -8,7 +8,6 @@ from matplotlib.patches import Rectangle
 from mmalib.plan import FLOOR_POINTS, of_kind
 from mmalib.reports import figures, tables
 from mmalib.reports.combined import whole_of
-from mmalib.reports.compare import of_part
 
 NAMES = {
     "float": "float",
@@ -101,7 +100,7 @@ def floors(records: list[dict]) -> pd.DataFrame:
     for record in of_kind(records, "graph"):
         if not (floor := record.get("floor")):
             continue
-        dense = of_part(record, "float", records) or {"places": {}}
+        dense = tables.of_part(record, "float", records) or {"places": {}}
         where = [dense["places"].get(name) for name in floor["skip"]]
         named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(floor["skip"], where, strict=True)]
         row = _about(record) | {"looked at dev of": " ".join(floor["languages"])}

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from mmalib import runtimes
 from mmalib.plan import of_kind
 from mmalib.reports import figures, speed, tables
-from mmalib.reports.compare import of_part
 
 
 def text_table(records: list[dict]) -> pd.DataFrame:
@@ -51,7 +50,7 @@ def trained(records: list[dict]) -> pd.DataFrame:
         scored, f1 = scored_in(record, best)
         dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
         ratio = speed.reported(best)["ratio"]
-        left = of_part(record, "model", records) or {"settings": {}}
+        left = tables.of_part(record, "model", records) or {"settings": {}}
         seen = left["settings"].get("start", left["settings"]).get("sees_target_text")  # Spanish and Dutch text
         row = {"model": record["settings"]["folder"], "source": "this study", "text read": "yes" if seen else ""}
         row |= {"runtime": best["runtime"], "batch": best["batch"]}

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from mmalib.plan import of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.reports.compare import of_part
 
 SHARES = (0.0, 0.25, 0.5, 0.75)  # the rows of the table
 KEPT = 0.95  # F1 has begun to fall where less than this share of it is left
@@ -145,7 +144,7 @@ def vocabulary_table(records: list[dict]) -> pd.DataFrame:
         | tables.scores_of(scored)
         for cut in of_kind(records, "vocabulary")
         for name, size, scored in (
-            ("whole", cut["before"], of_part(cut, "base", records) or {"scores": {}}),
+            ("whole", cut["before"], tables.of_part(cut, "base", records) or {"scores": {}}),
             ("cut", cut["after"], cut),
         )
     ]

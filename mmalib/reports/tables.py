@@ -1,18 +1,17 @@
-"""What every table of the study shares: the paper's numbers, the text for reading, the files.
+"""What every table of the study shares: the paper's numbers, one run beside another, the text for reading, the files.
 
 The paper is *MMA: a fight for multilingual models acceleration* (Sukhanovskii and Ryndin, 2024). What it
 prints is in `reference/`, but for tables 7 and 9, which are extracts of 11 and 10; `obert_speed.csv` and
 `obert_quality.csv` there are table 17 and tables 1 to 6 of *The Optimal BERT Surgeon*.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 
 import pandas as pd
 
 from mmalib.records import store
-from mmalib.reports.compare import multilingual_score
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = {
@@ -57,6 +56,30 @@ def printed_mls(table: int, base: str, split_of_base: str | None = None) -> pd.D
         f1 = [printed[f"{name}_{split}"] - baseline[f"{name}_{split_of_base or split}"] for name in ("es", "nl")]
         made[f"mls {split}"] = sum(f1)
     return made
+
+
+def of_part(record: dict, part: str, records: Iterable[dict]) -> dict | None:
+    """The record of the run that plays this part in what another needed; None where it is not there."""
+    name = record["needs"].get(part)
+    return next((other for other in records if other["run"] == name), None)
+
+
+def of_the_study(records: Iterable[dict]) -> list[dict]:
+    """The records that statements are made from: of CoNLL where any run is on it, with no setting changed."""
+    records = list(records)
+    corpora = {record["settings"]["corpus"] for record in records}
+    corpus = "conll" if "conll" in corpora else min(corpora, default="")
+    return [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
+
+
+def multilingual_score(scores: dict, base: dict, split: str) -> float:
+    """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
+    return sum(scores[name][split]["f1"] - base[name][split]["f1"] for name in scores if name != "en")
+
+
+def retention(scores: dict, base: dict, split: str) -> dict[str, float]:
+    """The percentage of the base's F1 that the model keeps, per language; nan where the base has none."""
+    return {name: 100 * scores[name][split]["f1"] / (base[name][split]["f1"] or nan) for name in scores}
 
 
 def scores_of(record: dict, base: dict | None = None) -> dict[str, float]:

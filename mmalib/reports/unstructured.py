@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 from mmalib.plan import GRADUAL, MOVEMENT, SCHEDULE, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.reports.compare import of_part, retention
 from mmalib.reports.structured import knee, lines_
 
 COLLAPSED = 50.0  # % of English: a model that keeps less is named in the figure and not drawn
@@ -29,7 +28,7 @@ def table_3(records: list[dict]) -> pd.DataFrame:
         row = {"model": f"{settings['label']} {NAMES[method]} {100 * share:.0f}", "schedule": schedule}
         row |= {"teacher": teacher, "source": f"this study, {settings['corpus']}"}
         row["order"] = (share, GRADUAL.index(method), schedule, teacher, settings["label"], settings["corpus"])
-        rows.append(row | tables.scores_of(record, of_part(record, "base", records)))
+        rows.append(row | tables.scores_of(record, tables.of_part(record, "base", records)))
     rows.sort(key=lambda row: row["order"])
     about = ("model", "schedule", "teacher", "source", "seeds")
     return tables.beside_paper(tables.over_seeds(rows, about), 3, schedule="", teacher="")
@@ -79,9 +78,9 @@ def kept(records: list[dict]) -> Figure:
     """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
     points, collapsed = [], []
     for record in gradual_runs(records):
-        base, settings = of_part(record, "base", records), record["settings"]
+        base, settings = tables.of_part(record, "base", records), record["settings"]
         if base and settings["schedule"] == SCHEDULE[settings["method"]]:
-            left = retention(record["scores"], base["scores"], "test")
+            left = tables.retention(record["scores"], base["scores"], "test")
             point = {"what": f"{NAMES[settings['method']]} {settings['share']:.0%}", "x": left["en"]}
             point |= {"y": (left["es"] + left["nl"]) / 2, "marker": MARKERS[settings["method"]]}
             point |= {"colour": {0.8: "#66CCEE", 0.9: "#AA3377"}.get(settings["share"], "#4477AA")}
