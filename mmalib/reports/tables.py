@@ -123,7 +123,9 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     for column in table.columns:
         name = column.removesuffix(" mean")
         if column.endswith(" mean"):
-            shown[name] = [_cell(*pair) for pair in zip(table[column], table[f"{name} std"], strict=True)]
+            spread = ["" if pd.isna(std) else f" ± {std:.3f}" for std in table[f"{name} std"]]
+            texts = [f"{mean:.3f}{std}" for mean, std in zip(table[column], spread, strict=True)]
+            shown[name] = pd.Series(texts, table.index).where(table[column].notna(), "not measured")
         elif not column.endswith(" std"):
             shown[column] = table[column].astype(object).where(table[column].notna(), "")
     return shown
@@ -147,9 +149,3 @@ def markdown(shown: pd.DataFrame) -> str:
 
 # LaTeX is ruled by booktabs; what it would read as a command is escaped.
 WRITERS = {"md": markdown, "tex": lambda shown: shown.astype(str).to_latex(index=False, escape=True)}
-
-
-def _cell(mean: float, std: float) -> str:
-    if pd.isna(mean):
-        return "not measured"
-    return f"{mean:.3f}" if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
