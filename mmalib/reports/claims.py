@@ -204,7 +204,7 @@ def _fastest(records: list[dict]) -> Answer:
     best = {name: rows.loc[rows["chosen by"].idxmax()].to_dict() for name, rows in wanted.items() if len(rows)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
-        f"batch {row['batch']:.0f}{', busy machine' * (row['busy'] is True)})"
+        f"batch {row['batch']:.0f}{', busy machine' * bool(row['busy'])})"
         for name, row in best.items()
     ]
     missing = [f"{case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
