@@ -352,7 +352,7 @@ def test_a_second_study_on_the_same_folder_ends_with_one_sentence(write, tmp_pat
 
 
 def test_redraw_needs_records_alone_and_lists_what_is_missing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reports, "NOTEBOOKS", (reports.baselines,))
+    monkeypatch.setattr(reports, "DRAWN", {"baseline": reports.DRAWN["baseline"]})
     quick = load_profile("quick")
     wanted = [plan.baseline(quick, "e5-half", "sample", seed) for seed in (1, 2)]
     monkeypatch.setattr(plan, "runs", lambda profile, corpus: wanted)

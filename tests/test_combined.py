@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mmalib import plan, profiles
+from mmalib import plan, profiles, reports
 from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.reports import combined as report
@@ -123,7 +123,7 @@ def test_the_sum_of_the_parts_is_counted_by_hand(study, records):
     found = report.sums(records)
     row = found[(found["combination"] == "50-q") & (found["language"] == "es")].iloc[0]
     assert row["predicted"] == pytest.approx(11.0) and row["measured"] == pytest.approx(8.0)
-    table = report.sums_table(found)
+    table = report.sums_table(records)
     line = table[table["model"].str.endswith("50_q") & (table["language"] == "es")].iloc[0]
     assert line["less than the sum by"] == pytest.approx(3.0)
     assert line["alone"] == "sparse, taught +10.0, int8 (QAT) +1.0"
@@ -135,14 +135,14 @@ def test_table_8_stands_beside_the_papers_and_goals_need_speeds(study, records):
     assert list(table["source"]).count("paper") == 3
     assert table["seeds"].dropna().tolist() == [1, 1, 1, 1, 1]
     assert [name.endswith("*") for name in table["model"]] == [False, True, *[False] * 6]
-    drawn = report.draw(records)
+    drawn = reports.draw(records, "combination")
     assert set(drawn) == {"table_8", "table_combined", "table_sums", "sums", "table_best"}
     contents = drawn["table_combined"]
     assert (contents["runtime"] == "not measured").all() and (contents["MB by gzip"] < contents["MB"]).all()
     best = drawn["table_best"]
     assert list(best["goal"]) == list(report.GOALS)
     assert "not measured" in best["run"].iloc[1]
-    assert report.draw([]) == {} and study.missing("06") == []
+    assert reports.draw([]) == {} and study.missing("06") == []
     lacking = [record["run"] for record in records if "halved-q" in record["run"]]
     fewer = [record for record in records if record["run"] not in lacking]
     assert len(lacking) == len(plan.HALVED) and sorted(plan.missing(fewer, study.runs("06"))) == sorted(lacking)

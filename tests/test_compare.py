@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmalib.reports.compare import multilingual_score, of_part, retention
+from mmalib.reports.tables import multilingual_score, of_part, retention
 
 BASE = {
     "en": {"test": {"f1": 0.90}, "dev": {"f1": 0.95}},
@@ -34,14 +34,6 @@ def test_retention_of_nothing_is_not_a_number():
     kept = retention(PRUNED, base, "test")
     assert math.isnan(kept.pop("nl"))
     assert kept == pytest.approx({"en": 50.0, "es": 102.5})
-
-
-@pytest.mark.parametrize("score", [multilingual_score, retention])
-def test_runs_that_cannot_be_compared(score):
-    with pytest.raises(ValueError, match="scored on en, es and the base on en, es, nl"):
-        score({name: PRUNED[name] for name in ("en", "es")}, BASE, "test")
-    with pytest.raises(ValueError, match="split 'test' of nl is not scored in both runs"):
-        score(PRUNED, {**BASE, "nl": {"dev": {"f1": 0.6}}}, "test")
 
 
 def test_the_record_of_a_part_is_found_by_its_run():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmalib import plan, profiles, runtimes
+from mmalib import plan, profiles, reports, runtimes
 from mmalib.app import card
 from mmalib.data import subwords
 from mmalib.model import backbones, disk
@@ -139,10 +139,11 @@ def test_without_blocks_pruning_costs_less_than_in_blocks_of_one(random_model, t
 
 
 def test_everything_is_made_and_drawn_and_nothing_is_missing(study, records):
-    assert study.missing("08") == [] and {run.kind for run in study.runs("08")} == {
+    kinds = {run.kind for run in study.runs("08")}
+    assert study.missing("08") == [] and kinds == {
         *("layers", "compound", "compound int8", "compound speed", "held", "upstream", "transfer", "ablation")
     }
-    drawn = report.draw(records)
+    drawn = reports.draw(records, *kinds)
     tables = {name: made for name, made in drawn.items() if isinstance(made, pd.DataFrame)}
     assert len(tables) == 7 and set(drawn) - set(tables) == {"compound", "ablations"}
     compound = tables["table_compound"]
@@ -152,7 +153,8 @@ def test_everything_is_made_and_drawn_and_nothing_is_missing(study, records):
     ours = tables["table_upstream"].query("source == 'this study, sample'")
     assert list(ours["pruned"]) == ["upstream, second order", "upstream, magnitude"]
     assert ours["from"].eq("the training sentences of sample").all()
-    assert report.draw([record for record in records if record["settings"]["notebook"] != "08"]) == {}
+    others = [record for record in records if record["settings"]["notebook"] != "08"]
+    assert reports.draw(others, *kinds) == {}
 
 
 def test_what_has_lost_layers_goes_everywhere(study, records, run_of):

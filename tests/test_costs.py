@@ -34,7 +34,7 @@ def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
 
 
 def test_without_timings_there_is_no_table():
-    assert costs.draw([record("e", 2, None, notebook="03", method="obs")]) == {}
+    assert costs.table([record("e", 2, None, notebook="03", method="obs")]).empty
 
 
 def test_what_is_missing_would_take_as_long_as_its_kind_did():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmalib import plan
+from mmalib import plan, reports
 from mmalib.data.subwords import IGNORED
 from mmalib.model import adapters, disk, layerwise
 from mmalib.model.backbones import layers, parts
@@ -206,14 +206,14 @@ def test_pruned_rows_are_as_small_as_asked_for_and_adapters_leave_the_rest_alone
 
 
 def test_the_table_has_every_row_and_says_what_was_not_measured(records):
-    table = report.table(report.rows(records)).set_index(["task", "row"])
+    table = report.table(records).set_index(["task", "row"])
     wanted = {("entities", row) for row in (*plan.ROWS, *plan.PRUNED_ROWS)}
     wanted |= {("similarity", row) for row in ("FT", "A", "P+A", "magnitude", "obs", "int8")}
     assert set(table.index) == wanted
     assert isinstance(table.loc[("entities", "FT"), "speed-up"], float)
     assert table.loc[("similarity", "P+A"), "speed-up"] == "not measured"
     assert table.loc[("entities", "P"), "training Wh"] >= 0 and table.loc[("entities", "P"), "asked"] == "0.6"
-    drawn = report.draw(records)
+    drawn = reports.draw(records, "crossed", "searched", "gated", "use")
     assert set(drawn) == {"table_crossed", "crossed_quality", "crossed_size", "crossed_removed", "crossed_emissions"}
     assert report.searched(records).empty and not math.isnan(table["en mean"].sum())
 

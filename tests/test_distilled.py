@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 
-from mmalib import plan, profiles
+from mmalib import plan, profiles, reports
 from mmalib.data.corpus import Corpora
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk, distill
@@ -216,7 +216,7 @@ def test_a_gain_is_over_the_seeds_that_both_settings_have(by_hand):
 def test_the_paper_counts_against_mlbert_and_not_against_its_teacher():
     printed = tables.paper(4)
     off = {
-        base: (report.printed_mls(base)[["mls dev", "mls test"]].to_numpy() - printed[["mls_dev", "mls_test"]]).abs()
+        base: (tables.printed_mls(4, base)[["mls dev", "mls test"]].to_numpy() - printed[["mls_dev", "mls_test"]]).abs()
         for base in ("mlbert", "xlm")
     }
     assert (off["mlbert"] < 0.0051).to_numpy().sum() == 5 and off["mlbert"].loc[2, "mls_dev"] > 0.02
@@ -224,8 +224,8 @@ def test_the_paper_counts_against_mlbert_and_not_against_its_teacher():
 
 
 def test_everything_is_drawn_and_what_lacks_is_named(study, records, by_hand):
-    drawn = report.draw(study.records())
-    assert set(drawn) == {"table_4", "distillation"} and report.draw([]) == {}
+    drawn = reports.draw(study.records(), "student")
+    assert set(drawn) == {"table_4", "distillation"} and reports.draw([]) == {}
     assert study.missing("04") == []
     lacking = [records["longer"]["needs"]["base"], records["longer"]["run"]]
     rest = [r for r in study.records() if r["run"] not in lacking]

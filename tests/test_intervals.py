@@ -19,7 +19,7 @@ def test_the_spread_over_seeds_and_sentences_is_that_of_the_closed_form():
         of_seed, of_sentence = draw.normal(0, 0.05, seeds), draw.normal(0, 1.0, number)
         weights = intervals._sentences(number)
         means = [one + weights @ of_sentence / weights.sum(axis=1) for one in of_seed]
-        found = intervals.over_seeds([{"it": mean} for mean in means], lambda seed: seed["it"])
+        found = intervals.over_seeds(means, lambda mean, _: mean, ["en"])["en"]
         wanted = of_seed.var(ddof=1) / seeds + of_sentence.var() / number
         assert found[1:].var() == pytest.approx(wanted, rel=0.12)
         assert found[0] == pytest.approx(of_seed.mean() + of_sentence.mean())
@@ -67,8 +67,9 @@ def test_falls_and_shares_kept_are_those_of_single_curves():
         (Interval(4, 2, 6), None, None, None),
         (Interval(2, 1, 2.5), False, True, True),
         (Interval(9, 8, 10), True, False, False),
+        (Interval(3, 3, 3), None, True, True),  # no more and no less settles nothing
     ],
 )
 def test_an_interval_settles_a_question_or_leaves_it_open(interval, least, most, between):
-    assert intervals.above(interval, 3) is least and intervals.at_most(interval, 3) is most
+    assert intervals.within(interval, 3) is least and intervals.within(interval, -math.inf, 3) is most
     assert intervals.within(interval, 0, 5) is between

@@ -103,7 +103,7 @@ FIGURES = batch.NOTEBOOKS.parent / "figures"
 
 def test_the_committed_tables_come_from_the_committed_records():
     folder, records = FIGURES, store.read(FIGURES / "records")
-    drawn = {name: made for notebook in reports.NOTEBOOKS for name, made in notebook.draw(records).items()}
+    drawn = reports.draw(records)
     drawn |= publish.benchmarks() | reports.backbones.draw(reports.backbones.read())
     drawn["table_planned"] = publish.planned(records)
     tables_there = {path.stem for path in folder.glob("*.csv")}

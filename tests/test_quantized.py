@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from datasets import DatasetDict
 
-from mmalib import plan, profiles
+from mmalib import plan, profiles, reports
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
 from mmalib.data.subwords import encode_split
 from mmalib.graph import export, quantize, ranges
@@ -16,7 +16,7 @@ from mmalib.model import disk
 from mmalib.model.evaluate import score, scored
 from mmalib.records import machine, store
 from mmalib.reports import quantization as report
-from mmalib.reports import quantization_figures, tables
+from mmalib.reports import tables
 from mmalib.studies import int8_choices, quantization
 
 
@@ -279,8 +279,8 @@ def test_table_6_by_hand(by_hand):
 def test_the_paper_takes_dev_of_its_base_for_test_too():
     printed = tables.paper(6)
     for split in ("dev", "test"):
-        assert (report.printed_mls("dev")[f"mls {split}"] - printed[f"mls_{split}"]).abs().max() < 0.0006
-    assert (report.printed_mls("test")["mls test"] - printed["mls_test"]).abs().min() > 0.02
+        assert (tables.printed_mls(6, "mlbert", "dev")[f"mls {split}"] - printed[f"mls_{split}"]).abs().max() < 0.0006
+    assert (tables.printed_mls(6, "mlbert")["mls test"] - printed["mls_test"]).abs().min() > 0.02
 
 
 def test_sizes_calibration_and_floor_by_hand(by_hand):
@@ -300,28 +300,26 @@ def test_losses_and_sensitivity_by_hand(by_hand):
     assert points[("static", 2, "es", "dev")] == pytest.approx(-6) and points[
         ("qat", 1, "es", "test")
     ] == pytest.approx(0.5)
-    panels = quantization_figures.losses(report.changes(by_hand)).axes
-    dots = [
-        line.get_ydata()[0] for line in panels[0].lines if line.get_color() == "#EE6677" and len(line.get_xdata()) == 1
-    ]
-    assert dots == pytest.approx([-4.5, 0.5])  # static, QAT: means over seeds
+    panels = report.losses(by_hand).axes
+    means = [line.get_ydata() for line in panels[0].lines if line.get_color() == "#EE6677"]
+    assert means[0] == pytest.approx([-4.5, 0.5])  # static, QAT: means over seeds
     alone = report.alone(by_hand).set_index(["seed", "layer", "part"])["share"]
     assert alone[(1, 2, "narrow")] == pytest.approx(0.25) and alone[(2, 2, "narrow")] == pytest.approx(0.5)
-    axes = quantization_figures.sensitivity(report.alone(by_hand)).axes[0]
+    axes = report.sensitivity(by_hand).axes[0]
     assert axes.images[0].get_array()[1, 5] == pytest.approx(0.375) and len(axes.patches) == 1
 
 
 def test_everything_is_drawn_and_what_lacks_is_named(study, made, compared, by_hand):
     records, runs = [*made.values(), compared], study.runs("05")
-    assert set(report.draw(records)) == {
+    assert set(reports.draw(records, "graph", "changed words")) == {
         "table_6", "table_int8_sizes", "table_calibration", "table_floor", "table_changed_words", "quantization",
         "sensitivity",
     }  # fmt: skip
-    assert report.draw([]) == {} and plan.missing(records, runs) == []
+    assert reports.draw([]) == {} and plan.missing(records, runs) == []
     assert plan.missing(records[:-1], runs) == [compared["run"]]
     lacking = [made["qat"]["run"], made["floor"]["run"]]
     assert plan.missing([r for r in records if r["run"] not in lacking], runs) == lacking
-    assert set(report.draw(by_hand[:1])) == {"table_6", "table_int8_sizes"}
+    assert set(reports.draw(by_hand[:1], "graph")) == {"table_6", "table_int8_sizes"}
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)

@@ -52,7 +52,7 @@ def trial(name, en):
 
 
 def test_the_table_of_trials_has_the_best_english_first():
-    table = reports.baselines.draw([trial("start", 0.8), trial("head", 0.9)])["table_recipes"]
+    table = reports.baselines.recipes_table([trial("start", 0.8), trial("head", 0.9)])
     assert table["trial"].tolist() == ["head", "start"]
     assert table.loc[0, ["changed", "en dev", "es dev", "nl dev", "minutes"]].tolist() == [
         "head_rate 10", 0.9, 0.7, 0.8, 1.5,
@@ -95,12 +95,12 @@ def test_languages_show_f1_and_what_is_left_of_it():
     assert frame.loc[("second order 80%, cubic", "fr"), "kept"] == 0.5
     assert frame.loc[("second order 80%, cubic", "pt"), "kept"] == 1.0
     assert len(frame) == 10
-    drawn = reports.languages.draw([dense, pruned, other])
+    drawn = reports.draw([dense, pruned, other], "languages", "table_languages")
     table = drawn["table_languages"].set_index("model")
     assert list(table.columns) == ["backbone", "seeds", "English", "Spanish", "Dutch", "French", "Portuguese"]
     assert table.loc["dense", "French"] == "0.700"
     left, right = drawn["languages"].axes
     assert [label.get_text() for label in left.get_yticklabels()] == list(table.columns[2:])
     assert right.lines[0].get_xdata() == pytest.approx([50, 50, 50, 50, 100])
-    assert reports.languages.draw([score_of("a", "baseline", 0.8), other]) == {}
-    assert len(reports.languages.draw([dense])["languages"].axes) == 1
+    assert reports.languages.figure([score_of("a", "baseline", 0.8), other]) is None
+    assert len(reports.languages.figure([dense]).axes) == 1

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
-from mmalib import plan, profiles, runtimes
+from mmalib import plan, profiles, reports, runtimes
 from mmalib.data import subwords
 from mmalib.graph import export
 from mmalib.model import backbones, disk
 from mmalib.prune import sparsity
 from mmalib.reports import speed as report
-from mmalib.reports import speed_figures, words
 from mmalib.reports import speed_real as real
+from mmalib.reports import words
 from mmalib.speed import cases, realtext, shapes, throughput
 from mmalib.speed.cases import Case
 from mmalib.studies import quantization, speed
@@ -252,23 +252,23 @@ def records():
 
 def test_the_paper_stands_beside_us_with_its_own_ratio(records):
     measured = report.rows(records)
-    table = report.table(measured, 10).set_index(["measured as", "runtime", "batch"])
+    table = report.table(records, 10).set_index(["measured as", "runtime", "batch"])
     cell = table.loc[("base 90% 4-block int8", "deepsparse", "8")]
     assert cell["paper samples/s"] == 199.97 and cell["paper speed-up"] == round(199.97 / 18.7, 2)
     ours = measured[(measured["case"] == "base 90% 4-block int8") & (measured["runtime"] == "deepsparse")]
     assert cell["speed-up"] == round(ours[ours["batch"] == 8]["ratio"].iloc[0], 2)
     assert pd.isna(table.loc[("base 90% 4-block int8", "openvino", "8")]["paper samples/s"])
-    dynamic = report.table(measured, 11).set_index(["model", "runtime", "batch"])
+    dynamic = report.table(records, 11).set_index(["model", "runtime", "batch"])
     assert dynamic.loc[("Dynamic", "deepsparse", "8")]["note"] == "failed: the worker ended"
-    assert set(report.table(measured, 2)["paper speed-up"].dropna()) == {1.0, round(27.9 / 18.7, 2)}
-    extract = report.table(measured, 7)
+    assert set(report.table(records, 2)["paper speed-up"].dropna()) == {1.0, round(27.9 / 18.7, 2)}
+    extract = report.table(records, 7)
     assert len(extract) == 6 and extract["batch"].tolist().count("8") == 5  # of what failed, the other batch
-    alone = report.table(measured[measured["case"] == "base"], 5)
+    alone = report.table([one for one in records if one["settings"]["case"] == "base"], 5)
     assert set(alone["note"]) == {"not measured"} and len(alone) == 12
 
 
 def test_the_fastest_open_configurations_are_ordered_and_have_the_papers_best_among_them(records):
-    table = report.fastest(report.rows(records))
+    table = report.fastest(records)
     assert table["speed-up"].is_monotonic_decreasing
     assert report.printed_best() == pytest.approx(219.44 / 18.7)
     paper = table[table["source"] == "paper"].iloc[0]
@@ -313,7 +313,7 @@ def test_everything_is_drawn_and_what_lacks_is_named(records):
         "throughput": [row("01-e5", "onnxruntime", 1, 1.0), row("01-e5", "openvino", 1, 1.2)],
         "f1": {"en": 0.8, "es": 0.4, "nl": 0.6},
     }
-    drawn = report.draw(records) | real.draw([*records, trained])
+    drawn = reports.draw([*records, trained], "shape", "text", "trained")
     tables_drawn = {f"table_{number}" for number in (2, 5, 7, 9, 10, 11)}
     figures_drawn = {"figure_6_7", "figure_8_9", "speedups", "f1_against_speed"}
     assert tables_drawn | figures_drawn <= set(drawn)
@@ -324,12 +324,11 @@ def test_everything_is_drawn_and_what_lacks_is_named(records):
     again = {**trained, "f1_in": {"openvino": {"en": 0.7, "es": 0.3, "nl": 0.5}}}
     points = real.trained([again]).set_index("model")
     assert points.loc["01-e5", shown].tolist() == ["openvino", 1.2, "openvino", 0.4]
-    assert len(speed_figures.shrinking(report.rows(records), "heads").axes) == 3
+    assert len(report.shrinking(records, "heads").axes) == 3
     runs = plan.runs(dataclasses.replace(SMOKE, speed_cases=None), "sample", "07")
     lacking = [records[0]["run"], *(plan.speed_name(f"text {name}", "sample") for name in plan.READERS)]
     assert plan.missing(records[1:], [run for run in runs if run.kind != "trained"]) == lacking
     assert plan.readers(SMOKE) == plan.READERS[1:]  # without the full-size shape
-    assert report.draw([]) == real.draw([]) == {}
 
 
 @pytest.fixture(scope="module")

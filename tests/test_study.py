@@ -56,7 +56,7 @@ def test_a_varied_run_lies_beside_and_is_a_row_of_its_own(study, base):
     (record,) = varied.make_all(varied.runs(kind="baseline"))
     assert record["run"] == f"{base.name}+learning_rate=0.001" and study.make(base) == plain
     assert study.folder(record["run"]).is_dir() and study.folder(base.name).is_dir()
-    table = reports.baselines.draw(study.records())["table_1"]
+    table = reports.baselines.table_1(study.records())
     ours = table[table["source"] != "paper"]["model"].tolist()
     assert ours == [base.settings["label"], f"{base.settings['label']}, learning_rate 0.001"]
 

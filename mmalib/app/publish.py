@@ -42,7 +42,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
 
 def planned(records: list[dict]) -> pd.DataFrame:
     """What of the whole study is there, and what the rest would take."""
-    runs = plan.runs(profiles.load_profile(PROFILE), reports.compare.of_the_study(records)[0]["settings"]["corpus"])
+    runs = plan.runs(profiles.load_profile(PROFILE), reports.tables.of_the_study(records)[0]["settings"]["corpus"])
     return reports.costs.planned(records, runs)
 
 

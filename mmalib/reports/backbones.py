@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.records.machine import WEIGHTS
-from mmalib.reports.figures import COLOURS, drawing, label_ends, note
+from mmalib.reports.figures import COLOURS, drawing, label_ends, note, rows_
 
 REPORT = "training.json"  # beside the weights
 
@@ -81,9 +81,7 @@ def retrieval(reports: dict[str, dict]) -> Figure:
                 where = {"xytext": (4, 0), "ha": "left"} if share < 0.7 else {"xytext": (-4, 0), "ha": "right"}
                 note(axes, f"{direction} {share:.2f}", (share, height), color=colour, **where)
         axes.axvline(1 / lines, color="0.4", linestyle="--", linewidth=0.8)
-        axes.set_yticks(range(len(accuracy)), list(accuracy))
-        axes.set_ylim(len(accuracy) - 0.5, -0.5)
+        rows_(axes, list(accuracy))
         axes.set_xlim(-0.02, 1.02)
-        axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"found among {lines:,} lines (dashed: chance)")
     return figure

@@ -4,160 +4,194 @@ F1 is that of the test sets, with a 95% interval over sentences and seeds; a spe
 The rules for F1 are in `verdicts`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mmalib import plan
 from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
-from mmalib.reports import combined, compound, crossed, intervals, speed, verdicts
-from mmalib.reports.compare import of_the_study
-from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed
+from mmalib.reports import combined, compound, crossed, intervals, speed, tables, verdicts
+from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed, within
 from mmalib.reports.unstructured import gradual_runs
-from mmalib.reports.verdicts import CONTRADICTED, FAILS, MISSING, UNDECIDED, decided
+from mmalib.reports.verdicts import CONTRADICTED, FAILS, MISSING, UNDECIDED, decided, none_met
 
 NOTHING_LEFT = "next to nothing is found in English either"
-ADDS_UP = 2.0  # points between a sum and a loss: half of the interval of one F1 on the complete Spanish test set
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
 SURGEON, ITS_BATCH = 28.75, 32  # the same of the Optimal BERT Surgeon, over its own dense model in DeepSparse
 FASTEST = ("base 90% 4-block int8", "base 90% unstructured int8")  # the paper's xlm_90_q; it does not say the pattern
-
-KEPT_AT = 0.6  # the share at which the third paper says that P+A keeps the quality
+KEPT_AT = {"P": 0.6, "P+A": 0.6, "P+D+A": 0.6, "A": None, "D+A": None}  # rows of claim 13, and the share that goes
 
 Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
+Judge = Callable[[list[Seed]], tuple[str, str]]
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The claims with their numbers and records, and the verdicts alone; on CoNLL where any run is on it."""
-    judged = of_the_study(records)
-    if not judged:
-        return {}
-    corpus = _corpus(judged)
-    rows = []
-    for number, (claim, answer) in enumerate(CLAIMS, start=1):
+def table(records: list[dict]) -> pd.DataFrame:
+    """The claims with their verdicts, numbers and records; on CoNLL where any run is on it."""
+    judged, rows = tables.of_the_study(records), []
+    for number, (claim, answer) in enumerate(CLAIMS if judged else (), start=1):
         verdict, numbers, runs = answer(judged)
-        row = {"claim": f"{number}. {claim}", "corpus": corpus, "verdict": verdict, "numbers": numbers}
+        row = {"claim": f"{number}. {claim}", "corpus": _corpus(judged), "verdict": verdict, "numbers": numbers}
         rows.append(row | {"records": ", ".join(dict.fromkeys(runs))})
-    claims = pd.DataFrame(rows)
-    return {"claims": claims, "verdicts": claims[["claim", "verdict"]]}
+    return pd.DataFrame(rows)
 
 
-def _heads(records: list[dict], method: str, where: tuple[float, float]) -> Answer:
+# ---- From runs to an answer ----
+
+
+def _judged(
+    records: list[dict], kind: str, wanted: Callable[..., dict], judge: Judge, needed: Sequence[str] = LANGUAGES
+) -> Answer:
+    """What `judge` says of each model of a notebook, from the runs `wanted(model, corpus, seed)` of every seed."""
+    places = {}
+    for settings in (record["settings"] for record in of_kind(records, kind)):
+        places.setdefault(settings["label"], set()).add((settings["corpus"], settings["seed"]))
+    if not places:
+        return _without([f"runs of the kind {kind}"])
+    runs = {model: [wanted(model, *place) for place in sorted(of_model)] for model, of_model in places.items()}
+    return _agreed({model: _of_seeds(records, each, judge, needed) for model, each in runs.items()})
+
+
+def _of_seeds(
+    records: list[dict], wanted: list[dict[str, str]], judge: Judge, needed: Sequence[str] = LANGUAGES, dense: int = 1
+) -> Answer:
+    """What `judge` says, from every seed of which all runs are there, by the parts that they play.
+
+    The first of these, or the first `dense` ones, must find names in the `needed` languages, or there is nothing to
+    compare with.
+    """
+    there = {record["run"]: record for record in records}
+    missing = list(dict.fromkeys(run for parts in wanted for run in parts.values() if run not in there))
+    seeds = [{part: there[run] for part, run in parts.items()} for parts in wanted if there.keys() >= {*parts.values()}]
+    if not seeds:
+        return _without(missing)
+    runs = list(dict.fromkeys(record["run"] for seed in seeds for record in seed.values()))
+    references = [record for seed in seeds for record in list(seed.values())[:dense]]
+    worst = {language: min(_beginning(record, language) for record in references) for language in needed}
+    if empty := [f"{language} {f1:.2f}" for language, f1 in worst.items() if f1 < NOTHING]:
+        return MISSING, f"F1 of what the others are compared with is {', '.join(empty)}: nothing can be lost", runs
+    verdict, text = judge(seeds)
+    dead = [run for run in runs if _beginning(there[run], "en") < NOTHING]
+    text += f"; {NOTHING_LEFT}: {', '.join(dead)}" if dead else ""
+    text += f"; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    return verdict, text + (f"; missing: {', '.join(missing)}" if missing else ""), runs
+
+
+def _agreed(answers: dict[str, Answer], deciding: Sequence[str] = ()) -> Answer:
+    """One answer for several models or sparsities: what all say; else what keeps the claim from holding for all."""
+    given = {answers[name][0] for name in deciding or answers}
+    verdict = next((one for one in (MISSING, UNDECIDED) if one in given), FAILS)
+    verdict = given.pop() if len(given) == 1 else FAILS if given & {FAILS, CONTRADICTED} else verdict
+    texts = [text if len(answers) == 1 else f"{name}: {text}" for name, (_, text, _) in answers.items()]
+    return verdict, ". ".join(texts), [run for _, _, runs in answers.values() for run in runs]
+
+
+def _without(names: Sequence[str]) -> Answer:
+    return MISSING, f"missing: {', '.join(names)}", []
+
+
+def _beginning(record: dict, language: str) -> float:
+    """Test F1 of a run, or of the beginning of its curve."""
+    return intervals.f1(record if record["scores"] else record["curve"][0], language)[0]
+
+
+def _corpus(records: list[dict]) -> str:
+    return records[0]["settings"]["corpus"]
+
+
+# ---- The claims ----
+
+
+def _heads(method: str, where: tuple[float, float]) -> Callable[[list[dict]], Answer]:
     """From the trajectories that take heads wherever they are, or those that leave every layer as many."""
     judge = partial(verdicts.falls, part=method, where=where)
-    return _judged(records, "structured", lambda *at: {method: plan.named("02", method, *at)}, judge)
+    return partial(_judged, kind="structured", wanted=lambda *at: {method: plan.named("02", method, *at)}, judge=judge)
 
 
-def _claim_3(records: list[dict]) -> Answer:
+def _criteria(records: list[dict]) -> Answer:
     """From the gradual runs of all three criteria, which share one recipe, at each sparsity."""
     pruned = [run["settings"] for run in gradual_runs(records)]
     shares = sorted({run["share"] for run in pruned if run["schedule"] == plan.SCHEDULE[run["method"]]})
     if not shares:
         return _without(["gradual runs of notebook 03"])
 
-    def answer(share: float) -> Answer:
-        def wanted(*where) -> dict[str, str]:
-            names = {name: plan.gradual_name(name, share, plan.SCHEDULE[name], *where) for name in CRITERIA}
-            return {"dense": plan.baseline_name(*where)} | names
-
-        return _judged(records, "gradual", wanted, verdicts.criteria)
-
-    return _agreed({f"{share:.0%} sparse": answer(share) for share in shares})
+    how = {name: (name, plan.SCHEDULE[name]) for name in CRITERIA}
+    judged = partial(_judged, records, "gradual", judge=verdicts.criteria)
+    return _agreed({f"{share:.0%} sparse": judged(partial(_pruned, share=share, how=how)) for share in shares})
 
 
-def _claim_4(records: list[dict]) -> Answer:
+def _curves(records: list[dict]) -> Answer:
     """From the second-order runs with the cubic and with the linear curve, at the highest sparsity."""
     shares = [run["settings"]["share"] for run in gradual_runs(records) if run["settings"]["method"] == "obs"]
     if not shares:
         return _without(["gradual runs of notebook 03 by second order"])
 
-    def wanted(*where) -> dict[str, str]:
-        names = {name: plan.gradual_name("obs", max(shares), name, *where) for name in ("cubic", "linear")}
-        return {"dense": plan.baseline_name(*where)} | names
-
-    return _judged(records, "gradual", wanted, verdicts.curves)
+    how = {schedule: ("obs", schedule) for schedule in ("cubic", "linear")}
+    return _judged(records, "gradual", partial(_pruned, share=max(shares), how=how), verdicts.curves)
 
 
-def _claim_5(records: list[dict]) -> Answer:
-    """From every student with and without the teacher."""
-
-    def wanted(*where) -> dict[str, str]:
-        return {setting: plan.student_name(where[0], setting, *where[1:]) for setting in ("plain", "teacher")}
-
-    return _judged(records, "student", wanted, verdicts.taught, needed=("en",))
+def _pruned(*at, share: float, how: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Gradual runs by a criterion and a schedule each, and the dense one that they began with."""
+    return {"dense": plan.baseline_name(*at)} | {
+        part: plan.gradual_name(criterion, share, schedule, *at) for part, (criterion, schedule) in how.items()
+    }
 
 
-def _claim_6(records: list[dict]) -> Answer:
-    """From the float graphs, as tuned and trained on, and the paper's four kinds of int8."""
-
-    def wanted(*where) -> dict[str, str]:
-        return {graph: plan.named("05", graph, *where) for graph in ("float", "longer", *INT8_KINDS)}
-
-    return _judged(records, "graph", wanted, verdicts.int8)
+def _student(name: str, *at) -> dict[str, str]:
+    """Every student with and without the teacher."""
+    return {setting: plan.student_name(name, setting, *at) for setting in ("plain", "teacher")}
 
 
-def _claim_7(records: list[dict]) -> Answer:
+def _int8(*at) -> dict[str, str]:
+    """The float graphs, as tuned and trained on, and the paper's four kinds of int8."""
+    return {graph: plan.named("05", graph, *at) for graph in ("float", "longer", *INT8_KINDS)}
+
+
+def _upstream(*at) -> dict[str, str]:
+    """Pruned to 90% upstream on three languages, on English, and downstream with the same teacher."""
+    made = {name: plan.named("08", f"transfer-{name}-90", *at) for name in ("three", "english")}
+    downstream = plan.gradual_name("obs", 0.9, plan.SCHEDULE["obs"], *at, taught=True)
+    return {"dense": plan.baseline_name(*at), **made, "downstream": downstream}
+
+
+def _static(records: list[dict]) -> Answer:
     """Static is faster wherever both run; against it: slower everywhere, beyond the quartiles."""
     names = {case: plan.speed_name(case, _corpus(records)) for case in ("base int8", "base dynamic")}
     if missing := [run for run in names.values() if run not in {record["run"] for record in records}]:
         return _without(missing)
-    pairs, failed, text, busy = {}, [], [], False
-    for (runtime, batch), rows in speed.rows(records).groupby(["runtime", "batch"]):
-        by_case = {row["case"]: row for row in rows.to_dict("records") if row["case"] in names}
-        if len(by_case) == 2 and all(pd.notna(row["ratio"]) for row in by_case.values()):
-            busy |= any(row.get("busy") == 1 for row in by_case.values())
-            pairs.setdefault(runtime, {})[batch] = intervals.times(by_case["base int8"], by_case["base dynamic"])
-        else:
-            failed += [f"{case} in {runtime}" for case, row in by_case.items() if pd.isna(row["ratio"])]
-    for runtime, of_runtime in pairs.items():
-        shown = [f"{intervals.show(each, digits=2)} at batch {batch:.0f}" for batch, each in of_runtime.items()]
-        text.append(f"static over dynamic in {runtime}: {', '.join(shown)}")
+    rows = speed.rows(records).query("case in @names").sort_values(["runtime", "batch"], kind="stable")
+    failed = [f"{row.case} in {row.runtime}" for row in rows[rows["ratio"].isna()].itertuples()]
+    ran = rows.dropna(subset="ratio")
+    ran = ran[ran.duplicated(["runtime", "batch"], keep=False)]
+    faster, texts = [], {}
+    for (runtime, batch), both in ran.groupby(["runtime", "batch"]):
+        times = intervals.times(*both.set_index("case").loc[list(names)].to_dict("records"))
+        faster.append(within(times, 1.0))
+        texts.setdefault(runtime, []).append(f"{intervals.show(times, digits=2)} at batch {batch:.0f}")
+    text = [f"static over dynamic in {runtime}: {', '.join(of_runtime)}" for runtime, of_runtime in texts.items()]
     text += [f"failed: {', '.join(dict.fromkeys(failed))}"] * bool(failed)
-    text += ["the machine was busy"] * busy
-    every = [each for of_runtime in pairs.values() for each in of_runtime.values()]
-    faster = [intervals.above(each, 1.0) for each in every]
-    verdict = decided(faster, all(met is False for met in faster))
-    return (verdict if every else MISSING), "; ".join(text or ["no runtime ran both"]), list(names.values())
+    text += ["the machine was busy"] * bool(ran["busy"].eq(True).any())
+    verdict = decided(faster, none_met(faster)) if faster else MISSING
+    return verdict, "; ".join(text or ["no runtime ran both"]), list(names.values())
 
 
-def _claim_8(records: list[dict]) -> Answer:
-    """Each loss is about its parts' sum; against it: no combination's is, in any seed."""
-    made = [record for record in of_kind(records, "combination") if combined.parts(record)]
-    there = {record["run"]: record for record in records}
-    if not made:
+def _sums(records: list[dict]) -> Answer:
+    """From what a combined model's loss and its parts' losses are computed from; what has collapsed decides nothing."""
+    wanted: dict[str, list] = {}
+    for record in of_kind(records, "combination"):
+        if parts := combined.parts(record):
+            seed = {"float": record["needs"]["float"], "complete": record["run"]}
+            for name, part in zip(("start", "int8"), parts, strict=True):
+                seed |= {f"against {name}": part["against"], name: part["run"]}
+            wanted.setdefault(record["settings"]["combination"], []).append(seed)
+    if not wanted:
         return _without(["runs of notebook 06"])
-    needed = {run["run"]: _needed(run) for run in made}
-    missing = sorted({name for names in needed.values() for name in names if name not in there})
-    complete = [record for record in made if set(needed[record["run"]]) <= set(there)]
-    if not complete:
-        return _without(missing)
-    of_whole = {name for record in complete for name in (record["run"], *needed[record["run"]])}
-    runs = [name for name in there if name in of_whole]
-    if empty := _finding_nothing([combined.whole_of(record, records) for record in complete], LANGUAGES):
-        return MISSING, empty, runs
-    dead = [name for name in runs if there[name]["scores"] and intervals.f1(there[name], "en")[0] < NOTHING]
-    text, conditions = [], {}
-    for combination in dict.fromkeys(record["settings"]["combination"] for record in complete):
-        seeds = [_parts(record, there) for record in complete if record["settings"]["combination"] == combination]
-        lost = intervals.change(seeds, "float", "complete")
-        off = {}
-        for language in LANGUAGES:
-            alone = [intervals.change(seeds, f"against {part}", part)[language] for part in ("start", "int8")]
-            off[language] = lost[language] - sum(alone)
-        means = [f"{name} {lost[name][0]:.1f} for {(lost[name] - off[name])[0]:.1f}" for name in off]
-        text.append(f"{combination} loses {', '.join(means)} ({intervals.points(off)})")
-        if not set(dead) & {record["run"] for seed in seeds for record in seed.values()}:
-            conditions[combination] = [intervals.within(intervals.of(each), -ADDS_UP, ADDS_UP) for each in off.values()]
-    text = ["points lost for the sum of the parts (and what lies between): " + "; ".join(text)]
-    text += [f"{NOTHING_LEFT}: {', '.join(dead)}"] * bool(dead) + [f"missing: {', '.join(missing)}"] * bool(missing)
-    every = [met for of_name in conditions.values() for met in of_name] or [None]
-    opposite = bool(conditions) and all(False in of_name for of_name in conditions.values())
-    return decided(every, opposite), "; ".join(text), runs
+    answers = {name: _of_seeds(records, seeds, verdicts.adds_up) for name, seeds in wanted.items()}
+    alive = [name for name, (verdict, text, _) in answers.items() if verdict != MISSING and NOTHING_LEFT not in text]
+    return _agreed(answers, alive)
 
 
-def _claim_9(records: list[dict]) -> Answer:
+def _fastest(records: list[dict]) -> Answer:
     """The paper's model in DeepSparse is nearly 11.5 times as fast; against it: it is no faster at all."""
     measured = speed.rows(records)
     if measured.empty:
@@ -170,95 +204,78 @@ def _claim_9(records: list[dict]) -> Answer:
     best = {name: rows.loc[rows["chosen by"].idxmax()].to_dict() for name, rows in wanted.items() if len(rows)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
-        f"batch {row['batch']:.0f}{', busy machine' if row.get('busy') == 1 else ''})"
+        f"batch {row['batch']:.0f}{', busy machine' * bool(row['busy'])})"
         for name, row in best.items()
     ]
-    runs = [plan.speed_name(row["case"], _corpus(records)) for row in best.values()]
     missing = [f"{case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
     text += [f"missing: {', '.join(missing)}"] * bool(missing)
-    if "in DeepSparse" not in best:
-        return MISSING, "; ".join(text), runs
-    ours = intervals.times(best["in DeepSparse"])
-    return decided([intervals.above(ours, NEARLY * SPEEDUP)], ours.high < 1), "; ".join(text), runs
+    verdict = MISSING
+    if "in DeepSparse" in best:
+        ours = intervals.times(best["in DeepSparse"])
+        verdict = decided([within(ours, NEARLY * SPEEDUP)], ours.high < 1)
+    return verdict, "; ".join(text), [plan.speed_name(row["case"], _corpus(records)) for row in best.values()]
 
 
-def _claim_10(records: list[dict]) -> Answer:
+def _compound(records: list[dict]) -> Answer:
     """A quarter of the layers, 80% in blocks and int8, over the whole dense model, both in DeepSparse."""
-    key, timed = ("layers", "share", "form"), of_kind(records, "compound speed")
-    timed = {tuple(record["settings"][name] for name in key): record for record in timed}
+    key = ("layers", "share", "form")
+    timed = {tuple(r["settings"][name] for name in key): r for r in of_kind(records, "compound speed")}
     whole = max((depth for depth, *_ in timed), default=0)
     base, small = timed.get((whole, 0.0, "dense")), timed.get((whole // 4, 0.8, "4-block int8"))
     if not base or not small:
         two = "notebook 08's dense model and of its 80% 4-block int8 one of a quarter of layers"
         return _without([f"the speeds of {two}"])
-    there, name = {record["run"]: record for record in records}, small["settings"]["model"]
-    runs = [small["needs"]["base"], small["needs"]["model"], base["run"], small["run"]]
-    if missing := [run for run in runs if run not in there]:
-        return _without(missing)
+    name = small["settings"]["model"]
     dense, ours = (compound.best(record).get("deepsparse") for record in (base, small))
     if not dense or not ours or ours["batch"] != ITS_BATCH:
         return _without([f"{name} and the dense model in DeepSparse at batch {ITS_BATCH}"])
-    if empty := _finding_nothing([there[runs[0]]], LANGUAGES):
-        return MISSING, empty, runs
-    times, pair = intervals.times(ours, dense), {"dense": there[runs[0]], "int8": there[runs[1]]}
-    verdict, kept = verdicts.compound([pair], intervals.above(times, NEARLY * SURGEON))
-    text = f"{name}: {intervals.show(times, digits=2)} times the dense model in DeepSparse at batch {ITS_BATCH}"
-    text += ", busy machine" * bool(dense.get("busy") or ours.get("busy")) + f"; {kept} in ONNX Runtime"
-    scored = [f"{language} {f1:.3f}" for language, f1 in small.get("f1_in", {}).get("deepsparse", {}).items()]
-    return verdict, f"{text}, F1 in DeepSparse: {', '.join(scored) or 'not measured'}; 1 seed", runs
+    times = intervals.times(ours, dense)
+
+    def judge(seeds: list[Seed]) -> tuple[str, str]:
+        verdict, kept = verdicts.compound(seeds, within(times, NEARLY * SURGEON))
+        text = f"{name}: {intervals.show(times, digits=2)} times the dense model in DeepSparse at batch {ITS_BATCH}"
+        text += ", busy machine" * bool(dense.get("busy") or ours.get("busy")) + f"; {kept} in ONNX Runtime"
+        scored = [f"{language} {f1:.3f}" for language, f1 in small.get("f1_in", {}).get("deepsparse", {}).items()]
+        return verdict, f"{text}, F1 in DeepSparse: {', '.join(scored) or 'not measured'}"
+
+    verdict, text, runs = _of_seeds(
+        records, [{"dense": small["needs"]["base"], "int8": small["needs"]["model"]}], judge
+    )
+    return verdict, text, runs and [*runs, base["run"], small["run"]]
 
 
-def _claim_11(records: list[dict]) -> Answer:
-    """From what was pruned to 90% upstream on three languages, on English, and downstream with the same teacher."""
-
-    def wanted(*where) -> dict[str, str]:
-        names = {"three": "three-90", "english": "english-90"}
-        made = {part: plan.named("08", f"transfer-{name}", *where) for part, name in names.items()}
-        downstream = plan.gradual_name("obs", 0.9, plan.SCHEDULE["obs"], *where, taught=True)
-        return {"dense": plan.baseline_name(*where), **made, "downstream": downstream}
-
-    return _judged(records, "transfer", wanted, verdicts.upstream)
-
-
-def _claim_12(records: list[dict]) -> Answer:
+def _tasks(records: list[dict]) -> Answer:
     """From every way of compressing that both tasks have, on one model."""
-    there = {record["run"]: record for record in records}
-    answers, missing = {}, []
+    wanted: dict[str, list] = {}
     for record in of_kind(records, "crossed", "gated", "pairs sparse"):
         settings = record["settings"]
         if settings["task"] != "similarity" or settings["row"] == "FT":
             continue
-        where, share = (settings["backbone"], settings["corpus"], settings["seed"]), settings.get("share")
+        row, share, at = (
+            settings["row"],
+            settings.get("share"),
+            [settings[key] for key in ("backbone", "corpus", "seed")],
+        )
         if settings["kind"] == "pairs sparse":
-            other = plan.gradual_name(settings["row"], share, settings["schedule"], *where)
+            entities = plan.gradual_name(row, share, settings["schedule"], *at)
         else:
-            other = plan.crossed_name("entities", settings["row"], *where, share=share)
-        dense = plan.crossed_name("similarity", "FT", *where), plan.baseline_name(*where)
-        if absent := [run for run in (other, *dense) if run not in there]:
-            missing += absent
-            continue
-        parts = ("similarity", "entities", "similarity, dense", "entities, dense")
-        seed = dict(zip(parts, (record, *(there[run] for run in (other, *dense))), strict=True))
-        if any(intervals.quality(each, name)[0] < NOTHING for each in list(seed.values())[2:] for name in LANGUAGES):
-            return MISSING, f"{dense[0]} or {dense[1]} finds nothing that could be lost", []
-        name = f"{settings['row']}{f' {share:.0%}' if share else ''}"
-        dead = any(intervals.quality(seed[part], "en")[0] < NOTHING for part in parts[:2])
-        conditions, text = ([None], NOTHING_LEFT) if dead else verdicts.tasks([seed])
-        answers[name] = decided(conditions, False), f"{text} points kept", [record["run"], other]
-    if not answers:
-        return _without(missing or ["runs of notebook 09 on similarity"])
-    verdict, text, runs = _agreed(answers)
-    return verdict, text + (f". missing: {', '.join(dict.fromkeys(missing))}" if missing else ""), runs
+            entities = plan.crossed_name("entities", row, *at, share=share)
+        seed = {"similarity, dense": plan.crossed_name("similarity", "FT", *at)}
+        seed |= {"entities, dense": plan.baseline_name(*at), "similarity": record["run"], "entities": entities}
+        wanted.setdefault(f"{row} {share:.0%}" if share else row, []).append(seed)
+    if not wanted:
+        return _without(["runs of notebook 09 on similarity"])
+    answers = {name: _of_seeds(records, seeds, verdicts.tasks, dense=2) for name, seeds in wanted.items()}
+    return _agreed(answers, [name for name, (verdict, *_) in answers.items() if verdict != MISSING])
 
 
-def _claim_13(records: list[dict]) -> Answer:
+def _crossed(records: list[dict]) -> Answer:
     """From the rows of the truth table at 60%, on entities."""
     used = {record["settings"]["model"]: record for record in of_kind(records, "use")}
 
-    def wanted(*where) -> dict[str, str]:
-        shares = {"P": KEPT_AT, "P+A": KEPT_AT, "P+D+A": KEPT_AT}
-        rows = {row: plan.crossed_name("entities", row, *where, share=shares.get(row)) for row in (*shares, "A", "D+A")}
-        return {"FT": plan.baseline_name(*where)} | rows
+    def wanted(*at) -> dict[str, str]:
+        rows = {row: plan.crossed_name("entities", row, *at, share=share) for row, share in KEPT_AT.items()}
+        return {"FT": plan.baseline_name(*at)} | rows
 
     def judge(seeds: list[Seed]) -> tuple[str, str]:
         read = {row: used[one["run"]] for row, one in seeds[0].items() if one["run"] in used}
@@ -270,108 +287,34 @@ def _claim_13(records: list[dict]) -> Answer:
 
 
 CLAIMS = (
-    (
-        "About half of the heads can go before F1 falls, alike in every language",
-        partial(_heads, method="heads", where=verdicts.HALF),
-    ),
+    ("About half of the heads can go before F1 falls, alike in every language", _heads("heads", verdicts.HALF)),
     (
         "With equal heads in every layer the fall starts near 30%, alike in every language",
-        partial(_heads, method="uniform", where=verdicts.THIRTY),
+        _heads("uniform", verdicts.THIRTY),
     ),
-    ("Second-order pruning keeps more of the unseen languages than magnitude and movement", _claim_3),
-    ("The first 40% of sparsity is free, and the cubic curve ends better than the linear one", _claim_4),
-    ("A teacher changes English little and helps unseen languages", _claim_5),
-    ("Int8 hurts unseen languages no more than English, and QAT keeps 98%", _claim_6),
-    ("Static int8 is faster than dynamic", _claim_7),
-    ("The losses and gains of combined techniques are those of the parts", _claim_8),
-    ("End to end, the model is 11.5 times as fast as dense float32 in ONNX Runtime", _claim_9),
+    ("Second-order pruning keeps more of the unseen languages than magnitude and movement", _criteria),
+    ("The first 40% of sparsity is free, and the cubic curve ends better than the linear one", _curves),
+    (
+        "A teacher changes English little and helps unseen languages",
+        partial(_judged, kind="student", wanted=_student, judge=verdicts.taught, needed=("en",)),
+    ),
+    (
+        "Int8 hurts unseen languages no more than English, and QAT keeps 98%",
+        partial(_judged, kind="graph", wanted=_int8, judge=verdicts.int8),
+    ),
+    ("Static int8 is faster than dynamic", _static),
+    ("The losses and gains of combined techniques are those of the parts", _sums),
+    ("End to end, the model is 11.5 times as fast as dense float32 in ONNX Runtime", _fastest),
     (
         "At 28.75 times its own dense model, in DeepSparse at batch 32, English loses at most 7.5% of F1, and the "
         "unseen languages no more",
-        _claim_10,
+        _compound,
     ),
     (
         "Pruned upstream on three languages, a model keeps more of the unseen ones than pruned downstream on English, "
         "and than pruned upstream on English text",
-        _claim_11,
+        partial(_judged, kind="transfer", wanted=_upstream, judge=verdicts.upstream),
     ),
-    ("What compression leaves of unseen languages is the same for similarity and for entities", _claim_12),
-    ("Adapters equal full tuning, a student on top costs quality, feed-forward and last layers go first", _claim_13),
+    ("What compression leaves of unseen languages is the same for similarity and for entities", _tasks),
+    ("Adapters equal full tuning, a student on top costs quality, feed-forward and last layers go first", _crossed),
 )
-
-
-def _judged(
-    records: list[dict],
-    kind: str,
-    wanted: Callable[..., dict[str, str]],
-    judge: Callable[[list[Seed]], tuple[str, str]],
-    needed: tuple[str, ...] = LANGUAGES,
-) -> Answer:
-    """What `judge` says of each model of a notebook, from every seed with all runs of `wanted(model, corpus, seed)`.
-
-    The first of these runs must find names in the `needed` languages, or there is nothing to compare with.
-    """
-    there, places, answers = {record["run"]: record for record in records}, {}, {}
-    for settings in (record["settings"] for record in of_kind(records, kind)):
-        places.setdefault(settings["label"], set()).add((settings["corpus"], settings["seed"]))
-    for model, of_model in places.items():
-        names = [wanted(model, *place) for place in sorted(of_model)]
-        missing = [run for parts in names for run in parts.values() if run not in there]
-        complete = [parts for parts in names if set(parts.values()) <= set(there)]
-        seeds = [{part: there[run] for part, run in parts.items()} for parts in complete]
-        runs = [run for parts in complete for run in parts.values()]
-        if not seeds:
-            answers[model] = _without(missing)
-        elif empty := _finding_nothing([next(iter(seed.values())) for seed in seeds], needed):
-            answers[model] = MISSING, empty, runs
-        else:
-            verdict, text = judge(seeds)
-            scored = [run for run in runs if there[run]["scores"] or there[run].get("curve")]
-            dead = [run for run in scored if _beginning(there[run], "en") < NOTHING]
-            text += f"; {NOTHING_LEFT}: {', '.join(dead)}" if dead else ""
-            text += f"; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-            answers[model] = verdict, text + (f"; missing: {', '.join(missing)}" if missing else ""), runs
-    return _agreed(answers) if answers else _without([f"runs of the kind {kind}"])
-
-
-def _agreed(answers: dict[str, Answer]) -> Answer:
-    """One answer for several models or sparsities: what all say; else what keeps the claim from holding for all."""
-    given = {verdict for verdict, _, _ in answers.values()}
-    verdict = next((one for one in (MISSING, UNDECIDED) if one in given), FAILS)
-    verdict = given.pop() if len(given) == 1 else FAILS if given & {FAILS, CONTRADICTED} else verdict
-    texts = [text if len(answers) == 1 else f"{name}: {text}" for name, (_, text, _) in answers.items()]
-    return verdict, ". ".join(texts), [run for _, _, runs in answers.values() for run in runs]
-
-
-def _without(names: list[str]) -> Answer:
-    return MISSING, f"missing: {', '.join(names)}", []
-
-
-def _finding_nothing(references: list[dict], languages: tuple[str, ...]) -> str:
-    """What the runs that others are compared with do not find; empty where they find names in all languages."""
-    worst = {language: min(_beginning(record, language) for record in references) for language in languages}
-    empty = [f"{language} {f1:.2f}" for language, f1 in worst.items() if f1 < NOTHING]
-    return f"F1 of what the others are compared with is {', '.join(empty)}: nothing can be lost" if empty else ""
-
-
-def _beginning(record: dict, language: str) -> float:
-    """Test F1 of a run, or of the beginning of its curve."""
-    return (record["scores"] or record["curve"][0]["scores"])[language]["test"]["f1"]
-
-
-def _parts(record: dict, there: dict[str, dict]) -> Seed:
-    """A combined model, the float graph that it is compared with, its parts, and what each of them is compared with."""
-    start, int8 = combined.parts(record)
-    seed = {"complete": record, "float": there[record["needs"]["float"]]}
-    for name, part in (("start", start), ("int8", int8)):
-        seed |= {name: there[part["run"]], f"against {name}": there[part["against"]]}
-    return seed
-
-
-def _needed(record: dict) -> list[str]:
-    """The runs that a combined model's loss and its parts' losses are computed from."""
-    return [record["needs"]["float"], *(part[name] for part in combined.parts(record) for name in ("run", "against"))]
-
-
-def _corpus(records: list[dict]) -> str:
-    return records[0]["settings"]["corpus"]

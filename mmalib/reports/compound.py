@@ -6,6 +6,7 @@ stand beside as printed: F1 on SQuAD in percent, of which they take shares of BE
 """
 
 from collections.abc import Callable
+from math import nan
 
 import numpy as np
 import pandas as pd
@@ -13,39 +14,26 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import ABLATIONS, PATTERNS, UPSTREAM, of_kind
 from mmalib.reports import figures, speed, tables
-from mmalib.reports.compare import of_part, retention
 from mmalib.reports.speed_real import front
 from mmalib.reports.unstructured import NAMES
 
 THEIR_DENSE = 88.54
+KEY = ("layers", "share", "form")
 FORMS = ("dense", *PATTERNS, "int8", "4-block int8")
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse": "DeepSparse", "torch": "PyTorch int8"}
 KEPT = {"English kept %": "#4477AA", "unseen kept %": "#AA3377"}  # and their colours
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    made = {"table_layers": layers(records), "table_compound": compound(records), "table_patience": patience(records)}
-    made |= {"table_upstream": upstream(records), "table_2_of_4": two_of_four(records)}
-    made |= {"table_ablations": ablations(records), "table_upstream_backbones": backbones(records)}
-    drawn: dict = {name: table for name, table in made.items() if len(table)}
-    if "table_compound" in drawn:
-        drawn["compound"] = recall(drawn["table_compound"])
-    if "table_ablations" in drawn:
-        drawn["ablations"] = ablation_curves(drawn["table_ablations"])
-    return drawn
-
-
 def layers(records: list[dict]) -> pd.DataFrame:
     """Layers dropped in every way: F1 as they are left, and tuned with the whole model as teacher."""
-    rows = []
-    for record in of_kind(records, "layers"):
-        settings, at_once = record["settings"], record["at_once"]
-        row = {"layers": settings["layers"], "which stay": settings["choice"]}
-        row |= {"numbers, from 0": " ".join(map(str, record["stay"]))}
-        row |= {f"{name} at once": round(_f1(at_once[name]), 3) for name in figures.COLOURS}
-        rows.append(row | _scores(record, records))
-    return pd.DataFrame(rows).sort_values("layers", ascending=False, kind="stable") if rows else pd.DataFrame()
+    runs = sorted(of_kind(records, "layers"), key=lambda record: -record["settings"]["layers"])
+    return pd.DataFrame(
+        {"layers": record["settings"]["layers"], "which stay": record["settings"]["choice"]}
+        | {"numbers, from 0": " ".join(map(str, record["stay"]))}
+        | {f"{name} at once": f1 for name, f1 in _f1(record["at_once"]).items()}
+        | _scores(record, records)
+        for record in runs
+    )
 
 
 def compound(records: list[dict]) -> pd.DataFrame:
@@ -56,18 +44,17 @@ def compound(records: list[dict]) -> pd.DataFrame:
     """
     timed, rows = of_kind(records, "compound speed"), []
     timed.sort(key=lambda of: (-of["settings"]["layers"], of["settings"]["share"], FORMS.index(of["settings"]["form"])))
-    dense = best(timed[0]).get("deepsparse") if timed and timed[0]["settings"]["form"] == "dense" else None
+    dense = best(timed[0]).get("deepsparse", {}) if timed and timed[0]["settings"]["form"] == "dense" else {}
     for record in timed:
-        settings, model = record["settings"], of_part(record, "model", records)
-        fastest, size = best(record), next(iter(record["sizes"].values()))
-        depth, share, form = (settings[name] for name in ("layers", "share", "form"))
-        ours, theirs = fastest.get("deepsparse"), printed(depth, share, form)
-        row = {"layers": depth, "zeros": f"{share:.0%}", "form": form} | (_scores(model, records) if model else {})
-        row |= {"paper F1 kept %": theirs.get("kept"), "million weights left": _millions(size["weights_left"])}
-        row |= {"MB": round(size["megabytes"], 1), "MB by gzip": round(size["gzip_megabytes"], 1)}
-        row |= {"paper MB": theirs.get("gzip_mb")}
-        row |= {title: speed.rounded(fastest.get(name, {}).get("ratio"), 2) for name, title in RUNTIMES.items()}
-        row |= {"over own dense": round(ours["ratio"] / dense["ratio"], 2) if ours and dense else None}
+        settings, model = record["settings"], tables.of_part(record, "model", records)
+        size, theirs = next(iter(record["sizes"].values())), printed(*(settings[name] for name in KEY))
+        ratios = {name: row["ratio"] for name, row in best(record).items()}
+        row = {"layers": settings["layers"], "zeros": f"{settings['share']:.0%}", "form": settings["form"]}
+        row |= (_scores(model, records) if model else {}) | {"paper F1 kept %": theirs.get("kept")}
+        row |= {"million weights left": float(f"{size['weights_left'] / 1e6:.3g}"), "MB": round(size["megabytes"], 1)}
+        row |= {"MB by gzip": round(size["gzip_megabytes"], 1), "paper MB": theirs.get("gzip_mb")}
+        row |= {title: round(ratios.get(name, nan), 2) for name, title in RUNTIMES.items()}
+        row |= {"over own dense": round(ratios.get("deepsparse", nan) / dense.get("ratio", nan), 2)}
         row |= {"paper speed-up": theirs.get("speedup"), "batch": max(settings["batches"])}
         means = {name: np.mean(list(f1.values())) for name, f1 in record["f1_in"].items()}
         row |= {"mean F1 in": ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())}
@@ -88,13 +75,11 @@ def best(record: dict) -> dict[str, dict]:
 def printed(depth: int, share: float, form: str) -> dict:
     """What they print of one of these models: share of F1 kept, speed-up, megabytes."""
     method = {"dense": "unstructured", "int8": "4-block + QAT", "4-block int8": "4-block + QAT"}.get(form, form)
-    quality, table = tables.paper("obert 3"), tables.paper("obert")
-    about = [f"SQuAD {depth} layers", 100 * share, method]
-    rows = quality[(quality[["task", "sparsity", "method"]] == about).all(axis=1)]
-    theirs = {} if rows.empty else {"kept": round(100 * rows["value"].iloc[0] / THEIR_DENSE, 2)}
-    about = [depth, 100 * share, "none" if form == "dense" else method.replace(" ", "")]
-    rows = table[(table[["layers", "sparsity", "method"]] == about).all(axis=1)]
-    return theirs | {name: row[name] for row in rows.to_dict("records") for name in ("speedup", "gzip_mb")}
+    f1 = tables.paper("obert 3").set_index(["task", "sparsity", "method"])["value"]
+    speeds = tables.paper("obert").set_index(["layers", "sparsity", "method"])[["speedup", "gzip_mb"]].to_dict("index")
+    kept = f1.get((f"SQuAD {depth} layers", 100 * share, method))
+    theirs = {} if kept is None else {"kept": round(100 * kept / THEIR_DENSE, 2)}
+    return theirs | speeds.get((depth, 100 * share, "none" if form == "dense" else method.replace(" ", "")), {})
 
 
 def patience(records: list[dict]) -> pd.DataFrame:
@@ -115,22 +100,18 @@ def upstream(records: list[dict]) -> pd.DataFrame:
     rows, there = [], set()
     for record in of_kind(records, "transfer"):
         criterion, share, languages = UPSTREAM[record["settings"]["upstream"]]
-        read = (of_part(record, "start", records) or {}).get("read", {"source": "not there"})
+        read = (tables.of_part(record, "start", records) or {}).get("read", {"source": "not there"})
         row = {"pruned": f"upstream, {NAMES[criterion]}", "sparsity": f"{share:.0%}", "text": " ".join(languages)}
-        rows.append((record, row | {"from": read["source"]}))
+        rows.append(row | {"from": read["source"], "seeds": 1} | _scores(record, records))
         there.add((record["settings"]["label"], record["settings"]["seed"]))
     for record in of_kind(records, "gradual"):
         settings = record["settings"]
         if "hardness" in settings and (settings["label"], settings["seed"]) in there:
             row = {"pruned": "downstream, second order", "sparsity": f"{settings['share']:.0%}", "text": "en, labels"}
-            rows.append((record, row | {"from": "notebook 03"}))
-    if not rows:
-        return pd.DataFrame()
-    keys = [*rows[0][1], "model", "source"]
-    made = pd.DataFrame(row | {"seeds": 1} | _scores(record, records) for record, row in rows)
-    grouped = made.groupby(keys, sort=False)
-    mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped["seeds"].sum())
-    made = _beside(mean.reset_index().to_dict("records"), 2, lambda row: {"pruned": row["method"]})
+            rows.append(row | {"from": "notebook 03", "seeds": 1} | _scores(record, records))
+    grouped = pd.DataFrame(rows).groupby(["pruned", "sparsity", "text", "from", "model", "source"], sort=False)
+    mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped.size()).reset_index()
+    made = _beside(mean.to_dict("records"), 2, lambda row: {"pruned": row["method"]})
     return made.astype({"seeds": "Int64"})
 
 
@@ -140,7 +121,7 @@ def backbones(records: list[dict]) -> pd.DataFrame:
         {"backbone": record["run"], "made from": settings["label"], "zeros": f"{record['sparsity']['measured']:.0%}"}
         | {"by": NAMES[settings["method"]], "text": " ".join(record["read"]["subwords"])}
         | {"from": record["read"]["source"], "million subwords read": f"{record['read']['total'] / 1e6:.2f}"}
-        | {"million encoder weights left": _millions(record["size"]["weights_left"])}
+        | {"million encoder weights left": float(f"{record['size']['weights_left'] / 1e6:.3g}")}
         | {"MB": round(record["size"]["megabytes"], 1), "MB by gzip": round(record["size"]["gzip_megabytes"], 1)}
         for record in of_kind(records, "upstream")
         if (settings := record["settings"])
@@ -149,11 +130,15 @@ def backbones(records: list[dict]) -> pd.DataFrame:
 
 def two_of_four(records: list[dict]) -> pd.DataFrame:
     """Their table 4: half of every four weights gone, at once and after an epoch with masks held."""
-    rows = []
-    for record in of_kind(records, "held"):
-        row = {"criterion": NAMES[record["settings"]["method"]], "sparsity": "50%"}
-        rows.append(row | {"epochs after": "0"} | _scores(record, records, record["at_once"]))
-        rows.append(row | {"epochs after": f"{record['settings']['held_epochs']:g}"} | _scores(record, records))
+    rows = [
+        {"criterion": NAMES[record["settings"]["method"]], "sparsity": "50%", "epochs after": epochs}
+        | _scores(record | scored, records)
+        for record in of_kind(records, "held")
+        for epochs, scored in (
+            ("0", {"scores": record["at_once"], "further": {}}),
+            (f"{record['settings']['held_epochs']:g}", {}),
+        )
+    ]
     rows.sort(key=lambda row: row["epochs after"])
     return _beside(rows, 4, lambda row: {"criterion": row["method"], "epochs after": f"{row['epochs']:.0f}"})
 
@@ -163,22 +148,23 @@ def ablations(records: list[dict]) -> pd.DataFrame:
     runs = sorted(of_kind(records, "ablation"), key=lambda record: list(ABLATIONS).index(record["settings"]["line"]))
     return pd.DataFrame(
         {"varied": record["settings"]["line"], "value": point["value"], "sparsity": f"{point['share']:.0%}"}
-        | {name: round(_f1(point["scores"][name]), 3) for name in figures.COLOURS}
+        | _f1(point["scores"])
         for record in runs
         for point in record["curve"]
     )
 
 
-def recall(table: pd.DataFrame) -> Figure:
+def recall(records: list[dict]) -> Figure:
     """Their figure 2 for two: F1 kept against speed-up and against size; a line joins what no other model beats."""
+    table = compound(records)
     fastest = table[list(RUNTIMES.values())].astype(float).max(axis=1)
     with figures.drawing(6.9, 2.7) as drawn:
         panels = drawn.subplots(1, 2, sharey=True)
         for axes, values, sign in zip(panels, (fastest, table["MB by gzip"]), (1, -1), strict=True):
             for name, colour in KEPT.items():
-                points = pd.DataFrame({"x": values, "y": table[name]}).dropna().sort_values("x")
+                points = pd.DataFrame({"x": values, "y": table.get(name, nan)}).dropna().sort_values("x")
                 axes.plot(points["x"], points["y"], "o", color=colour, alpha=0.4, markeredgewidth=0)
-                line = points[front((sign * points["x"]).tolist(), points["y"].tolist())]
+                line = points.loc[front((sign * points["x"]).tolist(), points["y"].tolist())]
                 axes.plot(line["x"], line["y"], color=colour, label=name.removesuffix(" kept %"))
         panels[0].set_xlabel("speed-up over dense XLM-R base in ONNX Runtime,\nof the fastest runtime")
         panels[1].set_xlabel("MB by gzip")
@@ -187,8 +173,9 @@ def recall(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def ablation_curves(table: pd.DataFrame) -> Figure:
+def ablation_curves(records: list[dict]) -> Figure:
     """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
+    table = ablations(records)
     panels = list(table.groupby("varied", sort=False))
     with figures.drawing(1.6 + 1.5 * len(panels), 2.4) as drawn:
         grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
@@ -209,24 +196,19 @@ def ablation_curves(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def _scores(record: dict, records: list[dict], scores: dict | None = None) -> dict:
+def _scores(record: dict, records: list[dict]) -> dict:
     """Test F1 by language, what is kept of the dense baseline's, and F1 in further languages."""
-    settings, base, scores = record["settings"], of_part(record, "base", records), scores or record["scores"]
+    settings, base = record["settings"], tables.of_part(record, "base", records)
     base = base or (record if settings["kind"] == "baseline" else None)
-    left = retention(scores, base["scores"], "test") if base else dict.fromkeys(scores, np.nan)
-    row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"}
-    row |= {name: round(_f1(scores[name]), 3) for name in figures.COLOURS}
+    left = tables.retention(record["scores"], base["scores"], "test") if base else dict.fromkeys(record["scores"], nan)
+    row = {"model": settings["label"], "source": f"this study, {settings['corpus']}"} | _f1(record["scores"])
     row |= dict(zip(KEPT, (round(left["en"], 1), round(np.mean([left["es"], left["nl"]]), 1)), strict=True))
-    further = record.get("further", {}) if scores is record["scores"] else {}
-    return row | {name: round(_f1(of), 3) for name, of in further.items()}
+    return row | _f1(record.get("further", {}))
 
 
-def _millions(number: int) -> float:
-    return float(f"{number / 1e6:.3g}")
-
-
-def _f1(splits: dict) -> float:
-    return splits["test"]["f1"]
+def _f1(scores: dict) -> dict[str, float]:
+    known = [*figures.COLOURS, *(name for name in scores if name not in figures.COLOURS)]
+    return {name: round(scores[name]["test"]["f1"], 3) for name in known if name in scores}
 
 
 def _beside(rows: list[dict], number: int, about: Callable[[dict], dict]) -> pd.DataFrame:

@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mmalib.plan import Run
-
-
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The table of minutes by its file's name, from the records alone."""
-    return {} if (costs := table(records)).empty else {"table_costs": costs}
 
 
 def table(records: list[dict]) -> pd.DataFrame:
@@ -27,7 +21,8 @@ def table(records: list[dict]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     grouped = pd.DataFrame(rows).groupby(["notebook", "kind"])
-    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", _each)).reset_index()
+    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", set)).reset_index()
+    costs["cores"] = [", ".join(map(str, sorted(cores))) for cores in costs["cores"]]
     return costs.assign(minutes=costs["minutes"].map("{:.1f}".format))
 
 
@@ -69,7 +64,3 @@ def _kind(settings: dict) -> str:
     if settings["notebook"] == "03" and "share" in settings:
         kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")
     return kind
-
-
-def _each(values: pd.Series) -> str:
-    return ", ".join(str(value) for value in sorted(set(values)))

@@ -1,6 +1,6 @@
 """Notebook 09, from records: the truth table of pruning × distillation × adapters on two tasks, and its figures."""
 
-import math
+from math import nan
 
 import numpy as np
 import pandas as pd
@@ -8,28 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
-from mmalib.reports import figures
+from mmalib.reports import figures, tables
 
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
 COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2, "over FT": 2}  # and their digits
 COSTS |= {"training minutes": 1, "training Wh": 2, "Wh per 1,000": 4, "g CO2e per 1,000": 4}
-
-
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    made = rows(records)
-    if made.empty:
-        return {}
-    drawn: dict[str, pd.DataFrame | Figure] = {"table_crossed": table(made)}
-    if len(found := searched(records)):
-        drawn["table_searched"] = found
-    if gated := of_kind(records, "gated"):
-        drawn |= {"crossed_quality": quality(made), "crossed_size": size(made), "crossed_removed": removed(gated)}
-    if made["Wh per 1,000"].notna().any():
-        drawn["crossed_emissions"] = emissions(made)
-    return drawn
 
 
 def rows(records: list[dict]) -> pd.DataFrame:
@@ -40,34 +25,32 @@ def rows(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame([_row(r, used.get(r["run"])) for r in [*(r for r in records if r["run"] in bases), *own]])
 
 
-def table(made: pd.DataFrame) -> pd.DataFrame:
+def table(records: list[dict]) -> pd.DataFrame:
     """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
-    lines = []
-    for (task, row, asked), group in made.groupby(["task", "row", "asked"], dropna=False, sort=False):
-        line = {"task": task, "row": row, "asked": "" if math.isnan(asked) else f"{asked:g}", "seeds": len(group)}
-        line |= {"sparsity": _mean(group, "sparsity", 3)}
-        for language in figures.COLOURS:
-            line |= {f"{language} {kind}": group[language].agg(kind) for kind in ("mean", "std")}
-        for column, digits in COSTS.items():
-            line[column] = _mean(group, column, digits)
-        lines.append(line | {"order": (task, ORDER.index(row), -1 if math.isnan(asked) else asked)})
-    return pd.DataFrame(sorted(lines, key=lambda line: line.pop("order")))
+    made = rows(records)
+    made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
+    made["asked"] = ["" if np.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
+    means = {"sparsity": 3, **COSTS}
+    table = tables.over_seeds(made, ("task", "row", "asked", "seeds"), list(figures.COLOURS), means)
+    measured = table[[*means]].astype(object).fillna("not measured")
+    about, scores = table.iloc[:, :4], table.iloc[:, 4 : -len(means)]
+    return pd.concat([about, measured[["sparsity"]], scores, measured[[*COSTS]]], axis=1)
 
 
 def searched(records: list[dict]) -> pd.DataFrame:
     """The speed-ups asked for from the mask search, and those measured."""
-    found = [(r, r["speedup"]) for r in of_kind(records, "searched")]
-    lines = [
-        {"model": r["settings"]["label"], "asked for": one["requested"], "measured": round(one["measured"], 3)}
+    return pd.DataFrame(
+        {"model": record["settings"]["label"], "asked for": one["requested"], "measured": round(one["measured"], 3)}
         | {"off": f"{one['measured'] / one['requested'] - 1:+.1%}", "looks": len(one["looks"])}
         | {"a head": f"{one['head']:.3%}", "a neuron": f"{one['neuron']:.4%}", "the rest": f"{one['rest']:.1%}"}
-        for r, one in found
-    ]
-    return pd.DataFrame(lines)
+        for record in of_kind(records, "searched")
+        if (one := record["speedup"])
+    )
 
 
-def quality(made: pd.DataFrame) -> Figure:
+def quality(records: list[dict]) -> Figure:
     """The score against the share that went, for every combination: a panel a task and language."""
+    made = rows(records)
     tasks = [task for task in SCORE if task in set(made["task"])]
     with figures.drawing(6.9, 0.3 + 2.2 * len(tasks)) as drawn:
         grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
@@ -79,19 +62,20 @@ def quality(made: pd.DataFrame) -> Figure:
         return _told(drawn)
 
 
-def size(made: pd.DataFrame) -> Figure:
+def size(records: list[dict]) -> Figure:
     """Megabytes against the share that went, for every combination."""
     with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
-        _lines_(axes, made[made["task"] == "entities"], "MB")
+        _lines_(axes, rows(records).query("task == 'entities'"), "MB")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("MB on disk, float32")
         return _told(drawn)
 
 
-def emissions(made: pd.DataFrame) -> Figure:
+def emissions(records: list[dict]) -> Figure | None:
     """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
-    read = made.dropna(subset=["over FT", "g CO2e per 1,000"])
+    if (read := rows(records).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
+        return None
     tasks = [task for task in SCORE if task in set(read["task"])]
     with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
@@ -108,16 +92,16 @@ def emissions(made: pd.DataFrame) -> Figure:
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
         drawn.supxlabel("emissions are an estimate; numbers: % of the encoder that went", fontsize=7)
-        told = [pair for axes in drawn.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-        by_row = {text: line for line, text in told}
+        by_row = {row: line for axes in drawn.axes for line, row in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
     return drawn
 
 
 def removed(records: list[dict]) -> Figure:
     """What share of the attention and of the feed-forward part of each layer went, and what went altogether (x)."""
-    first = min(record["settings"]["seed"] for record in records)
-    chosen = [r for r in records if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or records
+    gated = of_kind(records, "gated")
+    first = min(record["settings"]["seed"] for record in gated)
+    chosen = [r for r in gated if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or gated
     by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}
     names = [row for row in PRUNED_ROWS if any(row == of for of, _ in by_place)]
     shares = sorted({share for _, share in by_place})
@@ -155,20 +139,20 @@ def _row(record: dict, used: dict | None) -> dict:
     settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
     task = settings.get("task", "entities")
     line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
-    line |= {"asked": settings.get("share", settings.get("times", math.nan)), "sparsity": zeros.get("measured", 0.0)}
+    line |= {"asked": settings.get("share", settings.get("times", nan)), "sparsity": zeros.get("measured", 0.0)}
     line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}
     line |= {"million parameters": record["parameters"] / 1e6}
     line |= {"MB": record.get("megabytes", 4 * record["parameters"] / 1e6)}
-    line |= {"million trained": record.get("trained_weights", math.nan) / 1e6}
-    line |= {"training minutes": timings.get("training", math.nan) / 60} | dict.fromkeys(list(COSTS)[3:5], math.nan)
+    line |= {"million trained": record.get("trained_weights", nan) / 1e6}
+    line |= {"training minutes": timings.get("training", nan) / 60}
     if estimate := record.get("emissions", {}).get("training"):  # its power, over all sittings
         line["training Wh"] = estimate["watts"] * timings.get("training", estimate["seconds"]) / 3600
     if used:
         speeds = {one["model"]: one["ratio"] for one in used["throughput"] if "failed" not in one}
-        line |= {"speed-up": speeds.get("model", math.nan)}
-        line |= {"over FT": line["speed-up"] / speeds.get("dense", math.nan)}
+        line |= {"speed-up": speeds.get("model", nan)}
+        line |= {"over FT": line["speed-up"] / speeds.get("dense", nan)}
         line |= dict(zip(("Wh per 1,000", "g CO2e per 1,000"), per_thousand(used), strict=True))
-    return dict.fromkeys(COSTS, math.nan) | line
+    return dict.fromkeys(COSTS, nan) | line
 
 
 def per_thousand(used: dict) -> tuple[float, float]:
@@ -176,10 +160,6 @@ def per_thousand(used: dict) -> tuple[float, float]:
     read = used["emissions"]["inference"]
     hours = read["watts"] * read["seconds"] / 3.6 / read["sentences"]
     return hours, hours * read["grams_a_kwh"] / 1000
-
-
-def _mean(group: pd.DataFrame, column: str, digits: int) -> float | str:
-    return round(group[column].mean(), digits) if group[column].notna().any() else "not measured"
 
 
 def _lines_(axes: Axes, made: pd.DataFrame, column: str) -> None:

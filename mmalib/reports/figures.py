@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+import pandas as pd
 from babel import Locale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,9 +51,38 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.07
         note(axes, text, (1.0, height), xycoords=("axes fraction", "data"), color=colour, annotation_clip=False)
 
 
-def label_languages(axes: Axes, heights: Mapping[str, float]) -> None:
-    """Write the languages' names right of their lines."""
-    label_ends(axes, [(height, LANGUAGE_NAMES[name], COLOURS[name]) for name, height in heights.items()])
+def rows_(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, … of a figure, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+
+
+def columns_(axes: Axes, points: pd.DataFrame, ticks: Mapping[str, str], apart: float = 0.0) -> None:
+    """`value` by language and `setting`, a column a setting of `ticks`: large dots are means, small ones seeds.
+
+    The languages' dots stand side by side where they are set `apart`, else on a line.
+    """
+    for number, (language, colour) in enumerate(COLOURS.items()):
+        of_language = points[points["language"] == language].groupby("setting")["value"]
+        places = {name: place + apart * (number - 1) for place, name in enumerate(ticks)}
+        means = of_language.mean().reindex(list(ticks))
+        axes.plot(places.values(), means, "o" if apart else "o-", color=colour, linewidth=0.6, markersize=5)
+        for name, seeds in of_language:
+            if len(seeds) > 1:
+                axes.plot([places[name] + 0.08] * len(seeds), seeds, "o", color=colour, markersize=2, alpha=0.6)
+    axes.set_xticks(range(len(ticks)), list(ticks.values()))
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.grid(axis="x", visible=False)
+
+
+def label_languages(axes: Axes, points: pd.DataFrame, ticks: Mapping[str, str]) -> None:
+    """Write the languages' names right of their dots in the last column."""
+    for name in reversed(ticks):
+        last = points[points["setting"] == name].groupby("language")["value"].mean()
+        if len(last):
+            label_ends(axes, [(last[language], LANGUAGE_NAMES[language], COLOURS[language]) for language in COLOURS])
+            return
 
 
 def note(axes: Axes, text: str, at: tuple, **how) -> None:

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmalib.records import counts, store
+from mmalib.records import counts
 from mmalib.reports import figures
-from mmalib.reports.structured import KEPT
-from mmalib.reports.unstructured import held
+from mmalib.reports.structured import knee
 
 LANGUAGES = tuple(figures.COLOURS)
 UNSEEN = tuple(language for language in LANGUAGES if language != "en")
@@ -41,19 +40,8 @@ def of(number: Number) -> Interval:
 
 
 def f1(record: dict, language: str) -> Number:
-    """Test F1 of a run, also in a further language."""
-    return of_scores((record["scores"].get(language) or record["further"][language])["test"])
-
-
-def of_scores(scores: dict) -> Number:
-    """F1 of one set of sentences from what was right, predicted and gold in each."""
-    drawn = _sentences(scores["sentences"]) @ _counts(scores["counts"])  # [1 + DRAWS, right/predicted/gold]
-    return 2 * drawn[:, counts.RIGHT] / np.maximum(drawn[:, counts.PREDICTED] + drawn[:, counts.GOLD], 1)
-
-
-def quality(record: dict, language: str) -> Number:
-    """Test F1 of a run, or Pearson's r where its task is similarity."""
-    scores = record["scores"][language]["test"]
+    """Test F1 of a run, also in a further language; Pearson's r where its task is similarity."""
+    scores = (record["scores"].get(language) or record["further"][language])["test"]
     if "values" not in scores:
         return of_scores(scores)
     x, y = (np.array(scores["values"][name]) for name in ("gold", "predicted"))
@@ -62,31 +50,31 @@ def quality(record: dict, language: str) -> Number:
     return (mean[:, 2] - mean[:, 0] * mean[:, 1]) / np.sqrt(np.maximum(spread, 1e-12))
 
 
-def over_seeds(seeds: Sequence[Seed], what: Callable[[Seed], Number]) -> Number:
-    """The mean over seeds."""
-    each = np.stack([what(seed) for seed in seeds], axis=1)  # [1 + DRAWS, seeds]
-    return (_seeds(len(seeds)) * each).sum(axis=1)
+def of_scores(scores: dict) -> Number:
+    """F1 of one set of sentences from what was right, predicted and gold in each."""
+    drawn = _sentences(scores["sentences"]) @ _counts(scores["counts"])  # [1 + DRAWS, right/predicted/gold]
+    return 2 * drawn[:, counts.RIGHT] / np.maximum(drawn[:, counts.PREDICTED] + drawn[:, counts.GOLD], 1)
+
+
+def over_seeds(seeds: Sequence, what: Callable[..., Number], languages: Sequence[str] = LANGUAGES) -> dict[str, Number]:
+    """The mean over seeds of `what(seed, language)`, by language."""
+    each = {name: np.stack([what(seed, name) for seed in seeds], axis=1) for name in languages}  # [1 + DRAWS, seeds]
+    return {name: (_seeds(len(seeds)) * numbers).sum(axis=1) for name, numbers in each.items()}
 
 
 def change(seeds: Sequence[Seed], part: str, against: str, languages: Sequence[str] = LANGUAGES) -> dict[str, Number]:
     """Points of F1 that a part has more than another, by language."""
-    return {
-        name: over_seeds(seeds, lambda seed, name=name: 100 * (f1(seed[part], name) - f1(seed[against], name)))
-        for name in languages
-    }
+    return over_seeds(seeds, lambda seed, name: 100 * (f1(seed[part], name) - f1(seed[against], name)), languages)
 
 
 def kept(seeds: Sequence[Seed], part: str, dense: str) -> dict[str, Number]:
     """The percentage of the dense F1 that a part keeps, by language."""
-    return {
-        name: over_seeds(seeds, lambda seed, name=name: 100 * f1(seed[part], name) / f1(seed[dense], name))
-        for name in LANGUAGES
-    }
+    return over_seeds(seeds, lambda seed, name: 100 * f1(seed[part], name) / f1(seed[dense], name))
 
 
-def collapsed(seeds: Sequence[Seed], part: str) -> bool:
-    """Whether a part finds next to nothing in English either, in any seed."""
-    return any(f1(seed[part], "en")[0] < NOTHING for seed in seeds)
+def collapsed(seeds: Sequence[Seed], *parts: str) -> bool:
+    """Whether one of these parts finds next to nothing in English either, in any seed."""
+    return any(f1(seed[part], "en")[0] < NOTHING for seed in seeds for part in parts)
 
 
 class Curve(NamedTuple):
@@ -97,64 +85,32 @@ class Curve(NamedTuple):
 
     def fall(self) -> Number:
         """The share at which F1 first falls under 95% of its start, by a straight line; 1 where it never does."""
-        below = self.f1 < KEPT * self.f1[:, :1]
-        after = np.where(below.any(axis=1), below.argmax(axis=1), len(self.shares) - 1)
-        rows, wanted = np.arange(len(self.f1)), KEPT * self.f1[:, 0]
-        before = np.maximum(after - 1, 0)
-        drop = self.f1[rows, before] - self.f1[rows, after]
-        part = (self.f1[rows, before] - wanted) / np.where(drop > 0, drop, 1)
-        at = self.shares[before] + part * (self.shares[after] - self.shares[before])
-        return np.where(below.any(axis=1), at, 1.0)
+        return np.nan_to_num([knee(self.shares, one) for one in self.f1], nan=1.0)
 
-    def kept_at(self, share: Number) -> Number:
+    def kept_at(self, shares: Number) -> Number:
         """The percentage of its start that F1 has at a share of each draw's own, by a straight line."""
-        after = np.clip(np.searchsorted(self.shares, share), 1, len(self.shares) - 1)
-        rows, width = np.arange(len(self.f1)), self.shares[after] - self.shares[after - 1]
-        part = np.clip((share - self.shares[after - 1]) / width, 0, 1)
-        values = (1 - part) * self.f1[rows, after - 1] + part * self.f1[rows, after]
-        return 100 * values / np.maximum(self.f1[:, 0], 1e-9)
+        f1 = [np.interp(share, self.shares, one) for share, one in zip(shares, self.f1, strict=True)]
+        return 100 * np.array(f1) / np.maximum(self.f1[:, 0], 1e-9)
 
 
-def trajectory(record: dict, language: str) -> Curve:
-    """What heads leave behind, as pruned, without recovery."""
-    points = [point for point in record["curve"] if not point["recovered"]]
-    return _curve(points, [point["share"] for point in points], language)
-
-
-def on_the_way(record: dict, language: str) -> Curve:
-    """What is left while a model is pruned and trained on, right before each mask update."""
-    chosen = held(store.curves([record])).query("language == @language and split == 'test'")
-    places = sorted({(row.sparsity, row.step, row.stage) for row in chosen.itertuples()})
-    by_place = {(point["sparsity"], point["step"], point["stage"]): point for point in record["curve"]}
-    return _curve([by_place[place] for place in places], [sparsity for sparsity, *_ in places], language)
+def curve(points: Sequence[dict], along: str, language: str) -> Curve:
+    """F1 at these points of a record against one of their values."""
+    f1 = np.stack([of_scores(point["scores"][language]["test"]) for point in points], axis=1)
+    return Curve(np.array([point[along] for point in points]), f1)
 
 
 def times(row: dict, other: dict | None = None) -> Interval:
     """A speed-up with its quartiles over turns, or the quotient of two."""
-    value = row["ratio"]
-    own = Interval(value, row.get("ratio_low", value), row.get("ratio_high", value))
+    own = Interval(*(row.get(name, row["ratio"]) for name in ("ratio", "ratio_low", "ratio_high")))
     if other is None:
         return own
     under = times(other)
     return Interval(own.value / under.value, own.low / under.high, own.high / under.low)
 
 
-# ---- What an interval settles ----
-
-
-def above(interval: Interval, wanted: float) -> bool | None:
-    """Whether a number is higher; None where its interval does not settle it."""
-    return True if interval.low > wanted else False if interval.high < wanted else None
-
-
-def at_most(interval: Interval, wanted: float) -> bool | None:
-    """Whether a number is no higher; None where its interval does not settle it."""
-    return True if interval.high <= wanted else False if interval.low > wanted else None
-
-
-def within(interval: Interval, low: float, high: float) -> bool | None:
-    """Whether a number lies between two; None where its interval does not settle it."""
-    if low <= interval.low and interval.high <= high:
+def within(interval: Interval, low: float, high: float = np.inf) -> bool | None:
+    """Whether a number is above `low` and at most `high`; None where its interval does not settle it."""
+    if low < interval.low and interval.high <= high:
         return True
     return False if interval.high < low or interval.low > high else None
 
@@ -179,20 +135,13 @@ def percent(by_language: dict[str, Number], digits: int = 0) -> str:
 
 
 def shares(at: dict[str, Number]) -> str:
-    """Shares of every language as text."""
-    return ", ".join(f"{name} {_share(of(number))}" for name, number in at.items())
-
-
-def _share(at: Interval) -> str:
-    if at.low >= 1:
-        return "never"
-    if at.high >= 1:  # a mean of a share and of never says nothing
-        return f"{at.low:.0%} to never"
-    return show(Interval(*(100 * value for value in at)), "%")
-
-
-def _curve(chosen: list[dict], at: list[float], language: str) -> Curve:
-    return Curve(np.array(at), np.stack([of_scores(point["scores"][language]["test"]) for point in chosen], axis=1))
+    """Shares at which F1 falls as text; a mean of a share and of never says nothing."""
+    texts = []
+    for name, number in at.items():
+        low, high = of(number)[1:]
+        some = f"{low:.0%} to never" if high >= 1 else show(of(100 * number), "%")
+        texts.append(f"{name} {'never' if low >= 1 else some}")
+    return ", ".join(texts)
 
 
 @lru_cache(maxsize=512)

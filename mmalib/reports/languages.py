@@ -4,46 +4,50 @@ The test sets of further languages come from another corpus (WikiNEuRal) than th
 do not compare with one another; within a row, what a model keeps of its own dense F1 does.
 """
 
+from math import nan
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures
-from mmalib.reports.compare import of_part
+from mmalib.reports import figures, tables
 from mmalib.reports.unstructured import NAMES, gradual_runs
-
-
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """The table and the figure by their files' names, where a record tells of further languages."""
-    frame = kept(records)
-    return {} if frame.empty else {"table_languages": table(frame), "languages": figure(frame)}
 
 
 def kept(records: list[dict]) -> pd.DataFrame:
     """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
     rows = []
     for record in [*of_kind(records, "baseline"), *gradual_runs(records), *of_kind(records, "combination")]:
-        base = record if record["settings"]["kind"] == "baseline" else of_part(record, "base", records)
+        settings, model = record["settings"], record["settings"].get("combination", "dense")
+        base = record if settings["kind"] == "baseline" else tables.of_part(record, "base", records)
         if base is None or not (record.get("further") and base.get("further")):
             continue
-        before, about = _f1(base), {"label": record["settings"]["label"], "model": _label(record)}
-        about["seed"] = record["settings"]["seed"]
-        for language, score in _f1(record).items():
-            about |= {"language": language, "f1": score["f1"]}
-            rows.append(about | {"kept": _share(score, before.get(language))})
+        if settings["kind"] == "gradual":
+            model = f"{NAMES[settings['method']]} {settings['share']:.0%}, {settings['schedule']}"
+        before = {**base["scores"], **base["further"]}
+        for language, splits in {**record["scores"], **record["further"]}.items():
+            row = {"label": settings["label"], "model": model, "seed": settings["seed"], "language": language}
+            one, dense = splits["test"], before.get(language, {"test": {}})["test"]
+            same = one.get("sentences") == dense.get("sentences")  # nothing is said of a part of them
+            share = one["f1"] / dense["f1"] if same and dense.get("f1") else nan
+            rows.append(row | {"f1": one["f1"], "kept": share})
     return pd.DataFrame(rows)
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
+def table(records: list[dict]) -> pd.DataFrame:
     """Mean test F1 over seeds, a row a model and a column a language."""
+    if (frame := kept(records)).empty:
+        return frame
     seeds = frame.groupby(["label", "model"], sort=False)["seed"].nunique().rename("seeds")
     mean = frame.pivot_table(index=["label", "model"], columns="language", values="f1", sort=False)
     named = mean[_order(frame)].map("{:.3f}".format).rename(columns=figures.language_name)
     return pd.concat([seeds, named], axis=1).reset_index().rename(columns={"label": "backbone"})
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(records: list[dict]) -> Figure | None:
     """A row a language: F1 of the dense models, a dot a seed; and the share of it that others keep, if any."""
+    if (frame := kept(records)).empty:
+        return None
     languages, backbones = _order(frame), list(dict.fromkeys(frame["label"]))
     dense, rest = (frame[(frame["model"] == "dense") == is_dense] for is_dense in (True, False))
     panels = 1 if rest.empty else 2
@@ -56,42 +60,17 @@ def figure(frame: pd.DataFrame) -> Figure:
                 axes[0].plot(f1, [height] * len(f1), "o", color=f"C{number}", alpha=0.8)
                 figures.note(axes[0], f"{f1.mean():.3f}", (f1.max(), height), xytext=(5, 0), color=f"C{number}")
         axes[0].set_xlabel("test F1, dense" + (f" ({', '.join(backbones)})" if len(backbones) > 1 else ""))
-        if not rest.empty:
-            _draw_kept(axes[1], rest, languages)
-        axes[0].set_yticks(range(len(languages)), [figures.language_name(language) for language in languages])
-        axes[0].set_ylim(len(languages) - 0.5, -0.5)
-        axes[0].set_xlim(0, 1)
+        for number, (model, of_model) in enumerate(rest.groupby("model", sort=False)):
+            shares = 100 * of_model.groupby("language")["kept"].mean().reindex(languages)
+            axes[1].plot(shares, range(len(languages)), "o-", label=model, color=f"C{number}", linewidth=0.6, alpha=0.9)
+        if panels > 1:
+            axes[1].set_xlabel("% of the dense F1 that is left")
+            axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         for panel in axes:
-            panel.grid(axis="y", visible=False)
+            figures.rows_(panel, [figures.language_name(language) for language in languages])
+        axes[0].set_xlim(0, 1)
         axes[0].set_title("Tuned on English alone", loc="left")
     return drawn
-
-
-def _draw_kept(axes, rest: pd.DataFrame, languages: list[str]) -> None:
-    mean = rest.groupby(["model", "language"], sort=False)["kept"].mean()
-    for number, model in enumerate(dict.fromkeys(rest["model"])):
-        shares = [100 * mean.get((model, language), float("nan")) for language in languages]
-        axes.plot(shares, range(len(languages)), "o-", label=model, color=f"C{number}", linewidth=0.6, alpha=0.9)
-    axes.set_xlabel("% of the dense F1 that is left")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _label(record: dict) -> str:
-    settings = record["settings"]
-    if settings["method"] in ("baseline", "combination"):
-        return settings.get("combination", "dense")
-    return f"{NAMES[settings['method']]} {settings['share']:.0%}, {settings['schedule']}"
-
-
-def _f1(record: dict) -> dict[str, dict]:
-    return {name: splits["test"] for name, splits in {**record["scores"], **record["further"]}.items()}
-
-
-def _share(after: dict, before: dict | None) -> float:
-    """What is left of the F1 on the same sentences; nothing is said of a part of them."""
-    if not before or not before["f1"] or after.get("sentences") != before.get("sentences"):
-        return float("nan")
-    return after["f1"] / before["f1"]
 
 
 def _order(frame: pd.DataFrame) -> list[str]:

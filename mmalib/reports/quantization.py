@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from mmalib.plan import of_kind
-from mmalib.reports import figures, quantization_figures, tables
-from mmalib.reports.compare import of_part
+from mmalib.plan import FLOOR_POINTS, of_kind
+from mmalib.reports import figures, tables
+from mmalib.reports.combined import whole_of
 
 NAMES = {
     "float": "float",
@@ -23,22 +24,15 @@ NAMES = {
     "floor": "Static with a floor, English dev",
     "floor-all": "Static with a floor, all dev sets*",
 }
+TICKS = {  # the graphs in the figure of the losses, in this order
+    "dynamic": "Dynamic",
+    "static": "Static",
+    "qat": "QAT",
+    "without-data": "Without\ndata",
+    "longer": "trained on,\nfloat",
+}
+PARTS = ["query", "key", "value", "mix", "widen", "narrow"]  # of a layer, as in `model.backbones.Parts`
 YES = {True: "yes", False: "no"}
-
-
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    if not of_kind(records, "graph"):
-        return {}
-    drawn: dict[str, pd.DataFrame | Figure] = {"table_6": table_6(records), "table_int8_sizes": sizes(records)}
-    further = {"table_calibration": calibration(records), "table_floor": floors(records)}
-    further["table_changed_words"] = changed_words(records)
-    drawn |= {name: table for name, table in further.items() if not table.empty}
-    if not (table := changes(records)).empty and set(table["graph"]) & set(quantization_figures.TICKS):
-        drawn["quantization"] = quantization_figures.losses(table)
-    if not (drifts := alone(records)).empty:
-        drawn["sensitivity"] = quantization_figures.sensitivity(drifts)
-    return drawn
 
 
 def table_6(records: list[dict]) -> pd.DataFrame:
@@ -47,44 +41,40 @@ def table_6(records: list[dict]) -> pd.DataFrame:
     * looks at dev sets of languages that the model was not tuned on, and is no zero-shot setting. The paper trains QAT
     for as many epochs as its models were tuned; `trained on` says what was done here.
     """
-    rows = []
-    for (corpus, backbone, graph), group in _groups(_frame(records)):
-        row = {"model": f"{backbone}, {NAMES[graph]}", "source": f"this study, {corpus}", "seeds": len(group)}
-        rows.append(row | {"trained on": group["trained on"].iloc[0]} | tables.over_seeds(group))
-    rows += tables.printed_rows(6, **{"trained on": ""})
-    return pd.DataFrame(rows).astype({"seeds": "Int64"})
-
-
-def printed_mls(split_of_base: str) -> pd.DataFrame:
-    """The multilingual scores of the paper's table 6, made from its F1 and mlbert's of its table 1 on one split.
-
-    The printed ones, those of test too, follow from mlbert's F1 on dev.
-    """
-    return tables.printed_mls(6, "mlbert", dict.fromkeys(("dev", "test"), split_of_base))
+    rows = [
+        _model(record)
+        | {"trained on": _training(record["settings"])}
+        | tables.scores_of(record, whole_of(record, records))
+        for record in _graphs(records)
+    ]
+    ours = tables.over_seeds(rows, ("model", "source", "seeds", "trained on"))
+    return tables.beside_paper(ours, 6, **{"trained on": ""})
 
 
 def sizes(records: list[dict]) -> pd.DataFrame:
     """Size on disk, and the share of zeros in the weights that are int8, before and after rounding."""
-    rows = []
-    for (corpus, backbone, graph), group in _groups(_frame(records)):
-        mean = group[["megabytes", "share", "zeros", "zeros_int8"]].mean()
-        row = {"model": f"{backbone}, {NAMES[graph]}", "source": f"this study, {corpus}"}
-        row |= {"format": group["format"].iloc[0], "MB": round(mean["megabytes"], 1)}
-        row |= {"of float": f"{mean['share']:.0%}"}
-        rounded = "" if np.isnan(mean["zeros_int8"]) else f"{mean['zeros_int8']:.1%}"
-        rows.append(row | {"zeros in float": f"{mean['zeros']:.1%}", "zeros in int8": rounded})
-    return pd.DataFrame(rows)
+    rows = [
+        _model(record)
+        | {"format": record["settings"]["format"], "MB": size["megabytes"]}
+        | {"of float": size["megabytes"] / size["megabytes_float"]}
+        | {"zeros in float": size["sparsity"], "zeros in int8": size["sparsity_int8"]}
+        for record in _graphs(records)
+        if (size := record["size"])
+    ]
+    numbers = pd.DataFrame(rows).astype({"zeros in int8": float}).groupby(["model", "source", "format"], sort=False)
+    made = numbers.mean().round({"MB": 1}).reset_index()
+    return tables.percent(made, {"of float": 0, "zeros in float": 1, "zeros in int8": 1})
 
 
 def calibration(records: list[dict]) -> pd.DataFrame:
     """What every calibration method came to on English dev, and which was chosen."""
-    rows = []
-    for record in of_kind(records, "graph"):
-        for method, seen in record.get("calibration", {}).get("tried", {}).items():
-            row = _about(record) | {"method": method, "en dev F1": round(seen["f1"], 4)}
-            chosen = "yes" if method == record["calibration"]["chosen"] else ""
-            rows.append(row | {"drift": float(f"{seen['drift']:.3g}"), "chosen": chosen})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        _about(record)
+        | {"method": method, "en dev F1": round(seen["f1"], 4), "drift": float(f"{seen['drift']:.3g}")}
+        | {"chosen": "yes" if method == record["calibration"]["chosen"] else ""}
+        for record in of_kind(records, "graph")
+        for method, seen in record.get("calibration", {}).get("tried", {}).items()
+    )
 
 
 def changed_words(records: list[dict]) -> pd.DataFrame:
@@ -110,7 +100,7 @@ def floors(records: list[dict]) -> pd.DataFrame:
     for record in of_kind(records, "graph"):
         if not (floor := record.get("floor")):
             continue
-        dense = of_part(record, "float", records) or {"places": {}}
+        dense = tables.of_part(record, "float", records) or {"places": {}}
         where = [dense["places"].get(name) for name in floor["skip"]]
         named = [f"{at[1]} {at[0] + 1}" if at else name for name, at in zip(floor["skip"], where, strict=True)]
         row = _about(record) | {"looked at dev of": " ".join(floor["languages"])}
@@ -123,50 +113,98 @@ def floors(records: list[dict]) -> pd.DataFrame:
 
 def changes(records: list[dict]) -> pd.DataFrame:
     """Points of F1 that every graph gains (below 0: loses) against its float graph; a row a language and split."""
+    keys = ("corpus", "label", "graph", "seed")
     rows = [
-        {"corpus": row["corpus"], "label": row["label"], "graph": row["graph"], "seed": row["seed"]}
-        | {"language": language, "split": split, "points": row[f"{language} {split} change"]}
-        for row in _frame(records).to_dict("records")
+        {key: record["settings"][key] for key in keys}
+        | {"language": language, "split": split}
+        | {"points": 100 * (record["scores"][language][split]["f1"] - base["scores"][language][split]["f1"])}
+        for record in of_kind(records, "graph")
+        if (base := whole_of(record, records)) and base is not record
         for language, split in tables.CELLS
-        if row["graph"] != "float"
     ]
-    made = pd.DataFrame(rows, columns=["corpus", "label", "graph", "seed", "language", "split", "points"])
-    return made.dropna(subset="points")
+    return pd.DataFrame(rows, columns=[*keys, "language", "split", "points"])
 
 
 def alone(records: list[dict]) -> pd.DataFrame:
     """The drift when one map alone is int8, as a share of the drift when all are; a row a seed and map."""
     rows = [
-        {"label": record["settings"]["label"], "corpus": record["settings"]["corpus"]}
-        | {"seed": record["settings"]["seed"], "layer": row["layer"] + 1, "part": row["part"]}
-        | {"share": _of_total(record, row["drift"]), "in float": row["map"] in record["floor"]["skip"]}
+        _about(record)
+        | {"layer": row["layer"] + 1, "part": row["part"], "in float": row["map"] in record["floor"]["skip"]}
+        | {"share": row["drift"] / total if (total := record["floor"]["drift_at_first"]) > 0 else 0.0}
         for record in of_kind(records, "graph")
         for row in record.get("sensitivity", [])
     ]
-    return pd.DataFrame(rows, columns=["label", "corpus", "seed", "layer", "part", "share", "in float"])
+    return pd.DataFrame(rows, columns=["backbone", "corpus", "seed", "layer", "part", "in float", "share"])
 
 
-def _frame(records: list[dict]) -> pd.DataFrame:
-    """One row a graph: scores, change from its float graph in points, size."""
-    rows = []
-    for record in of_kind(records, "graph"):
-        settings, scores, size = record["settings"], record["scores"], record["size"]
-        base = record if settings["graph"] == "float" else of_part(record, "float", records)
-        row = {name: settings[name] for name in ("corpus", "label", "graph", "seed", "format")}
-        row |= {"trained on": _training(settings)} | tables.scores_of(scores, base and base["scores"])
-        for language, split in tables.CELLS:
-            before = base["scores"][language][split]["f1"] if base else np.nan
-            row[f"{language} {split} change"] = 100 * (scores[language][split]["f1"] - before)
-        row |= {"megabytes": size["megabytes"], "share": size["megabytes"] / size["megabytes_float"]}
-        rounded = np.nan if size["sparsity_int8"] is None else size["sparsity_int8"]
-        rows.append(row | {"zeros": size["sparsity"], "zeros_int8": rounded})
-    return pd.DataFrame(rows)
+def losses(records: list[dict]) -> Figure | None:
+    """Change of F1 per language for every kind: a panel a split; large dots are means, small ones seeds."""
+    frame = changes(records).query("graph in @TICKS").rename(columns={"graph": "setting", "points": "value"})
+    if frame.empty:
+        return None
+    studies = list(frame.groupby(["label", "corpus"], sort=False))
+    with figures.drawing(6.9, 0.3 + 2.3 * len(studies)) as drawn:
+        grid = drawn.subplots(len(studies), 2, sharey="row", squeeze=False)
+        for of_study, ((backbone, corpus), mine) in zip(grid, studies, strict=True):
+            ticks = {name: TICKS[name] for name in TICKS if name in set(mine["setting"])}
+            panels = list(zip(of_study, ("dev", "test"), strict=True))
+            for axes, split in panels:
+                figures.columns_(axes, mine[mine["split"] == split], ticks, apart=0.2)
+                axes.axhline(0, color="black", linewidth=0.6)
+                axes.axhline(-FLOOR_POINTS, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+                if "longer" in ticks:  # no quantization: the control of QAT
+                    axes.axvspan(len(ticks) - 1.5, len(ticks) - 0.5, color="#EEEEEE", zorder=0, linewidth=0)
+                axes.set_title(f"{backbone} ({corpus}), {split}", loc="left")
+            low, high = of_study[0].get_ylim()
+            of_study[0].set_ylim(min(low, -1.2), max(high, 0.5))
+            for axes, split in panels:
+                figures.label_languages(axes, mine[mine["split"] == split], ticks)
+            of_study[0].set_ylabel("change of F1 in points (dashed: −1)")
+    return drawn
 
 
-def _groups(frame: pd.DataFrame):
-    order = frame.assign(place=[list(NAMES).index(graph) for graph in frame["graph"]])
-    order = order.sort_values(["corpus", "label", "place", "seed"])
-    return order.groupby(["corpus", "label", "graph"], sort=False)
+def sensitivity(records: list[dict]) -> Figure | None:
+    """Layer × MatMul: the drift from the float graph when this one alone is int8, as a share of that of all."""
+    if (drifts := alone(records)).empty:
+        return None
+    studies = drifts.groupby(["backbone", "corpus"])
+    most = int(studies["layer"].nunique().max())
+    with figures.drawing(3.4 if len(studies) == 1 else 6.9, 0.9 + 0.24 * min(most, 12)) as drawn:
+        panels = drawn.subplots(1, len(studies), squeeze=False)[0]
+        for axes, ((backbone, corpus), mine) in zip(panels, studies, strict=True):
+            by_map = mine.groupby(["layer", "part"])
+            mean = by_map["share"].mean().unstack().reindex(columns=PARTS)
+            chosen = by_map["in float"].any().unstack().reindex(columns=PARTS).eq(True).to_numpy()
+            shares, highest = mean.to_numpy(), max(0.01, mean.max(axis=None))
+            shades = axes.imshow(shares, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
+            for row, column in np.argwhere(~np.isnan(shares)):
+                share = shares[row, column]
+                colour = "white" if share > 0.6 * highest else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour)
+                if chosen[row, column]:
+                    axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="#EE6677"))
+            axes.grid(visible=False)
+            axes.set_xticks(range(len(mean.columns)), mean.columns)
+            axes.set_yticks(range(len(mean.index)), mean.index)
+            axes.set_ylabel("layer")
+            if chosen.any():
+                axes.set_xlabel("linear map (framed: back in float)")
+            bar = drawn.colorbar(shades, ax=axes, pad=0.02, label="drift, of that of all")
+            bar.ax.yaxis.set_major_formatter("{x:.0%}")
+            seeds = mine["seed"].nunique()
+            axes.set_title(f"{backbone} ({corpus}, {seeds} seed{'s' * (seeds > 1)})", loc="left")
+    return drawn
+
+
+def _graphs(records: list[dict]) -> list[dict]:
+    """By corpus and model, in the order of `NAMES`."""
+    graphs = sorted(of_kind(records, "graph"), key=lambda record: list(NAMES).index(record["settings"]["graph"]))
+    return sorted(graphs, key=lambda record: (record["settings"]["corpus"], record["settings"]["label"]))
+
+
+def _model(record: dict) -> dict:
+    settings = record["settings"]
+    return {"model": f"{settings['label']}, {NAMES[settings['graph']]}", "source": f"this study, {settings['corpus']}"}
 
 
 def _about(record: dict) -> dict:
@@ -181,8 +219,3 @@ def _training(settings: dict) -> str:
     parts = (("qat_epochs", "qat_sentences"), ("epochs", "train_sentences"))
     more, tuned = (f"{settings[epochs]:g} × {settings[number] or 'all'}" for epochs, number in parts)
     return f"{more} sentences; tuned on {tuned}"
-
-
-def _of_total(record: dict, drift: float) -> float:
-    total = record["floor"]["drift_at_first"]
-    return drift / total if total > 0 else 0.0

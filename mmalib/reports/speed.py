@@ -5,14 +5,17 @@ baseline once, without a batch size (table 2: 18.7 samples/s); all its speed-ups
 and 9 are extracts of 11 and 10 and are drawn as such: the fastest batch of each model and runtime.
 """
 
-import math
 import re
+from math import nan
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from mmalib.plan import of_kind
-from mmalib.reports import speed_figures, tables
+from mmalib.reports import figures, tables
 from mmalib.speed import throughput
 
 # printed name → the cases that are it here; the paper does not say in which pattern its models are sparse
@@ -28,23 +31,14 @@ PRINTED = {
 }
 EXTRACTS = {7: 11, 9: 10}
 OPEN = ("onnxruntime", "openvino", "torch")
-WAYS = {"heads": "figure_6_7", "uniform": "figure_8_9"}
-
-
-def draw(records: list[dict]) -> dict:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    measured = rows(records)
-    drawn: dict = {}
-    if not measured.empty:
-        drawn |= {f"table_{number}": table(measured, number) for number in sorted([*PRINTED, *EXTRACTS])}
-        drawn["table_speed_open"] = fastest(measured)
-        drawn["speedups"] = speed_figures.speedups(measured, printed_best())
-        for way, name in WAYS.items():
-            if (measured["case"].str.startswith(way)).any():
-                drawn[name] = speed_figures.shrinking(measured, way)
-    if not (sized := table_17(records)).empty:
-        drawn["table_17_obert"] = sized
-    return drawn
+RUNTIMES = {  # name → (how it is written, colour, marker); colours are none of a language's
+    "onnxruntime": ("ONNX Runtime", "#CCBB44", "o"),
+    "openvino": ("OpenVINO", "#66CCEE", "s"),
+    "deepsparse": ("DeepSparse", "#AA3377", "D"),
+    "torch": ("PyTorch, int8", "#228833", "^"),
+}
+SHADES = {1: "#88AACC", 4: "#4477AA", 8: "#223355"}  # batch → colour
+TICKS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def rows(records: list[dict]) -> pd.DataFrame:
@@ -56,88 +50,142 @@ def rows(records: list[dict]) -> pd.DataFrame:
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
             halves = {} if "failed" in row else {"chosen by": chosen_by(row), **reported(row)}
-            lines.append({"failed": None, "samples_per_second": None, "ratio": None, **plain, **halves, **about})
+            lines.append(
+                {"failed": None, "samples_per_second": nan, "ratio": nan, "busy": False} | plain | halves | about
+            )
     made = pd.DataFrame(lines)
     # The same case measured beside two corpora: the last one counts.
     return made.drop_duplicates(["case", "runtime", "batch"], keep="last").reset_index(drop=True) if lines else made
 
 
-def table(measured: pd.DataFrame, number: int) -> pd.DataFrame:
+def table(records: list[dict], number: int) -> pd.DataFrame:
     """One of the paper's tables: samples/s and speed-up, ours and the paper's, side by side."""
     if number in EXTRACTS:
-        complete = table(measured, EXTRACTS[number])
+        complete = table(records, EXTRACTS[number])
         order = complete["samples/s"].fillna(complete["paper samples/s"] - 1e6).fillna(-1e9)  # what ran comes first
         best = complete.loc[order.groupby([complete["measured as"], complete["runtime"]]).idxmax()]
         return best.sort_index().reset_index(drop=True)
-    paper = tables.paper(number)
+    measured, paper = rows(records), tables.paper(number).rename(columns={"batch_size": "batch"})
     made = []
     for printed, names in PRINTED[number].items():
         theirs = paper[paper["model"] == printed]
         for name in names:
             ours = measured[measured["case"] == name]
-            keys = list(dict.fromkeys(zip(ours["runtime"], ours["batch"], strict=True)))
-            if ours.empty:
-                sizes = theirs.get("batch_size", [math.nan] * len(theirs))
-                keys = list(zip(theirs["runtime"], sizes, strict=True))
-            for runtime, batch in keys:
-                own = ours[(ours["runtime"] == runtime) & (ours["batch"] == batch)]
-                speed, ratio = (own[key].iloc[0] if len(own) else None for key in ("samples_per_second", "ratio"))
-                row = {"model": printed, "measured as": name, "runtime": runtime, "batch": _integer(batch)}
-                row |= {"samples/s": rounded(speed, 1), "speed-up": rounded(ratio, 2)}
-                made.append(row | _theirs(theirs, runtime, batch) | {"note": note(own)})
+            for own in (theirs if ours.empty else ours).to_dict("records"):
+                same = theirs[theirs["runtime"] == own["runtime"]]
+                if "batch" in same:  # table 2 does not say at which batch
+                    same = same[same["batch"] == own["batch"]]
+                throughput = same["throughput"].iloc[0] if len(same) else nan
+                row = {"model": printed, "measured as": name, "runtime": own["runtime"], "batch": _integer(own)}
+                row |= {"samples/s": round(own.get("samples_per_second", nan), 1)}
+                row |= {"speed-up": round(own.get("ratio", nan), 2), "paper samples/s": throughput}
+                made.append(row | {"paper speed-up": round(throughput / printed_base(), 2), "note": note(own)})
     return pd.DataFrame(made)
 
 
-def fastest(measured: pd.DataFrame) -> pd.DataFrame:
+def fastest(records: list[dict]) -> pd.DataFrame:
     """The fastest cases in maintained open runtimes, each at its best batch and setting, and the paper's best.
 
     The best is chosen in every second turn and its speed-up read in the others.
     """
-    speeds = measured.dropna(subset=["ratio"])
-    is_open = speeds["runtime"].map(lambda name: name.split(":")[0] in OPEN)
+    speeds = rows(records).dropna(subset=["ratio"]).sort_values("chosen by", ascending=False)
+    is_open = speeds["runtime"].str.split(":").str[0].isin(OPEN)
     lines = []
-    for kind, group in (("this study", speeds[is_open]), ("this study, closed runtime", speeds[~is_open])):
-        best = group.sort_values("chosen by", ascending=False).drop_duplicates("case")
-        for row in best.head(12 if kind == "this study" else 1).to_dict("records"):
-            latency = None if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
-            line = {"configuration": row["case"], "source": kind, "runtime": row["runtime"]}
-            line |= {"batch": _integer(row["batch"]), "samples/s": round(row["samples_per_second"], 1)}
-            line |= {"speed-up": round(row["ratio"], 2), "F1": "no F1: random weights", "p50 ms a batch": latency}
-            lines.append(line | {"note": note(pd.DataFrame([row]))})
+    for source, group, most in (("", speeds[is_open], 12), (", closed runtime", speeds[~is_open], 1)):
+        for row in group.drop_duplicates("case").head(most).to_dict("records"):
+            line = {"configuration": row["case"], "source": f"this study{source}", "runtime": row["runtime"]}
+            line |= {"batch": _integer(row), "samples/s": round(row["samples_per_second"], 1)}
+            line |= {"speed-up": round(row["ratio"], 2), "F1": "no F1: random weights"}
+            latency = nan if throughput.overlaps(row["runtime"]) else round(row["milliseconds_p50"], 1)
+            lines.append(line | {"p50 ms a batch": latency, "note": note(row)})
     printed = _best_printed()
+    f1 = tables.paper(8).set_index("model").loc[printed["model"]]
     line = {"configuration": printed["model"], "source": "paper", "runtime": printed["runtime"]}
-    line |= {"batch": _integer(printed["batch_size"]), "samples/s": printed["throughput"]}
-    line |= {"speed-up": round(printed_best(), 2), "F1": _printed_f1(printed["model"])}
-    table = pd.DataFrame([*lines, line | {"p50 ms a batch": None, "note": ""}])
-    return table.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
-
-
-def printed_best() -> float:
-    """The paper's largest speed-up, over its own dense model in ONNX Runtime."""
-    return _best_printed()["throughput"] / printed_base()
+    line |= {"batch": _integer({"batch": printed["batch_size"]}), "samples/s": printed["throughput"]}
+    line |= {"speed-up": round(printed_best(), 2), "p50 ms a batch": nan, "note": ""}
+    line |= {"F1": ", ".join(f"{language} {f1[f'{language}_test']:.3f}" for language in figures.COLOURS)}
+    return pd.DataFrame([*lines, line]).sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
 
 
 def table_17(records: list[dict]) -> pd.DataFrame:
-    """The Optimal BERT Surgeon's table 17: speed-up over the dense model in DeepSparse, size by gzip."""
-    sized = {r["settings"]["case"]: r for r in of_kind(records, "shape") if r.get("sizes")}
+    """The Optimal BERT Surgeon's table 17: speed-up over the dense model in DeepSparse, size by gzip.
+
+    XLM-R base has the same layers and stands in where the dense BERT was not measured at a batch.
+    """
+    sizes = {
+        record["settings"]["case"]: next(iter(record["sizes"].values()))["gzip_megabytes"]
+        for record in of_kind(records, "shape")
+        if record.get("sizes")
+    }
     measured = rows(records)
-    dense_size = _gzip(sized.get("obert 12 layers dense"))
     made = []
     for printed in tables.paper("obert").to_dict("records"):
-        name = _obert_name(printed)
-        if name not in sized:
+        if (name := _obert_name(printed)) not in sizes:
             continue
-        own = measured[(measured["case"] == name) & (measured["runtime"] == "deepsparse")]
-        batch, speed = (own["batch"].iloc[0], own["samples_per_second"].iloc[0]) if len(own) else (None, None)
-        dense = _dense_deepsparse(measured, batch)
-        size = _gzip(sized[name])
+        here = measured[measured["runtime"] == "deepsparse"].set_index("case")
+        own = here.loc[name].to_dict() if name in here.index else {}
+        here = here[here["batch"] == own.get("batch")]["samples_per_second"].dropna()
+        dense = next((here[case] for case in ("obert 12 layers dense", "base") if case in here), nan)
+        speed = own.get("samples_per_second", nan)
         row = {"layers": printed["layers"], "zeros": f"{printed['sparsity']}%", "method": printed["method"]}
-        row |= {"batch": _integer(batch), "samples/s": rounded(speed, 1)}
-        row |= {"speed-up": rounded(over(speed, dense), 2), "paper speed-up": printed["speedup"]}
-        row |= {"MB by gzip": rounded(size, 1), "paper MB": printed["gzip_mb"]}
-        row |= {"smaller by": rounded(over(dense_size, size), 2), "paper smaller by": printed["compression"]}
-        made.append(row | {"note": note(own)})
+        row |= {"batch": _integer(own), "samples/s": round(speed, 1)}
+        row |= {"speed-up": round(speed / dense, 2), "paper speed-up": printed["speedup"]}
+        row |= {"MB by gzip": round(sizes[name], 1), "paper MB": printed["gzip_mb"]}
+        row |= {"smaller by": round(sizes.get("obert 12 layers dense", nan) / sizes[name], 2)}
+        made.append(row | {"paper smaller by": printed["compression"], "note": note(own)})
     return pd.DataFrame(made)
+
+
+def speedups(records: list[dict]) -> Figure:
+    """Every case at its best batch: a dot a runtime, on a logarithmic scale; the paper's best as a line."""
+    speeds, papers = rows(records).dropna(subset=["ratio"]), printed_best()
+    speeds = speeds[~speeds["case"].str.startswith("obert")]  # they have a table of their own
+    best = speeds.groupby(["case", speeds["runtime"].str.split(":").str[0]])["ratio"].max().unstack()
+    best = best.loc[best.max(axis=1).sort_values().index]
+    with figures.drawing(6.9, 0.9 + 0.17 * len(best)) as drawn:
+        axes = drawn.subplots()
+        edge = {"markeredgecolor": "black", "markeredgewidth": 0.3}
+        for family, (name, colour, marker) in RUNTIMES.items():
+            if family in best:
+                axes.plot(best[family], range(len(best)), marker, color=colour, label=name, **edge)
+        axes.axvline(papers, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
+        text, where = f"the paper's best\n{papers:.1f}×, DeepSparse", ("data", "axes fraction")
+        figures.note(axes, text, (papers, 0.01), xycoords=where, va="bottom")
+        axes.set_yticks(range(len(best)), best.index)
+        axes.set_ylim(-0.7, len(best) - 0.3)
+        log_x_(axes, best.stack().tolist() + [papers * 2])
+        axes.set_xlabel("speed-up over dense float32 base in ONNX Runtime, at the best batch")
+        drawn.legend(loc="outside upper right", ncols=3)
+    return drawn
+
+
+def shrinking(records: list[dict], way: str) -> Figure | None:
+    """Samples a second against the share of heads ("heads"), or of heads and neurons ("uniform"), that is gone."""
+    measured = rows(records)
+    of_way = measured["case"].str.startswith(f"{way} ")
+    if not of_way.any():
+        return None
+    kept = measured[of_way | (measured["case"] == "base")].dropna(subset=["ratio"])
+    names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
+    markers = dict(zip(sorted(kept["batch"].unique()), "os^Dv", strict=False))
+    with figures.drawing(6.9, 2.3) as drawn:
+        panels = drawn.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=False):
+            for batch, line in kept[kept["runtime"] == name].sort_values(way).groupby("batch"):
+                middle, look = line["samples_per_second"], {"marker": markers[batch], "capsize": 2, "elinewidth": 0.6}
+                spread = [middle - line["samples_per_second_low"], line["samples_per_second_high"] - middle]
+                colour = SHADES.get(batch, "#4477AA")
+                axes.errorbar(line[way], middle, spread, color=colour, label=f"batch {batch}", **look)
+            axes.set_title(RUNTIMES[name][0], loc="left")
+            axes.set_xlim(-0.04, 1)
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+            axes.xaxis.set_major_formatter("{x:.0%}")
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylabel("samples/s, length 128")
+        what = {"heads": "all heads, wherever they were", "uniform": "heads and feed-forward neurons, every layer"}[way]
+        drawn.supxlabel(f"share removed of {what}", fontsize=8)
+        panels[0].legend(loc="upper left")
+    return drawn
 
 
 def _best_printed() -> dict:
@@ -145,54 +193,26 @@ def _best_printed() -> dict:
     return printed.loc[printed["throughput"].idxmax()].to_dict()
 
 
-def _printed_f1(model: str) -> str:
-    row = tables.paper(8).set_index("model").loc[model]
-    return ", ".join(f"{language} {row[f'{language}_test']:.3f}" for language in ("en", "es", "nl"))
+def printed_best() -> float:
+    """The paper's largest speed-up, over its own dense model in ONNX Runtime."""
+    return _best_printed()["throughput"] / printed_base()
 
 
 def printed_base() -> float:
-    base = tables.paper(2)
-    return float(base[base["runtime"] == "onnxruntime"]["throughput"].iloc[0])
+    """Samples a second of the paper's own dense model in ONNX Runtime."""
+    return tables.paper(2).set_index("runtime").loc["onnxruntime", "throughput"]
 
 
-def _theirs(theirs: pd.DataFrame, runtime: str, batch: float) -> dict:
-    same = theirs[theirs["runtime"] == runtime]
-    if "batch_size" in same:  # table 2 does not say at which batch
-        same = same[same["batch_size"] == batch]
-    value = float(same["throughput"].iloc[0]) if len(same) else None
-    return {"paper samples/s": value, "paper speed-up": rounded(over(value, printed_base()), 2)}
-
-
-def note(own: pd.DataFrame) -> str:
+def note(row: dict) -> str:
     """Why there is no speed, or why it is not to be trusted; usually nothing."""
-    if own.empty:
-        return "not measured"
-    row = own.iloc[0]
     if isinstance(row.get("failed"), str):  # without where the graph lay on the machine that measured it
         return "failed: " + re.sub(r"(?<!\w)/(?:[^\s/]+/)+", "", row["failed"])
-    return "busy machine" if row.get("busy") == 1.0 else ""
+    return ("busy machine" if row.get("busy") else "") if "ratio" in row else "not measured"
 
 
 def _obert_name(printed: dict) -> str:
     kind = {"none": "dense", "4-block+QAT": "80% 4-block int8"}.get(printed["method"])
     return f"obert {printed['layers']} layers {kind or '{:.0f}% unstructured'.format(printed['sparsity'])}"
-
-
-def _dense_deepsparse(measured: pd.DataFrame, batch: int | None) -> float | None:
-    """Speed of the dense model in DeepSparse; XLM-R base has the same layers and stands in where BERT is not there."""
-    for name in ("obert 12 layers dense", "base"):
-        own = measured[(measured[["case", "runtime", "batch"]] == [name, "deepsparse", batch]).all(axis=1)]
-        if len(own) and pd.notna(own["samples_per_second"].iloc[0]):
-            return float(own["samples_per_second"].iloc[0])
-    return None
-
-
-def _gzip(record: dict | None) -> float | None:
-    return next(iter(record["sizes"].values()))["gzip_megabytes"] if record else None
-
-
-def over(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None or pd.isna(one) or pd.isna(other) else one / other
 
 
 def chosen_by(row: dict) -> float:
@@ -213,10 +233,15 @@ def _ratios(row: dict, turns: slice) -> list[float]:
     return [ours / base for ours, base in pairs]
 
 
-def rounded(value: float | None, digits: int) -> float | None:
-    """A number of a table; none stays none."""
-    return None if value is None or pd.isna(value) else round(float(value), digits)
+def _integer(row: dict) -> str:
+    """The batch of a row, if it has one."""
+    return f"{row['batch']:.0f}" if row.get("batch", nan) > 0 else ""
 
 
-def _integer(batch: float | None) -> str:
-    return "" if batch is None or pd.isna(batch) else str(int(batch))
+def log_x_(axes: Axes, values: list[float]) -> None:
+    """Speed-ups from left to right, each twice the one before."""
+    axes.set_xscale("log")
+    axes.set_xlim(min(values) * 0.8, max(values) * 1.25)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}×")

@@ -1,49 +1,56 @@
 """Notebook 07's real things, from records: sentences of a corpus at their own lengths, F1 against speed."""
 
-import math
+from math import nan
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from mmalib import runtimes
 from mmalib.plan import of_kind
-from mmalib.reports import speed, speed_figures, tables, words
-from mmalib.reports.compare import of_part
+from mmalib.reports import figures, speed, tables, words
 
-
-def draw(records: list[dict]) -> dict:
-    """Every table and figure of text and of trained models by its file's name, from the records alone."""
-    drawn: dict = {}
-    if not (text := text_table(records)).empty:
-        drawn["table_real_text"], drawn["table_latency"] = text, latency_table(records)
-    if not (points := trained(records)).empty:
-        drawn["table_f1_speed"] = points
-        drawn["f1_against_speed"] = speed_figures.against_speed(points)
-    return drawn
+FAMILIES = {  # as in `words`, and their colours
+    "dense": "#222222",
+    "student": "#66CCEE",
+    "heads or neurons gone": "#CCBB44",
+    "zeros": "#AA3377",
+    "int8": "#228833",
+    "several at once": "#EE7733",
+    "others": "#4477AA",
+    "the paper's": "#999999",
+}
+NAMED = 5  # models of the front
 
 
 def text_table(records: list[dict]) -> pd.DataFrame:
     """Real text: sentences and words a second, and the speed-up over ONNX Runtime with all padded to 128."""
-    made = []
-    for record in of_kind(records, "text"):
-        for row in record["text"]:
-            line = {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
-            line |= {"sentences/s": speed.rounded(row.get("sentences_per_second"), 1)}
-            line |= {"words/s": speed.rounded(row.get("words_per_second"), 0)}
-            line |= {"speed-up": speed.rounded(row.get("ratio"), 2)}
-            made.append(line | {"note": speed.note(pd.DataFrame([{"failed": None, **row}]))})
-    return pd.DataFrame(made)
+    return pd.DataFrame(
+        about
+        | {"sentences/s": round(row.get("sentences_per_second", nan), 1)}
+        | {"words/s": round(row.get("words_per_second", nan), 0), "speed-up": round(row.get("ratio", nan), 2)}
+        | {"note": speed.note(row)}
+        for about, row in _texts(records)
+    )
 
 
 def latency_table(records: list[dict]) -> pd.DataFrame:
     """Real text, one sentence at a time: milliseconds from words to tags."""
     made = [
-        {"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}
-        | {"p50 ms": speed.rounded(row["milliseconds_p50"], 1), "p95 ms": speed.rounded(row["milliseconds_p95"], 1)}
-        for record in of_kind(records, "text")
-        for row in record["text"]
+        about | {"p50 ms": round(row["milliseconds_p50"], 1), "p95 ms": round(row["milliseconds_p95"], 1)}
+        for about, row in _texts(records)
         if "milliseconds_p50" in row
     ]
     return pd.DataFrame(made, columns=["model", "runtime", "way", "p50 ms", "p95 ms"])
+
+
+def _texts(records: list[dict]) -> list[tuple[dict, dict]]:
+    """What every row of real text is of, and the row."""
+    return [
+        ({"model": record["settings"]["model"], "runtime": row["runtime"], "way": row["way"]}, row)
+        for record in of_kind(records, "text")
+        for row in record["text"]
+    ]
 
 
 def trained(records: list[dict]) -> pd.DataFrame:
@@ -56,18 +63,31 @@ def trained(records: list[dict]) -> pd.DataFrame:
         scored, f1 = scored_in(record, best)
         dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
         ratio = speed.reported(best)["ratio"]
-        row = _about(record, records) | {"source": "this study"}
-        row |= {"text read": _text_read(record, records), "runtime": best["runtime"], "batch": best["batch"]}
+        left = tables.of_part(record, "model", records) or {"settings": {}}
+        seen = left["settings"].get("start", left["settings"]).get("sees_target_text")  # Spanish and Dutch text
+        row = _about(record["settings"]["folder"], left, records) | {"source": "this study"}
+        row["text read"] = "yes" if seen else ""
+        row |= {"runtime": best["runtime"], "batch": best["batch"]}
         row |= {"samples/s": round(best["samples_per_second"], 1), "speed-up": round(ratio, 2)}
-        row |= {"over its own dense": speed.rounded(speed.over(ratio, dense.get(best["batch"])), 2)}
-        row |= {"F1 in": scored, "F1 unseen": round((f1["es"] + f1["nl"]) / 2, 4)}
-        made.append(row | {f"F1 {language}": round(value, 3) for language, value in f1.items()})
+        row |= {"over its own dense": round(ratio / dense.get(best["batch"], nan), 2)}
+        made.append(row | _f1(f1, scored))
+    if not made:
+        return pd.DataFrame()
     points = pd.DataFrame(made)
-    if made:
-        points["front"] = front(points["speed-up"].tolist(), points["F1 unseen"].tolist())
-        points = pd.concat([points, pd.DataFrame(_printed())], ignore_index=True)
-        points = points.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
-    return points
+    points["front"] = front(points["speed-up"].tolist(), points["F1 unseen"].tolist())
+    points = pd.concat([points, _printed()], ignore_index=True)
+    return points.sort_values("speed-up", ascending=False, kind="stable", ignore_index=True)
+
+
+def _about(folder: str, left: dict, records: list[dict]) -> dict:
+    """What a timed model is, and the standard deviation of its F1 in Spanish and Dutch where other seeds are there."""
+    if not left["settings"]:
+        return {"model": folder, "what it is": folder, "family": "others", "± over seeds": nan}
+    stem = left["run"].rpartition("seed")[0]
+    alike = [r for r in records if r["run"].rpartition("seed")[0] == stem and r["settings"]["kind"] != "structured"]
+    unseen = pd.Series([(r["scores"]["es"]["test"]["f1"] + r["scores"]["nl"]["test"]["f1"]) / 2 for r in alike])
+    about = {"model": folder, "what it is": words.words(left["settings"], folder)}
+    return about | {"family": words.family(left["settings"]), "± over seeds": round(unseen.std(), 4)}
 
 
 def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
@@ -78,41 +98,72 @@ def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
     return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 
-def _about(record: dict, records: list[dict]) -> dict:
-    """What a timed model is, and the standard deviation of its F1 in Spanish and Dutch where other seeds are there."""
-    folder, left = record["settings"]["folder"], of_part(record, "model", records)
-    if left is None:
-        return {"model": folder, "what it is": folder, "family": "others", "± over seeds": math.nan}
-    stem = left["run"].rpartition("seed")[0]
-    alike = [r for r in records if r["run"].rpartition("seed")[0] == stem and r["settings"]["kind"] != "structured"]
-    unseen = pd.Series([(r["scores"]["es"]["test"]["f1"] + r["scores"]["nl"]["test"]["f1"]) / 2 for r in alike])
-    about = {"model": folder, "what it is": words.words(left["settings"], folder)}
-    return about | {"family": words.family(left["settings"]), "± over seeds": round(unseen.std(), 4)}
-
-
-def _text_read(record: dict, records: list[dict]) -> str:
-    """Whether Spanish and Dutch text has been read, by the record of the run that left the model."""
-    left = of_part(record, "model", records)
-    settings = left["settings"] if left else {}
-    return "yes" if settings.get("sees_target_text") or settings.get("start", {}).get("sees_target_text") else ""
-
-
-def _printed() -> list[dict]:
+def _printed() -> pd.DataFrame:
     """The paper's own models on the same axes: its speeds over its own dense model, its F1 on test."""
-    scores, speeds = tables.paper(8).set_index("model"), tables.paper(10)
-    rows = []
-    for model, own in speeds.groupby("model"):
+    scores, rows = tables.paper(8).set_index("model"), []
+    for model, own in tables.paper(10).groupby("model"):
         best = own.loc[own["throughput"].idxmax()]
-        f1 = {f"F1 {language}": scores.loc[model, f"{language}_test"] for language in ("en", "es", "nl")}
         row = {"model": model, "what it is": model, "family": "the paper's", "source": "paper", "text read": ""}
-        row |= {"runtime": best["runtime"], "F1 in": best["runtime"]}
-        row |= {"batch": int(best["batch_size"]), "samples/s": best["throughput"], "front": False} | f1
+        row |= {
+            "front": False,
+            "runtime": best["runtime"],
+            "batch": int(best["batch_size"]),
+            "samples/s": best["throughput"],
+        }
         row |= {"speed-up": round(best["throughput"] / speed.printed_base(), 2)}
-        rows.append(row | {"F1 unseen": round((f1["F1 es"] + f1["F1 nl"]) / 2, 4)})
-    return rows
+        f1 = {language: scores.loc[model, f"{language}_test"] for language in ("en", "es", "nl")}
+        rows.append(row | _f1(f1, best["runtime"]))
+    return pd.DataFrame(rows)
+
+
+def _f1(f1: dict[str, float], runtime: str) -> dict:
+    mean = {"F1 in": runtime, "F1 unseen": round((f1["es"] + f1["nl"]) / 2, 4)}
+    return mean | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
 
 
 def front(speeds: list[float], scores: list[float]) -> list[bool]:
     """Which points no other beats: none is at least as fast and as good, and one of the two more so."""
     pairs = list(zip(speeds, scores, strict=True))
     return [not any(a >= s and b >= f and (a, b) != (s, f) for a, b in pairs) for s, f in pairs]
+
+
+def against_speed(records: list[dict]) -> Figure | None:
+    """F1 in Spanish and Dutch against speed-up, of the trained models by family beside the paper's.
+
+    Those that no other beats are joined, and `NAMED` of them are named. Hollow: Spanish and Dutch text has been read,
+    without its labels. Bars are a standard deviation over seeds.
+    """
+    if (points := trained(records)).empty:
+        return None
+    points = points.sort_values("speed-up")
+    best = points[points["front"]].drop_duplicates("model")
+    with figures.drawing(6.9, 3.1) as drawn:
+        axes = drawn.subplots()
+        for family, colour in FAMILIES.items():
+            of_family = points[points["family"] == family]
+            for read, face in (("", colour), ("yes", "white")):
+                group = of_family[of_family["text read"] == read]
+                axes.errorbar(group["speed-up"], group["F1 unseen"], group["± over seeds"], fmt="o", color=colour,
+                              markerfacecolor=face, capsize=2, elinewidth=0.6)  # fmt: skip
+            if len(of_family):
+                axes.plot([], [], "o", color=colour, label=family)
+        if (points["text read"] == "yes").any():
+            axes.plot([], [], "o", color="#555555", markerfacecolor="white", label="has read their text")
+        for row in points[points["source"] == "paper"].to_dict("records"):
+            below = {"xytext": (4, -6), "fontsize": 6, "color": "#777777"}
+            figures.note(axes, row["model"], (row["speed-up"], row["F1 unseen"]), **below)
+        axes.plot(best["speed-up"], best["F1 unseen"], color="black", linewidth=0.8, zorder=1)
+        places = sorted({round(place) for place in np.linspace(0, len(best) - 1, min(NAMED, len(best)))})
+        names = []
+        for number, row in enumerate(best.iloc[places].to_dict("records"), start=1):
+            where = {"xytext": (4, 4), "va": "baseline", "fontweight": "bold"}
+            figures.note(axes, str(number), (row["speed-up"], row["F1 unseen"]), **where)
+            runtime = speed.RUNTIMES[row["runtime"].split(":")[0]][0]
+            names.append(f"{number}  {row['what it is']}\n    {row['speed-up']:.0f}×, {runtime}")
+        axes.annotate("\n".join(names), (1.02, 0), xycoords="axes fraction", fontsize=6, annotation_clip=False)
+        speed.log_x_(axes, points["speed-up"].tolist())
+        axes.margins(y=0.12)
+        axes.set_xlabel("speed-up over dense float32 XLM-R base in ONNX Runtime, same batch and length")
+        axes.set_ylabel("test F1, mean of Spanish and Dutch")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    return drawn

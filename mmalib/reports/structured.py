@@ -1,51 +1,35 @@
 """Notebook 02, from records: figures 1 and 2 of the paper, which heads went when, sizes and scores at four shares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import nan
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.reports.compare import of_part
 
 SHARES = (0.0, 0.25, 0.5, 0.75)  # the rows of the table
 KEPT = 0.95  # F1 has begun to fall where less than this share of it is left
 TITLES = {"heads": "Michel: heads wherever they are", "uniform": "Uniform: the same in every layer"}
 
 
-def draw(records: list[dict]) -> dict[str, pd.DataFrame | Figure]:
-    """Every table and figure of this notebook by its file's name, from the records alone."""
-    curves = store.curves(of_kind(records, "structured"))
-    drawn: dict[str, pd.DataFrame | Figure] = {}
-    if not curves.empty:
-        drawn["table_structured"] = table(curves)
-        for name, method in (("figure_1", "heads"), ("figure_2", "uniform")):
-            if (curves["method"] == method).any():
-                drawn[name] = falling(curves, method)
-    if maps := [r for r in of_kind(records, "structured") if r["settings"]["method"] == "heads"]:
-        drawn["heads_removed"] = removal_map(maps)
-    if cuts := of_kind(records, "vocabulary"):
-        drawn["table_vocabulary"] = vocabulary_table(cuts, records)
-    return drawn
-
-
-def knee(shares: np.ndarray, f1: np.ndarray) -> float | None:
-    """The share at which F1 first falls under `KEPT` of its start, between two steps by a straight line."""
+def knee(shares: Sequence[float], f1: Sequence[float]) -> float:
+    """The share at which F1 first falls under `KEPT` of its start, by a straight line; nan where it never does."""
     wanted = KEPT * f1[0]
-    below = np.flatnonzero(f1 < wanted)
-    if not len(below):
-        return None
-    after = below[0]
+    after = next((place for place, one in enumerate(f1) if one < wanted), None)
+    if after is None:
+        return nan
     part = (f1[after - 1] - wanted) / (f1[after - 1] - f1[after])
     return float(shares[after - 1] + part * (shares[after] - shares[after - 1]))
 
 
-def over_seeds(knees: Sequence[float | None]) -> tuple[str, float | None]:
+def over_seeds(knees: Sequence[float]) -> tuple[str, float | None]:
     """Where F1 falls in the mean over seeds: as text, and as a number if it does in every seed."""
-    fell = [at for at in knees if at is not None and not np.isnan(at)]
+    fell = [at for at in knees if not np.isnan(at)]
     if not fell:
         return "never", None
     if len(fell) < len(knees):
@@ -60,60 +44,43 @@ def knees(curves: pd.DataFrame) -> pd.DataFrame:
     keys = ["method", "recovered", "label", "corpus", "language", "seed"]
     for key, group in tests.sort_values("step").groupby(keys):
         # the fall is measured from the baseline in both cases: recovery is no reason for a higher start
-        f1 = np.concatenate([[start[(group["run"].iloc[0], key[4])]], group["f1"].to_numpy()[1:]])
-        at = knee(group["share"].to_numpy(), f1)
-        rows.append(dict(zip(keys, key, strict=True)) | {"knee": np.nan if at is None else at})
+        f1 = [start[(group["run"].iloc[0], key[4])], *group["f1"].iloc[1:]]
+        rows.append(dict(zip(keys, key, strict=True)) | {"knee": knee(group["share"].tolist(), f1)})
     return pd.DataFrame(rows)
 
 
-def table(curves: pd.DataFrame) -> pd.DataFrame:
+def table(records: list[dict]) -> pd.DataFrame:
     """F1, multilingual score, parameters and size at a few shares of heads removed, mean and deviation over seeds."""
-    near = curves[curves["share"].map(lambda share: any(abs(share - wanted) < 1e-6 for wanted in SHARES))]
-    start = near[(near["step"] == 0) & ~near["recovered"]].set_index(["run", "language", "split"])["f1"]
-    keys = ["label", "corpus", "method", "recovered", "share"]
-    rows = []
-    for key, group in near.groupby(keys):
-        row = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
-        before = start.loc[pd.MultiIndex.from_frame(group[["run", "language", "split"]])].to_numpy()
-        group = group.assign(lost=group["f1"] - before)
-        row |= tables.cells_over_seeds(group)
-        for split in ("dev", "test"):
-            unseen = group[(group["split"] == split) & (group["language"] != "en")]
-            by_seed = unseen.groupby("seed")["lost"].sum()
-            row |= {f"mls {split} mean": by_seed.mean(), f"mls {split} std": by_seed.std()}
-        row |= {"million parameters": group["parameters"].mean() / 1e6, "MB": group["megabytes"].mean()}
-        rows.append(row)
-    made = pd.DataFrame(rows).rename(columns={"label": "backbone"})
-    made["share"] = [f"{share:.0%}" for share in made["share"]]
-    made["recovered"] = made["recovered"].map({False: "no", True: "yes"})
-    return made.round({"million parameters": 2, "MB": 1})
+    rows = [
+        {"backbone": settings["label"], "corpus": settings["corpus"], "method": settings["method"]}
+        | {"recovered": "yes" if point["recovered"] else "no", "share": f"{point['share']:.0%}"}
+        | {"million parameters": point["parameters"] / 1e6, "MB": point["megabytes"]}
+        | tables.scores_of(point, record["curve"][0])
+        for record in of_kind(records, "structured")
+        for point in record["curve"]
+        if np.isclose(point["share"], SHARES, atol=1e-6).any() and (settings := record["settings"])
+    ]
+    about = ["backbone", "corpus", "method", "recovered", "share"]
+    made = tables.over_seeds(rows, [*about, "seeds"], means={"million parameters": 2, "MB": 1})
+    return made.sort_values(about)
 
 
-def falling(curves: pd.DataFrame, method: str) -> Figure:
+def falling(records: list[dict], method: str) -> Figure | None:
     """F1 against the share of heads removed: a line a language and split, as pruned and recovered, knees marked."""
-    curves = curves[curves["method"] == method]
-    marked = knees(curves)
+    if not (pruned := _by(method, records)):
+        return None
+    curves = store.curves(pruned)
     with figures.drawing(6.9, 2.5) as drawn:
         for axes, recovered in zip(drawn.subplots(1, 2, sharey=True), (False, True), strict=True):
-            ends = []
             panel = curves[curves["recovered"] == recovered]
-            for (language, split), line in panel.groupby(["language", "split"]):
-                mean = line.groupby("share")["f1"].agg(["mean", "min", "max"])
-                colour, test = figures.COLOURS[language], split == "test"
-                axes.plot(mean.index, mean["mean"], color=colour, linestyle="-" if test else (0, (2, 2)))
-                if test:
-                    axes.fill_between(mean.index, mean["min"], mean["max"], color=colour, alpha=0.15, linewidth=0)
-                    mine = marked[(marked["recovered"] == recovered) & (marked["language"] == language)]
-                    fell, at = over_seeds(mine["knee"].tolist())
-                    ends.append((mean["mean"].iloc[-1], f"{figures.LANGUAGE_NAMES[language]} {fell}", colour))
-                    if at is not None:
-                        height = np.interp(at, mean.index, mean["mean"])
-                        axes.plot(at, height, "o", color=colour, markeredgecolor="black", markersize=5, zorder=5)
+            marked = knees(curves).query("recovered == @recovered").groupby("language")["knee"].agg(list)
+            for language, line in panel[panel["split"] == "test"].groupby("language"):
+                spread = line.groupby("share")["f1"].agg(["min", "max"])
+                colour = figures.COLOURS[language]
+                axes.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
+            lines_(axes, panel, "share", marked)
             axes.set_xlabel("share of heads removed")
-            axes.xaxis.set_major_formatter("{x:.0%}")
             axes.set_title("recovered on English" if recovered else "as pruned", loc="left")
-            axes.set_ylim(bottom=0)
-            figures.label_ends(axes, ends)
         drawn.axes[0].set_ylabel("entity F1 (solid test, dashed dev)")
         pairs = curves[["label", "corpus"]].drop_duplicates().itertuples(index=False)
         backbone = ", ".join(f"{name} on {corpus}" for name, corpus in pairs)
@@ -122,11 +89,31 @@ def falling(curves: pd.DataFrame, method: str) -> Figure:
     return drawn
 
 
-def removal_map(records: list[dict]) -> Figure:
+def lines_(axes: Axes, curves: pd.DataFrame, along: str, knees: Mapping[str, Sequence[float]]) -> None:
+    """A line a language and split, in the mean over seeds, and where it falls: a circle, and a number at its end."""
+    ends = []
+    for (language, split), line in curves.groupby(["language", "split"]):
+        mean = line.groupby(along)["f1"].mean()
+        colour, test = figures.COLOURS[language], split == "test"
+        axes.plot(mean.index, mean, color=colour, linestyle="-" if test else (0, (2, 2)))
+        if test:
+            fell, at = over_seeds(knees[language])
+            ends.append((mean.iloc[-1], f"{figures.LANGUAGE_NAMES[language]} {fell}", colour))
+            if at is not None:
+                height = np.interp(at, mean.index, mean)
+                axes.plot(at, height, "o", color=colour, markeredgecolor="black", markersize=5, zorder=5)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_ylim(bottom=0)
+    figures.label_ends(axes, ends)
+
+
+def removal_map(records: list[dict]) -> Figure | None:
     """Layer × head of every seed, coloured by the share of heads that was gone when this one went."""
-    with figures.drawing(min(6.9, 1.5 + 1.9 * len(records)), 2.1) as drawn:
-        panels = drawn.subplots(1, len(records), squeeze=False, sharey=True)[0]
-        for axes, record in zip(panels, records, strict=True):
+    if not (pruned := _by("heads", records)):
+        return None
+    with figures.drawing(min(6.9, 1.5 + 1.9 * len(pruned)), 2.1) as drawn:
+        panels = drawn.subplots(1, len(pruned), squeeze=False, sharey=True)[0]
+        for axes, record in zip(panels, pruned, strict=True):
             first = record["curve"][0]["heads_left"]
             gone = np.full((len(first), max(map(len, first))), np.nan)  # [layers, heads]; nan: stayed to the end
             for point in reversed(record["curve"]):
@@ -148,18 +135,21 @@ def removal_map(records: list[dict]) -> Figure:
     return drawn
 
 
-def vocabulary_table(cuts: list[dict], records: list[dict]) -> pd.DataFrame:
+def vocabulary_table(records: list[dict]) -> pd.DataFrame:
     """What cutting the vocabulary saves and what it costs, beside the model it was cut from."""
-    rows = []
-    for cut in cuts:
-        base = of_part(cut, "base", records)
-        of_both = ("whole", cut["before"], base["scores"] if base else {}), ("cut", cut["after"], cut["scores"])
-        for name, size, scores in of_both:
-            row = {"run": cut["run"], "vocabulary": name, "MB": round(size["megabytes"], 1)}
-            row["million parameters"] = round(size["parameters"] / 1e6, 2)
-            row["of these embedding"] = f"{size['embedding_parameters'] / size['parameters']:.0%}"
-            for language, split in tables.CELLS:
-                f1 = scores.get(language, {}).get(split, {}).get("f1", np.nan)
-                row |= {f"{language} {split} mean": f1, f"{language} {split} std": np.nan}
-            rows.append(row)
-    return pd.DataFrame(rows)
+    rows = [
+        {"run": cut["run"], "vocabulary": name, "MB": round(size["megabytes"], 1)}
+        | {"million parameters": round(size["parameters"] / 1e6, 2)}
+        | {"of these embedding": f"{size['embedding_parameters'] / size['parameters']:.0%}"}
+        | tables.scores_of(scored)
+        for cut in of_kind(records, "vocabulary")
+        for name, size, scored in (
+            ("whole", cut["before"], tables.of_part(cut, "base", records) or {"scores": {}}),
+            ("cut", cut["after"], cut),
+        )
+    ]
+    return tables.over_seeds(rows, list(rows[0])[:5], tables.F1)
+
+
+def _by(method: str, records: list[dict]) -> list[dict]:
+    return [record for record in of_kind(records, "structured") if record["settings"]["method"] == method]

@@ -1,18 +1,17 @@
-"""What every table of the study shares: the paper's numbers, the text for reading, the files.
+"""What every table of the study shares: the paper's numbers, one run beside another, the text for reading, the files.
 
 The paper is *MMA: a fight for multilingual models acceleration* (Sukhanovskii and Ryndin, 2024). What it
 prints is in `reference/`, but for tables 7 and 9, which are extracts of 11 and 10; `obert_speed.csv` and
 `obert_quality.csv` there are table 17 and tables 1 to 6 of *The Optimal BERT Surgeon*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 
 import pandas as pd
 
 from mmalib.records import store
-from mmalib.reports.compare import multilingual_score
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = {
@@ -23,7 +22,8 @@ FILES = {
 }
 FORMATS = ("csv", "md")  # what every table is written as; tex on demand
 CELLS = [(language, split) for language in ("es", "en", "nl") for split in ("dev", "test")]  # as in the paper
-SCORES = [*(f"{language} {split}" for language, split in CELLS), "mls dev", "mls test"]
+F1 = [f"{language} {split}" for language, split in CELLS]
+SCORES = [*F1, "mls dev", "mls test"]
 
 
 def paper(table: int | str) -> pd.DataFrame:
@@ -39,39 +39,82 @@ def paper(table: int | str) -> pd.DataFrame:
     raise ValueError(f"The paper's table {table!r} is not carried here. Choose one of: {known}.")
 
 
-def printed_rows(table: int, **about) -> list[dict]:
+def printed_rows(table: int, scores: Sequence[str] = SCORES, **about) -> list[dict]:
     """The rows that the paper prints in a table of scores, in the columns of ours."""
     return [
         {"model": printed["model"], "source": "paper", **about}
-        | {f"{score} mean": printed[score.replace(" ", "_")] for score in SCORES}
+        | {f"{score} mean": printed[score.replace(" ", "_")] for score in scores}
         for printed in paper(table).to_dict("records")
     ]
 
 
-def printed_mls(table: int, base: str, splits: dict[str, str]) -> pd.DataFrame:
-    """Multilingual scores made from the F1 of a printed table and one baseline's of table 1, on a split each."""
+def printed_mls(table: int, base: str, split_of_base: str | None = None) -> pd.DataFrame:
+    """Multilingual scores from a printed table and a baseline of table 1, on the same split or a given one."""
     printed, baseline = paper(table), paper(1).set_index("model").loc[base]
     made = printed[["model"]].copy()
-    for split, other in splits.items():
-        made[f"mls {split}"] = sum(printed[f"{name}_{split}"] - baseline[f"{name}_{other}"] for name in ("es", "nl"))
+    for split in ("dev", "test"):
+        f1 = [printed[f"{name}_{split}"] - baseline[f"{name}_{split_of_base or split}"] for name in ("es", "nl")]
+        made[f"mls {split}"] = sum(f1)
     return made
 
 
-def scores_of(scores: dict, base: dict | None) -> dict[str, float]:
-    """`SCORES` of one record; the multilingual ones are against the scores of a base, nan without one."""
-    f1 = {f"{language} {split}": scores[language][split]["f1"] for language, split in CELLS}
-    return f1 | {f"mls {split}": multilingual_score(scores, base, split) if base else nan for split in ("dev", "test")}
+def of_part(record: dict, part: str, records: Iterable[dict]) -> dict | None:
+    """The record of the run that plays this part in what another needed; None where it is not there."""
+    name = record["needs"].get(part)
+    return next((other for other in records if other["run"] == name), None)
 
 
-def over_seeds(group: pd.DataFrame) -> dict[str, float]:
-    """Mean and deviation of every one of `SCORES`."""
-    return {f"{score} {kind}": group[score].agg(kind) for score in SCORES for kind in ("mean", "std")}
+def of_the_study(records: Iterable[dict]) -> list[dict]:
+    """The records that statements are made from: of CoNLL where any run is on it, with no setting changed."""
+    records = list(records)
+    corpora = {record["settings"]["corpus"] for record in records}
+    corpus = "conll" if "conll" in corpora else min(corpora, default="")
+    return [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
 
 
-def cells_over_seeds(group: pd.DataFrame) -> dict[str, float]:
-    """Mean and deviation of F1 in every one of `CELLS`, of a group of points."""
-    f1 = group.groupby(["language", "split"])["f1"].agg(["mean", "std"]).reindex(CELLS)  # std over n - 1
-    return {f"{language} {split} {kind}": f1.at[(language, split), kind] for language, split in CELLS for kind in f1}
+def multilingual_score(scores: dict, base: dict, split: str) -> float:
+    """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
+    return sum(scores[name][split]["f1"] - base[name][split]["f1"] for name in scores if name != "en")
+
+
+def retention(scores: dict, base: dict, split: str) -> dict[str, float]:
+    """The percentage of the base's F1 that the model keeps, per language; nan where the base has none."""
+    return {name: 100 * scores[name][split]["f1"] / (base[name][split]["f1"] or nan) for name in scores}
+
+
+def scores_of(record: dict, base: dict | None = None) -> dict[str, float]:
+    """`SCORES` of one record, or of a point of its curve; without a base, the multilingual ones are nan."""
+    scores = record["scores"]
+    f1 = [scores.get(language, {}).get(split, {}).get("f1", nan) for language, split in CELLS]
+    mls = [multilingual_score(scores, base["scores"], split) if base else nan for split in ("dev", "test")]
+    return dict(zip(SCORES, (*f1, *mls), strict=True))
+
+
+def over_seeds(
+    rows: list[dict] | pd.DataFrame, about: Sequence[str], scores: Sequence[str] = SCORES, means: Mapping | None = None
+) -> pd.DataFrame:
+    """Mean and deviation of scores over the rows that agree in the columns `about`, where "seeds" is how many they are.
+
+    Of the columns `means` there is the mean alone, rounded to so many digits.
+    """
+    groups = pd.DataFrame(rows).groupby([name for name in about if name != "seeds"], sort=False)
+    made = groups[list(scores)].agg(["mean", "std"])  # std over n - 1
+    made.columns = [f"{score} {kind}" for score, kind in made]
+    if means:
+        made = made.join(groups[list(means)].mean().round(means))
+    return made.assign(seeds=groups.size()).reset_index()[[*about, *made]]
+
+
+def beside_paper(ours: pd.DataFrame, table: int, **about) -> pd.DataFrame:
+    """Our rows, and below them those that the paper prints in a table of scores."""
+    rows = [*ours.to_dict("records"), *printed_rows(table, **about)]
+    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+
+
+def percent(table: pd.DataFrame, digits: Mapping[str, int]) -> pd.DataFrame:
+    """Shares in these columns as text; what there is none of stays empty."""
+    texts = {name: [f"{share:.{places}%}" for share in table[name]] for name, places in digits.items() if name in table}
+    return table.assign(**texts).replace("nan%", "")
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +123,9 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     for column in table.columns:
         name = column.removesuffix(" mean")
         if column.endswith(" mean"):
-            shown[name] = [_cell(*pair) for pair in zip(table[column], table[f"{name} std"], strict=True)]
+            spread = ["" if pd.isna(std) else f" ± {std:.3f}" for std in table[f"{name} std"]]
+            texts = [f"{mean:.3f}{std}" for mean, std in zip(table[column], spread, strict=True)]
+            shown[name] = pd.Series(texts, table.index).where(table[column].notna(), "not measured")
         elif not column.endswith(" std"):
             shown[column] = table[column].astype(object).where(table[column].notna(), "")
     return shown
@@ -104,9 +149,3 @@ def markdown(shown: pd.DataFrame) -> str:
 
 # LaTeX is ruled by booktabs; what it would read as a command is escaped.
 WRITERS = {"md": markdown, "tex": lambda shown: shown.astype(str).to_latex(index=False, escape=True)}
-
-
-def _cell(mean: float, std: float) -> str:
-    if pd.isna(mean):
-        return "not measured"
-    return f"{mean:.3f}" if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
