@@ -27,7 +27,8 @@ from mmalib.studies.workers import CLUSTER, asked_for
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
-BESIDE = ("02", "03", "04", "05")  # begin from 01 alone, draw nothing but their own runs, and measure no speed
+# Those that begin from 01 alone, draw nothing but their own runs and measure no speed; the longest begin first.
+BESIDE = ("03", "05", "02", "04")
 ROOM = 6.0  # GiB that must be free before a study starts
 CLEARED = "\r\x1b[K"  # a terminal's line, empty
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
@@ -145,7 +146,8 @@ def _stages(paths: list[Path]) -> list[list[Path]]:
     """The notebooks in order, those together that run side by side: none on one core, or where Ray has the runs."""
     one_by_one = machine.threads() < 2 or asked_for() > 1 or os.environ.get(CLUSTER)
     groups = groupby(paths, lambda path: "beside" if path.name[:2] in BESIDE and not one_by_one else path.name)
-    return [list(group) for _, group in groups]
+    stages = [list(group) for _, group in groups]
+    return [sorted(stage, key=lambda path: BESIDE.index(path.name[:2])) if stage[1:] else stage for stage in stages]
 
 
 def _execute_all(paths: list[Path], home: Path, parameters: dict, held: int) -> bool:
@@ -280,7 +282,7 @@ def _say(text: str) -> None:
     """Print in place of the line of progress, if there is one."""
     if sys.stderr.isatty():
         print(CLEARED, end="", file=sys.stderr, flush=True)
-    print(text, flush=True)
+    print(f"{text}\n", end="", flush=True)  # at once: two threads may speak
 
 
 def _code_cells(path: Path) -> int:
