@@ -294,11 +294,14 @@ def _once(every: Iterable[Run]) -> list[Run]:
 
 
 def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
-    """The models to time: of the first seed, the notebooks in turns; and as many of the combined ones alone."""
+    """The models to time: of the first seed, the notebooks in turns; and as many of the combined ones alone.
+
+    A float graph of a baseline is as fast as the baseline.
+    """
     seed = min(run.settings["seed"] for run in every if run.leaves)
     by_notebook: dict[str, list[Run]] = {}
     for run in every:
-        if run.settings.get("seed") == seed and run.kind != "halved":
+        if run.settings.get("seed") == seed and run.kind != "halved" and run.settings.get("int8") != "float":
             timed = [trained(profile, base, run, leaf) for leaf in run.leaves]
             by_notebook.setdefault(run.name[:2], []).extend(one for one in timed if one.settings["runtimes"])
     turns = [run for turn in zip_longest(*(by_notebook[name] for name in sorted(by_notebook))) for run in turn if run]

@@ -44,6 +44,12 @@ from transformers import (  # noqa: E402
 from mmalib.data import sample  # noqa: E402
 from mmalib.model import backbones  # noqa: E402
 
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The study from end to end takes as long as all other tests together: begun last, it would run on alone."""
+    items.sort(key=lambda item: "from_end_to_end" not in item.name)
+
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

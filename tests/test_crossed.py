@@ -159,7 +159,7 @@ def test_energy_is_estimated_without_a_connection(monkeypatch):
 
 @pytest.fixture(scope="module")
 def study(tiny_study):
-    return tiny_study(speedups=(), used_models=2, pair_rows=("FT", "P+A"))
+    return tiny_study(speedups=(), used_models=2, pair_rows=("FT", "P+A"), pair_criteria=("magnitude", "obs"))
 
 
 @pytest.fixture(scope="module")
