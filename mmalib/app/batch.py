@@ -198,14 +198,14 @@ def _execute(path: Path, running: dict, home: Path, parameters: dict, held: int,
         os.replace(unfinished, executed)
     if running.pop(path.stem, None) is None:  # the study was interrupted
         return False
-    said = [f"{path.stem}  {'failed' if failure else 'ok'}  {time.monotonic() - begin:.0f} s  {result}".rstrip()]
+    lines = [f"{path.stem}  {'failed' if failure else 'ok'}  {time.monotonic() - begin:.0f} s  {result}".rstrip()]
     if failure:
         if cells:
-            said.append(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
-        said += [f"  {line}" for line in failure.splitlines()]
+            lines.append(f"  in code cell {len(cells)}: {cells[-1].strip().splitlines()[0]}")
+        lines += [f"  {line}" for line in failure.splitlines()]
         if left:
-            said.append(f"  The executed notebook: {executed}")
-    _say("\n".join(said))
+            lines.append(f"  The executed notebook: {executed}")
+    _say("\n".join(lines))
     return not failure
 
 

@@ -51,8 +51,8 @@ def write_all(home: Path, records: Sequence[dict]) -> list[Path]:
         about = store.read_json(folder / PROVENANCE)
         record = known.get(about.get("run"))
         if record and not any(part.startswith(".") for part in name.split("/")):  # those are being written
-            whole = combined.whole_of(record, records) if "quantization" in about else None
-            before = {**whole["scores"], **whole.get("further", {})} if whole else None
+            float_record = combined.whole_of(record, records) if "quantization" in about else None
+            before = {**float_record["scores"], **float_record.get("further", {})} if float_record else None
             speeds = _speed_table(_speeds(name, records))
             store.write_atomic(folder / CARD, text(record, about, speeds, folder=name, before=before))
             written.append(folder / CARD)

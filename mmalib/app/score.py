@@ -50,9 +50,9 @@ def renaming(pairs: Sequence[str]):
     return renamed, left_out
 
 
-def table(gold: list[list[str]], said: list[list[str]]) -> pd.DataFrame:
+def table(gold: list[list[str]], predicted_tags: list[list[str]]) -> pd.DataFrame:
     """Precision, recall and F1 with 95% intervals over sentences: of all entities, and of every type there is."""
-    counted = counts.read(entity_scores(gold, said, resamples=1)["counts"])
+    counted = counts.read(entity_scores(gold, predicted_tags, resamples=1)["counts"])
     drawn = np.concatenate([counted.sum(axis=0)[None], resampled(counted, 1000, 0)])  # [1 + draws, types, 3]
     drawn = np.concatenate([drawn.sum(axis=1, keepdims=True), drawn], axis=1)  # all types in front
     right, predicted, there = (drawn[..., what] for what in (counts.RIGHT, counts.PREDICTED, counts.GOLD))

@@ -114,16 +114,16 @@ def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tup
     if (folder / runtimes.MODEL).is_file():
         if not record["size"]["quantized"]:
             raise ValueError(f"{record['run']} is a graph in float. Name one in int8, or the run of its weights.")
-        whole = combined.whole_of(record, records)
-        return folder, {**whole["scores"], **whole.get("further", {})} if whole else {}
+        float_record = combined.whole_of(record, records)
+        return folder, {**float_record["scores"], **float_record.get("further", {})} if float_record else {}
     model, tokenizer = disk.load(folder)
     about = {"run": record["run"], **{key: record["settings"][key] for key in ("corpus", "seed")}}
     export.export(model, tokenizer, scratch / "float", provenance=about)
     text = english(study, tokenizer, study.profile.calibration_sentences, DEV)
     how = {"calibration_methods": study.profile.calibration_methods}
-    found = int8_choices.calibrated(how, scratch / "float", *text)
-    about = {"calibration": found["calibration"]["chosen"]}
-    quantize.quantize(scratch / "float", scratch / "int8", kind="static", ranges=found["ranges"], provenance=about)
+    calibrated = int8_choices.calibrated(how, scratch / "float", *text)
+    about = {"calibration": calibrated["calibration"]["chosen"]}
+    quantize.quantize(scratch / "float", scratch / "int8", kind="static", ranges=calibrated["ranges"], provenance=about)
     return scratch / "int8", {**record["scores"], **record.get("further", {})}
 
 
@@ -151,7 +151,7 @@ def mistakes(predict: Predict, corpora: Mapping[str, Mapping[str, Mapping]]) -> 
     for language, splits in corpora.items():
         dev = splits["dev"]
         pairs = zip(list(dev["tags"]), predict(list(dev["words"])), strict=True)
-        counted = Counter(what for gold, said in pairs for what, _, _ in of_sentence(gold, said))
+        counted = Counter(what for gold, predicted in pairs for what, _, _ in of_sentence(gold, predicted))
         examples = _examples(predict, generated[language]["dev"]) if language in generated else {}
         lines[language] = [
             f"{what}: {number:,} times" + (f", as in: {examples[what]}" if what in examples else "")
@@ -160,18 +160,18 @@ def mistakes(predict: Predict, corpora: Mapping[str, Mapping[str, Mapping]]) -> 
     return lines
 
 
-def of_sentence(gold: list[str], said: list[str]) -> Iterator[tuple[str, int, int]]:
+def of_sentence(gold: list[str], predicted: list[str]) -> Iterator[tuple[str, int, int]]:
     """The mistakes in a sentence, with their first and last word."""
-    right, found = set(get_entities(list(gold))), set(get_entities(list(said)))
-    for kind, first, last in sorted(right - found, key=lambda one: one[1:]):
-        others = [other for other in found if other[1] <= last and first <= other[2]]
+    wanted, entities = set(get_entities(list(gold))), set(get_entities(list(predicted)))
+    for kind, first, last in sorted(wanted - entities, key=lambda one: one[1:]):
+        others = [other for other in entities if other[1] <= last and first <= other[2]]
         if not others:
             yield f"{kind} not found", first, last
         for other, begin, end in others:
             what = f"{kind} taken for {other}" if other != kind else f"{kind} with other ends"
             yield what, min(first, begin), max(last, end)
-    for kind, first, last in sorted(found - right, key=lambda one: one[1:]):
-        if not any(begin <= last and first <= end for _, begin, end in right):
+    for kind, first, last in sorted(entities - wanted, key=lambda one: one[1:]):
+        if not any(begin <= last and first <= end for _, begin, end in wanted):
             yield f"{kind} where there is no name", first, last
 
 
@@ -179,8 +179,8 @@ def _examples(predict: Predict, sentences: Sequence[tuple[list[str], list[str]]]
     """The shortest sentence for every mistake, the words in question in bold."""
     examples: dict[str, str] = {}
     by_length = sorted(sentences, key=lambda sentence: len(sentence[0]))
-    for (words, gold), said in zip(by_length, predict([words for words, _ in by_length]), strict=True):
-        for what, first, last in of_sentence(gold, said):
+    for (words, gold), predicted in zip(by_length, predict([words for words, _ in by_length]), strict=True):
+        for what, first, last in of_sentence(gold, predicted):
             marked = [*words[:first], f"**{' '.join(words[first : last + 1])}**", *words[last + 1 :]]
             examples.setdefault(what, " ".join(marked))
     return examples

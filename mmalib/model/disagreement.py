@@ -1,7 +1,7 @@
 """Which words carry the difference between two models: a loss of F1 may be spread over a language, or be one word.
 
-A word that is frequent in a corpus and on the border between two tags is tipped everywhere at once. So beside the
-points lost stands what would be lost had the most tipped word stayed as it was.
+A word that is frequent in a corpus and on the border between two tags is changed everywhere at once. So beside the
+points lost stands what would be lost had the word changed most stayed as it was.
 """
 
 from collections import Counter
@@ -19,15 +19,15 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
     """
     sentences = [list(zip(*sentence, strict=True)) for sentence in zip(words, before, after, strict=True)]
     changed = [(word, old, new) for sentence in sentences for word, old, new in sentence if old != new]
-    tipped = Counter(word for word, _, _ in changed).most_common(TOP)
+    frequent = Counter(word for word, _, _ in changed).most_common(TOP)
     comparison = {
         **difference(gold, before, after),
         "words": sum(map(len, words)),
         "changed": len(changed),
-        "most": [{"word": word, "times": times, "how": _how(word, changed)} for word, times in tipped],
+        "most": [{"word": word, "times": times, "how": _how(word, changed)} for word, times in frequent],
     }
-    if tipped:
-        first = tipped[0][0]
+    if frequent:
+        first = frequent[0][0]
         held = [[old if word == first else new for word, old, new in sentence] for sentence in sentences]
         without = difference(gold, before, held, resamples=1)  # of which no interval is asked
         comparison["points_without_first"] = without["points"]

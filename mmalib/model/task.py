@@ -59,8 +59,8 @@ def sentences(
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.enable_truncation(max_length, strategy="longest_first")
-    whole = [text[0] if len(text) == 1 else tuple(text) for text in texts]
-    windows = [sub.Window(n, one.ids, [(0, 0)], 1) for n, one in enumerate(backend.encode_batch(whole))]
+    inputs = [text[0] if len(text) == 1 else tuple(text) for text in texts]
+    windows = [sub.Window(n, one.ids, [(0, 0)], 1) for n, one in enumerate(backend.encode_batch(inputs))]
     backend.no_truncation()
     return sub.Encoded([[" ".join(text)] for text in texts], [[label] for label in labels], windows, tokenizer)
 

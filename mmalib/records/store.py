@@ -148,8 +148,8 @@ def _path(folder: Path, run: str) -> Path:
 def _load(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        whole = isinstance(record, dict) and record.keys() >= set(REQUIRED)
-        if not whole or not isinstance(record["settings"], dict) or not isinstance(record["scores"], dict):
+        complete = isinstance(record, dict) and record.keys() >= set(REQUIRED)
+        if not complete or not isinstance(record["settings"], dict) or not isinstance(record["scores"], dict):
             raise ValueError("it is no whole record")
         if record["run"] != path.stem:
             raise ValueError(f"it says that it is run '{record['run']}'")

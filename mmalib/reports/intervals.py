@@ -139,8 +139,8 @@ def shares(at: dict[str, Number]) -> str:
     texts = []
     for name, number in at.items():
         low, high = of(number)[1:]
-        some = f"{low:.0%} to never" if high >= 1 else show(of(100 * number), "%")
-        texts.append(f"{name} {'never' if low >= 1 else some}")
+        shown = f"{low:.0%} to never" if high >= 1 else show(of(100 * number), "%")
+        texts.append(f"{name} {'never' if low >= 1 else shown}")
     return ", ".join(texts)
 
 

@@ -126,8 +126,8 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
     with emissions.tracked(settings["country"]) as estimate:
         rows, _ = _english(task, data, model, tokenizer, settings["max_length"])
         weighed = batches(rows, tokenizer, settings["batch_size"])
-        found = masks.search_(model, masks.importance(model, weighed), settings["times"], measured)
-    made = {"structure": _units(model), "speedup": found, "sparsity": {"measured": 1 - _encoder(model) / before}}
+        speedup = masks.search_(model, masks.importance(model, weighed), settings["times"], measured)
+    made = {"structure": _units(model), "speedup": speedup, "sparsity": {"measured": 1 - _encoder(model) / before}}
     return _kept(study, run, task, data, model, tokenizer, estimate, **made)
 
 

@@ -256,7 +256,7 @@ def _entities(
             groups[-1].append(unit)
         else:
             groups.append([unit])
-    found = []
+    entities = []
     for group in groups:
         start, end, kind = spans[group[0]][0], spans[group[-1]][1], kinds[best[group[0]]]
         score = sum(sure[unit] for unit in group) / len(group)
@@ -264,5 +264,5 @@ def _entities(
             one = {"entity": kind, "score": score, "index": before + group[0], "word": units.names[group[0]]}
         else:
             one = {"entity_group": kind, "score": score, "word": text[start:end]}
-        found.append(one | {"start": start, "end": end})
-    return found
+        entities.append(one | {"start": start, "end": end})
+    return entities

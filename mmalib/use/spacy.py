@@ -42,8 +42,8 @@ class Component:
         """The documents with their entities, `batch_size` read at once."""
         self._ner = self._ner or NER.load(self._model, **self._how)
         docs, texts = tee(stream)
-        found = self._ner((doc.text for doc in texts), batch_size=batch_size)
-        for doc, entities in zip(docs, found, strict=True):
+        answers = self._ner((doc.text for doc in texts), batch_size=batch_size)
+        for doc, entities in zip(docs, answers, strict=True):
             yield _marked(doc, entities)
 
     def to_disk(self, path: Path, exclude: Iterable[str] = ()) -> None:
