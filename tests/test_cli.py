@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalib.app import batch, bench, cli
+from mmalib.app import batch, bench, cli, doctor
 from mmalib.records import machine
 from mmalib.studies import workers
 
@@ -65,7 +65,7 @@ def test_a_mistake_is_one_line_and_a_code(monkeypatch, capsys, kind):
 
 
 def test_doctor_prints_what_the_machine_says(monkeypatch, capsys):
-    monkeypatch.setattr(machine, "doctor", lambda: ["Python 3", "GPU none"])
+    monkeypatch.setattr(doctor, "lines", lambda: ["Python 3", "GPU none"])
     assert cli.main(["doctor"]) == 0
     assert capsys.readouterr().out == "Python 3\nGPU none\n"
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from mmalib.app import doctor
 from mmalib.data.corpus import ORIGINAL
 from mmalib.records import machine
 
@@ -33,7 +34,7 @@ def checkout(tmp_path, monkeypatch):
 
 def line(name):
     """The line of `doctor` that begins with this name, without it."""
-    (found,) = [text for text in machine.doctor() if text.startswith(name + " ")]
+    (found,) = [text for text in doctor.lines() if text.startswith(name + " ")]
     return found[len(name) :].strip()
 
 
@@ -113,7 +114,7 @@ def test_a_machine_without_git_has_no_commit(checkout, monkeypatch):
 
 
 def test_doctor_is_about_ten_single_lines():
-    lines = machine.doctor()
+    lines = doctor.lines()
     assert 8 <= len(lines) <= 12
     assert not any("\n" in text for text in lines)
     assert line("GPU")

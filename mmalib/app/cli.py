@@ -158,9 +158,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     """Say what this machine can run: Python, torch, GPU, CPU features, runtimes, data, disk."""
-    from mmalib.records import machine
+    from mmalib.app import doctor
 
-    print(*machine.doctor(), sep="\n")
+    print(*doctor.lines(), sep="\n")
     return 0
 
 

@@ -1,18 +1,15 @@
-"""What a run was made on and with: the machine, the versions, the commit; and `doctor`, the same for a human.
+"""What a run was made on and with: the machine, the versions, the commit.
 
-Every record carries the first three: an int8 throughput means nothing without the CPU's flags, and a score
+Every record carries them: an int8 throughput means nothing without the CPU's flags, and a score
 means little without the versions. What a system does not tell (macOS has no /proc) is None, never a guess.
 """
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-
-import mmalib
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -84,7 +81,15 @@ def threads() -> int:
 
 def versions() -> dict[str, str]:
     """The installed version of every package the study depends on; one that is not installed is left out."""
-    return {name: version for name in PACKAGES if (version := _version(name))}
+    return {name: there for name in PACKAGES if (there := version(name))}
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, if it is there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:
@@ -93,34 +98,11 @@ def commit() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    # without locks: a run that is killed here would leave one, and the user's next commit would be refused
-    # of what may change a number alone
+    # Without locks: a run that is killed here would leave one, and the user's next commit would be refused. Asked of
+    # what may change a number alone.
     asked = ("--no-optional-locks", "status", "--porcelain", "--", "mmalib", "notebooks", "pyproject.toml")
     changes = _output("git", "-C", str(ROOT), *asked)
     return None if head is None or changes is None else head + ("-dirty" if changes else "")
-
-
-def doctor() -> list[str]:
-    """What this machine can run, in about ten lines for a human."""
-    import torch
-
-    machine, (version, reason) = describe(), deepsparse()
-    runtimes = [f"{package} {_version(package) or 'not installed'}" for package in ("onnxruntime", "openvino")]
-    runtimes += [f"deepsparse not available: {reason}" if reason else f"deepsparse {version}"]
-    lines = {
-        "mmalib": f"{mmalib.__version__}, commit {commit() or 'unknown'}",
-        "Python": f"{machine['python']} on {machine['platform']}",
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "GPU": machine["gpu"] or "none",
-        "CPU": f"{machine['cpu']}, {machine['cores']} cores",
-        "CPU flags": ", ".join(flag for flag in FLAGS if machine["flags"][flag]) or "none known",
-        "Memory": "unknown" if machine["ram_gib"] is None else f"{machine['ram_gib']} GiB",
-        "Runtimes": ", ".join(runtimes),
-        "Data": _data(os.environ.get("MMALIB_DATA") or "sample"),
-        "Backbones": _backbones(),
-        "Free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB for runs/ in this folder",
-    }
-    return [f"{name:<11}{value}" for name, value in lines.items()]
 
 
 def saturates() -> bool:
@@ -160,13 +142,6 @@ def _ram_gib() -> float | None:
         return None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _output(*command: str, **environment: str) -> str | None:
     # What a command prints, or None if it is missing, fails or hangs.
     try:
@@ -174,25 +149,3 @@ def _output(*command: str, **environment: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _data(source: str) -> str:
-    if source in ("sample", "hub"):
-        return "CoNLL from the hub" if source == "hub" else "generated sample (MMALIB_DATA names a folder with CoNLL)"
-    from mmalib.data import corpus  # brings in the datasets library: only where it is needed
-
-    try:
-        corpus.layout(Path(source).expanduser())
-    except ValueError as error:
-        return str(error)
-    return f"{source}: CoNLL, all files"
-
-
-def _backbones() -> str:
-    from mmalib.reports import backbones  # brings in matplotlib
-
-    each = []
-    for name, report in backbones.read(WEIGHTS).items():
-        directions = ", ".join(f"{direction} {share:.2f}" for direction, share in report["retrieval"].items())
-        each.append(f"{name} {report['parameters'] / 1e6:.1f}M weights, {report['megabytes']:.1f} MB ({directions})")
-    return f"{', '.join(each)}; in brackets how often a translation is found" if each else "none shipped"
