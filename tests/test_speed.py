@@ -399,5 +399,6 @@ def test_bars_are_over_the_seeds_that_are_there(records):
     shown = ["what it is", "family", "F1 unseen", "± over seeds"]
     points = real.trained([speeds, *kept.values()]).set_index("model")
     assert points.loc["01-e5-conll-seed1", shown].tolist() == ["e5, dense", "dense", 0.5, 0.1414]
-    points = real.trained([speeds, kept[1]]).set_index("model")
+    changed = {**kept[2], "run": "01-e5-conll-seed2+epochs=1"}  # no other seed of the same run
+    points = real.trained([speeds, kept[1], changed]).set_index("model")
     assert math.isnan(points.loc["01-e5-conll-seed1", "± over seeds"])

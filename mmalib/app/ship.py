@@ -24,7 +24,7 @@ from mmalib.model.cache import complete_folder
 from mmalib.model.evaluate import further_scores, scored
 from mmalib.plan import of_kind
 from mmalib.records import machine
-from mmalib.reports import combined
+from mmalib.reports import combined, tables
 from mmalib.studies import int8_choices
 from mmalib.studies.study import Study
 from mmalib.studies.training import english
@@ -70,7 +70,7 @@ def best(name: str, records: list[dict]) -> str:
         raise ValueError("The study has no tuned model yet: run notebook 01 first, or name a run.")
     first = min(record["settings"]["seed"] for record in tuned)
     tuned = [record for record in tuned if record["settings"]["seed"] == first]
-    unseen = {record["run"]: combined.unseen(record, "dev") for record in tuned}
+    unseen = {record["run"]: tables.unseen(record, "dev") for record in tuned}
     if name == "faithful":
         return max(unseen, key=unseen.get)
     good = [record for record in tuned if unseen[record["run"]] >= combined.KEEPS * max(unseen.values())]

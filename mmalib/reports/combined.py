@@ -116,9 +116,9 @@ def goals(records: list[dict]) -> pd.DataFrame:
         row = {"run": record["run"], "corpus": record["settings"]["corpus"]}
         row |= {"MB": round(record["size"]["megabytes"], 1), "Spanish and Dutch text": target_text(record)}
         row |= _fastest(record, records)
-        row["unseen F1 kept"] = (row["F1 es"] + row["F1 nl"]) / 2 / (unseen(dense, "test") or math.nan)
-        row["kept on dev"] = unseen(record, "dev") / (unseen(dense, "dev") or math.nan)
-        rows.append(row | {"unseen": unseen(record, "dev"), "english": _f1(record, "en", "dev")})
+        row["unseen F1 kept"] = (row["F1 es"] + row["F1 nl"]) / 2 / (tables.unseen(dense, "test") or math.nan)
+        row["kept on dev"] = tables.unseen(record, "dev") / (tables.unseen(dense, "dev") or math.nan)
+        rows.append(row | {"unseen": tables.unseen(record, "dev"), "english": _f1(record, "en", "dev")})
     chosen = []
     for corpus, models in pd.DataFrame(rows).groupby("corpus") if rows else ():
         good, blind = models[models["kept on dev"] >= KEEPS], models[models["Spanish and Dutch text"] == "none"]
@@ -190,8 +190,3 @@ def _fastest(record: dict, records: list[dict]) -> dict:
 
 def _f1(record: dict, language: str, split: str = "test") -> float:
     return record["scores"][language][split]["f1"]
-
-
-def unseen(record: dict, split: str) -> float:
-    """The mean F1 in Spanish and Dutch."""
-    return (_f1(record, "es", split) + _f1(record, "nl", split)) / 2

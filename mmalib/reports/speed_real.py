@@ -1,5 +1,6 @@
 """Notebook 07's real things, from records: sentences of a corpus at their own lengths, F1 against speed."""
 
+import re
 from math import nan
 
 import numpy as np
@@ -83,11 +84,15 @@ def _about(folder: str, left: dict, records: list[dict]) -> dict:
     """What a timed model is, and the standard deviation of its F1 in Spanish and Dutch where other seeds are there."""
     if not left["settings"]:
         return {"model": folder, "what it is": folder, "family": "others", "± over seeds": nan}
-    stem = left["run"].rpartition("seed")[0]
-    alike = [r for r in records if r["run"].rpartition("seed")[0] == stem and r["settings"]["kind"] != "structured"]
-    unseen = pd.Series([(r["scores"]["es"]["test"]["f1"] + r["scores"]["nl"]["test"]["f1"]) / 2 for r in alike])
+    alike = [r for r in records if _seedless(r) == _seedless(left) and r["settings"]["kind"] != "structured"]
+    unseen = pd.Series([tables.unseen(record) for record in alike])
     about = {"model": folder, "what it is": words.words(left["settings"], folder)}
     return about | {"family": words.family(left["settings"]), "± over seeds": round(unseen.std(), 4)}
+
+
+def _seedless(record: dict) -> str:
+    """A run's name without the number of its seed; what was varied stays."""
+    return re.sub(r"seed\d+", "seed", record["run"])
 
 
 def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:

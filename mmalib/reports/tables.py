@@ -72,6 +72,11 @@ def of_the_study(records: Iterable[dict]) -> list[dict]:
     return [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
 
 
+def unseen(record: dict, split: str = "test") -> float:
+    """The mean F1 in Spanish and Dutch."""
+    return sum(record["scores"][language][split]["f1"] for language in ("es", "nl")) / 2
+
+
 def multilingual_score(scores: dict, base: dict, split: str) -> float:
     """The model's F1 less the base's, summed over every language but English (negative is a loss)."""
     return sum(scores[name][split]["f1"] - base[name][split]["f1"] for name in scores if name != "en")
