@@ -15,18 +15,19 @@ from mmalib.speed import throughput
 
 
 def run(folders: Sequence[Path], runtime_names: Sequence[str], baseline: Path | None, records: Path, **how) -> int:
-    """Measure, record and print; the exit code is 1 if anything failed. Measuring again replaces a record.
+    """Measure, record one by one and print; the exit code is 1 if anything failed. Measuring again replaces a record.
 
-    `how` is to be measured: `batches`, `length`, `threads` and `seconds` of `throughput.measure`.
+    `how` is how to measure: `batches`, `length`, `threads` and `seconds` of `throughput.measure`.
     """
     base, named = Path(baseline or folders[0]), throughput.named(folders)
-    rows = [throughput.told(row) for row in throughput.measure(named, runtime_names, baseline=base, **how)]
-    for (model, runtime), group in groupby(rows, key=itemgetter("model", "runtime")):
+    measured, rows = map(throughput.told, throughput.measure(named, runtime_names, baseline=base, **how)), []
+    for (model, runtime), group in groupby(measured, key=itemgetter("model", "runtime")):
+        rows += (of_model := list(group))
         settings = {"model": model, "weights": fingerprint(named[model]), "runtime": runtime, **how}
         settings["baseline"] = fingerprint(base)
         # The settings are in the name, so that no measurement stands in the way of another.
         name = re.sub(r"[^A-Za-z0-9._-]", "-", f"bench-{model}-{runtime}-{Run('bench', settings).digest}")
-        store.save(records, name, settings, scores={}, throughput=list(group))
+        store.save(records, name, settings, scores={}, throughput=of_model)
     same = f"at the same batch; {how['threads']} threads, length {how['length']}"
     print(f"\nSpeed-up over {base} in ONNX Runtime {same}:\n")
     print(tables.markdown(throughput.table(rows)))
