@@ -251,11 +251,8 @@ def _tasks(records: list[dict]) -> Answer:
         settings = record["settings"]
         if settings["task"] != "similarity" or settings["row"] == "FT":
             continue
-        row, share, at = (
-            settings["row"],
-            settings.get("share"),
-            [settings[key] for key in ("backbone", "corpus", "seed")],
-        )
+        row, share = settings["row"], settings.get("share")
+        at = [settings[key] for key in ("backbone", "corpus", "seed")]
         if settings["kind"] == "pairs sparse":
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
         else:

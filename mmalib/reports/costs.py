@@ -41,12 +41,13 @@ def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
     usual = frame.groupby(["notebook", "kind"])["hours"].transform("median")
     rows = []
     for notebook, group in frame.groupby("notebook"):
-        there, lacks = group["hours"].notna(), usual[group.index][group["hours"].isna()]
-        unknown = int(lacks.isna().sum())
+        there = group["hours"].notna()
+        missing = usual[group.index][~there]
+        unknown = int(missing.isna().sum())
         row = {"notebook": notebook, "runs": len(group), "there": int(there.sum())}
         row["seeds"] = ", ".join(f"{seed:.0f}" for seed in sorted(group[there]["seed"].dropna().unique()))
         row["core-hours"] = f"{group['hours'].sum():.1f}"
-        row["still, about"] = f"{lacks.sum():.1f}" + (f" and {unknown} never timed" if unknown else "")
+        row["still, about"] = f"{missing.sum():.1f}" + (f" and {unknown} never timed" if unknown else "")
         rows.append(row)
     return pd.DataFrame(rows)
 
