@@ -107,8 +107,8 @@ def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tu
             known[place] for place in np.random.default_rng(0).permutation(len(known)) if known[place] not in leaks
         ]
         enough = int(np.searchsorted(np.cumsum([len(line) for line in ordered]), 8 * cap)) + 1  # by their letters
-        lines = text.tokenize(tokenizer.backend_tokenizer, ordered[:enough], longest=settings["max_length"] - 2)
-        tokens[name] = lines[: np.searchsorted(np.cumsum([len(line) for line in lines]), cap, side="right")]
+        sequences = text.tokenize(tokenizer.backend_tokenizer, ordered[:enough], longest=settings["max_length"] - 2)
+        tokens[name] = sequences[: np.searchsorted(np.cumsum([len(one) for one in sequences]), cap, side="right")]
     source = "a folder of text" if folder else f"the training sentences of {settings['corpus']}"
     about = {"source": source, "subwords": {name: sum(map(len, of)) for name, of in tokens.items()}}
     return text.Material(tokens, dict.fromkeys(tokens, 1.0)), about
