@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
@@ -13,6 +14,7 @@ from mmalib.app import card, cli
 from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.model.backbones import load_model, load_tokenizer
+from mmalib.records import counts
 from mmalib.use.ner import WINDOW
 
 RUN = "05-float-tiny-sample-seed1"
@@ -126,6 +128,22 @@ def test_the_hub_reads_f1_before_and_after_by_language_and_split(graph):
     assert found["Babelscape/wikineural", "fr", "test", "F1"] == 0.7123
     assert ModelCard(f"---\n{data.to_yaml()}\n---\n").data.to_dict() == data.to_dict()
     assert "Not counted" in text and "| English | test | 0.812 | 0.802 |" in text
+
+
+def test_without_a_list_of_mistakes_the_counts_name_the_types_most_often_wrong(graph):
+    mine = record()
+    for language, right in {"en": (8, 3, 5, 0), "es": (9, 9, 9, 9)}.items():
+        made = np.zeros((2, 4, 3), dtype=np.int64)
+        made[0, :, counts.RIGHT], made[1, :, counts.PREDICTED], made[0, :, counts.GOLD] = right, (9, 12, 5, 2), 10
+        mine["scores"][language]["dev"]["counts"] = counts.written(made)
+    section = card.text(mine, about_of(graph)).split("## What it gets wrong\n")[1].split("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("- English")] == [
+        "- English: ORG on dev: 7 of 10 not found right, 9 found wrongly",
+        "- English: MISC on dev: 10 of 10 not found right, 2 found wrongly",
+        "- English: LOC on dev: 5 of 10 not found right, 0 found wrongly",
+    ]
+    assert section.count("- Spanish: ORG on dev: 1 of 10 not found right, 3 found wrongly") == 1
+    assert section.index("English") < section.index("Spanish") and "Dutch" not in section
 
 
 def test_mistakes_are_listed_by_language(graph):

@@ -16,8 +16,9 @@ from mmalib.data import corpus
 from mmalib.graph.export import CARD, GRAPH
 from mmalib.model import backbones
 from mmalib.model.disk import PROVENANCE
+from mmalib.model.evaluate import TYPES
 from mmalib.plan import HALVED
-from mmalib.records import store
+from mmalib.records import counts, store
 from mmalib.reports import combined, tables
 from mmalib.reports.figures import language_name
 from mmalib.speed import throughput
@@ -96,7 +97,7 @@ def text(
         measured_in=_measured_in(settings, record.get("size") or {}, about),
         scores=_scores(scores),
         speeds=speeds,
-        wrong=_wrong(wrong or {}),
+        wrong=_wrong(wrong, scores),
         training="\n".join(_training(settings)),
         weaker=f" Weaker than in English on test: {', '.join(weaker)}." if weaker else "",
         settings=settings,
@@ -204,10 +205,26 @@ def _speed_table(speeds: Sequence[dict]) -> str:
     )
 
 
-def _wrong(wrong: Mapping[str, Sequence[str]]) -> str:
-    each = [f"- {language_name(name)}: {line}" for name, lines in wrong.items() for line in lines]
+def _wrong(wrong: Mapping[str, Sequence[str]] | None, scores: Sequence[tuple]) -> str:
     head = "The most frequent mistakes; examples are invented sentences."
+    if wrong is None:
+        head = "The types most often wrong, by language; what was mixed up with what is not in a study's records."
+        first = {language: (score, split) for language, split, score, _ in reversed(scores) if "counts" in score}  # dev
+        wrong = {language: _types(score["counts"], split) for language, (score, split) in reversed(first.items())}
+    each = [f"- {language_name(name)}: {line}" for name, lines in wrong.items() for line in lines]
     return "\n".join([head, "", *each]) if each else "Not counted for this model."
+
+
+def _types(told: str, split: str, most: int = 3) -> list[str]:
+    """A line for each of the types with the most mistakes in a score's counts."""
+    totals = dict(zip(TYPES, counts.read(told).sum(0), strict=True))  # right, predicted, gold
+    missed = {name: (gold - right, predicted - right) for name, (right, predicted, gold) in totals.items()}
+    worst = sorted((name for name in TYPES if sum(missed[name])), key=lambda name: -sum(missed[name]))[:most]
+    return [
+        f"{name} on {split}: {missed[name][0]:,} of {totals[name][counts.GOLD]:,} not found right, "
+        f"{missed[name][1]:,} found wrongly"
+        for name in worst
+    ]
 
 
 def _training(settings: dict) -> list[str]:
