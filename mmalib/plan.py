@@ -104,7 +104,8 @@ PUBLISHED = {
     "movement": PRUNING | FOLLOWING | {"every": 1, "begin": 0.1, "per_matrix": True},  # Sanh et al., their commands
     "obs": PRUNING | {"damp": 1e-7},
 }
-# On the backbone of `small`, by English dev F1 among TRIALS; `paper` does not use them. All but movement's came out so.
+# By English dev F1 among TRIALS on the backbone that `small` had before `e5`; `paper` does not use them. All but
+# movement's came out so.
 CHOSEN = PUBLISHED | {"movement": PRUNING | FOLLOWING}
 SHARED_TRIALS = ({}, {"rate": 2.0}, {"rate": 0.5}, {"cycles": 4})  # the last is the first paper's cyclic rate
 OWN_TRIALS = {  # as many for every criterion
@@ -376,8 +377,7 @@ def gradual(
     """A baseline pruned while it trains on; a taught one by the recipe of Kurtic et al., its dense self as teacher."""
     schedule = schedule or SCHEDULE[criterion]
     settings = base.settings | _criterion(profile, criterion) | {"kind": "gradual", "share": share}
-    settings |= {"schedule": schedule, "pattern": "1", "batch_size": profile.pruning_batch or profile.batch_size}
-    settings |= _of(profile, "pruning_epochs", "sparse_epochs", *AFTER)
+    settings |= {"schedule": schedule, **_while_pruned(profile)} | _of(profile, "pruning_epochs", "sparse_epochs")
     # a trajectory is scored before and after most mask updates, which would take longer than the training
     settings["curve_sentences"] = profile.curve_sentences and max(1, profile.curve_sentences // 4)
     if criterion != "movement":
@@ -405,10 +405,9 @@ def trials(profile: Profile, base: Run) -> list[Run]:
     for step, chosen in MOVEMENT.items():
         what, criterion = re.sub("[^a-z0-9]+", "-", step.lower()), "random" if step == "random" else "movement"
         tried.append((f"step-{what}", criterion, chosen | {"kind": "movement", "step": step} | MOVEMENT_TRIAL))
-    usual = {"batch_size": profile.pruning_batch or profile.batch_size, "pattern": "1", **_of(profile, *AFTER)}
     every = []
     for what, criterion, chosen in tried:
-        settings = base.settings | usual | {"schedule": SCHEDULE[criterion]} | _criterion(profile, criterion, chosen)
+        settings = base.settings | _while_pruned(profile) | {"schedule": SCHEDULE[criterion]} | _criterion(profile, criterion, chosen)
         every.append(Run(_trial_name(base, "03", what), settings, {"base": base.name}))
     return every
 
@@ -842,6 +841,12 @@ def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> 
     if criterion == "obs":
         return settings | _of(profile, "fisher_gradients", "fisher_batch", "fisher_block")
     return {name: value for name, value in settings.items() if name != "damp"}
+
+
+def _while_pruned(profile: Profile) -> dict:
+    """How a model is trained while single weights go."""
+    batch = profile.pruning_batch or profile.batch_size
+    return {"pattern": "1", "batch_size": batch, "rate_after": profile.pruning_rate, **_of(profile, "frozen_after")}
 
 
 def _learning_int8(profile: Profile) -> dict:
