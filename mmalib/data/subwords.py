@@ -91,31 +91,33 @@ def read(
     encodings = backend.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
     places, windows = [], []
     for number, encoding in enumerate(encodings):
-        of_words: list[list] = [[] for _ in words[number]]
-        for place, word in enumerate(encoding.word_ids):
+        of_words, known = ([[] for _ in words[number]] for _ in range(2))
+        for place, (word, subword) in enumerate(zip(encoding.word_ids, encoding.ids, strict=True)):
             of_words[word].append(place)
+            known[word].append(subword)
         places.append([own[:room] or [None] for own in of_words])
-        ids = encoding.ids
-        known = [[tokenizer.unk_token_id if place is None else ids[place] for place in own] for own in places[number]]
-        windows += _windows(number, known, tokenizer, room)
+        windows += _windows(number, [own[:room] or [tokenizer.unk_token_id] for own in known], tokenizer, room)
     return encodings, places, windows
 
 
 def _windows(number: int, words: list[list[int]], tokenizer: PreTrainedTokenizerFast, room: int) -> Iterator[Window]:
     """The windows of the sentence of this number, whose words have these subwords."""
     for start, end, first, last in _cuts([len(word) for word in words], room):
-        ids, scored, stop = [tokenizer.cls_token_id], [], 0
-        for word in range(start, end):
-            if first <= word < last:
-                scored.append((len(ids), word))
-            ids += words[word]
-            stop = len(ids) if word < last else stop
+        ids, begins = [tokenizer.cls_token_id], []
+        for word in words[start:end]:
+            begins.append(len(ids))
+            ids += word
+        scored = list(zip(begins, range(start, end), strict=True))[first - start : last - start]
+        stop = begins[last - start] if last < end else len(ids)
         yield Window(number, [*ids, tokenizer.sep_token_id], scored, stop)
 
 
 def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
     """Windows over words of these lengths, as (start, end, first scored, after the last scored)."""
     start, first = 0, 0
+    if lengths and sum(lengths) <= room:  # nearly all sentences, and sooner than below
+        yield 0, len(lengths), 0, len(lengths)
+        return
     while first < len(lengths):
         end, used = start, 0
         while end < len(lengths) and used + lengths[end] <= room:

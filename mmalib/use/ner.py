@@ -129,14 +129,18 @@ class NER:
 
     def _read(self, parts: list[Part]) -> Iterator[tuple[np.ndarray, Encoding, list[list[int | None]]]]:
         """Of every part the probabilities [subwords, labels], the encoding, and the places of words' subwords there."""
+        if not parts:
+            return
         words = [[word.group()[:LONGEST] for word in part.words] for part in parts]
         encodings, places, windows = read(words, self._vocabulary, WINDOW)
         logits = [[np.zeros((0, len(self.labels)), np.float32)] for _ in parts]
         for window, rows in zip(windows, window_logits(self._run, windows, self._vocabulary, BATCH), strict=True):
             logits[window.sentence].append(rows[window.scored[0][0] : window.stop])
-        for rows, encoding, of_words in zip(map(np.concatenate, logits), encodings, places, strict=True):
-            scaled = np.exp(rows - rows.max(-1, keepdims=True))
-            yield scaled / scaled.sum(-1, keepdims=True), encoding, of_words
+        lengths = [sum(map(len, rows)) for rows in logits]
+        every = np.concatenate([rows for of_part in logits for rows in of_part])  # all at once: texts are short
+        every = np.exp(every - every.max(-1, keepdims=True))
+        every /= every.sum(-1, keepdims=True)
+        yield from zip(np.split(every, np.cumsum(lengths[:-1])), encodings, places, strict=True)
 
 
 def lines(stream: Iterable[bytes]) -> Iterator[str]:
@@ -207,6 +211,9 @@ def _parts(text: str, number: int) -> Iterator[Part]:
     except UnicodeEncodeError as error:
         what = f"the character at place {error.start + 1} of text {number} is half of a pair or a stray byte"
         raise ValueError(f"This is not UTF-8: {what}. Convert the text first, for example with iconv.") from error
+    if len(text) < PART:  # one part, then, and sooner than below
+        yield Part(text, [*WORD.finditer(text)], True)
+        return
     words: list[re.Match] = []
     for word in WORD.finditer(text):
         words.append(word)
