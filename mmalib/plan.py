@@ -407,7 +407,8 @@ def trials(profile: Profile, base: Run) -> list[Run]:
         tried.append((f"step-{what}", criterion, chosen | {"kind": "movement", "step": step} | MOVEMENT_TRIAL))
     every = []
     for what, criterion, chosen in tried:
-        settings = base.settings | _while_pruned(profile) | {"schedule": SCHEDULE[criterion]} | _criterion(profile, criterion, chosen)
+        settings = base.settings | _while_pruned(profile) | {"schedule": SCHEDULE[criterion]}
+        settings |= _criterion(profile, criterion, chosen)
         every.append(Run(_trial_name(base, "03", what), settings, {"base": base.name}))
     return every
 
