@@ -133,6 +133,7 @@ MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 
 # Notebook 04, see `studies.training`
 STUDENTS = ("plain", "teacher", "longer", "unlabelled")
+OPEN_TEXT = "open-text"  # and where a folder of text is given
 TEACHER = {"hardness": 0.5, "temperature": 2.0}  # gold labels and teacher in equal shares; also in notebook 06
 
 # Notebook 05, see `studies.quantization`: graph → (kind of quantization, format)
@@ -162,7 +163,8 @@ QAT_RATE = 0.25  # of the profile's rate after tuning: the baseline is tuned alr
 # Notebook 06, see `studies.combined`
 HALF = 0.5  # share of heads and neurons that is gone in those of `HALVED`
 HALVED = ("halved-q", "distil-halved-q")  # the teacher, the student
-COMBINED_STUDENTS = {"distil-q": "teacher", "distil-text-q": "unlabelled"}  # → the setting of notebook 04
+# → the setting of notebook 04
+COMBINED_STUDENTS = {"distil-q": "teacher", "distil-text-q": "unlabelled", "distil-open-q": OPEN_TEXT}
 
 # Notebook 07, see `studies.speed`
 OPENED = [name for name in ALL if name not in SPARSE]  # the open runtimes, by their settings in order
@@ -274,6 +276,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [gradual(profile, teacher, "obs", share, taught=True) for share in profile.sparsities]
         for name in profile.students:
             settings = STUDENTS if name in profile.unlabelled_students else STUDENTS[:2]
+            settings += (OPEN_TEXT,) if len(settings) > 2 and profile.text_folder else ()
             every += [student(profile, teacher, name, setting) for setting in settings]
         every += [self_taught(profile, teacher, number) for number in range(1, profile.self_taught + 1)]
     for base in _once([*bases, *teachers]):
@@ -417,10 +420,11 @@ def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
     """A smaller backbone tuned in one of the settings of notebook 04; `plain` is compared with the teacher too."""
     own = baseline(profile, backbone, teacher.settings["corpus"], teacher.settings["seed"])
     settings = _from(own, "04", "student", method="distillation", setting=setting, epochs=profile.distil_epochs)
-    settings |= {"sees_target_text": setting == "unlabelled"}
+    settings |= {"sees_target_text": setting in ("unlabelled", OPEN_TEXT)}
     settings |= {"teacher": profile.teacher, "teacher_weights": teacher.settings["weights"]}
     settings |= {"hardness": 0.0} if setting == "plain" else {**TEACHER, "teacher_epochs": profile.epochs}
-    settings |= _of(profile, "unlabelled_sentences") if setting in ("longer", "unlabelled") else {}
+    settings |= _of(profile, "unlabelled_sentences") if setting in ("longer", "unlabelled", OPEN_TEXT) else {}
+    settings |= {"text": "folder"} if setting == OPEN_TEXT else {}
     return _leaving(student_name(backbone, setting, *_where(own)[1:]), settings, base=teacher)
 
 
@@ -479,8 +483,9 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
 
 def combinations(profile: Profile) -> list[str]:
     """The combined models of notebook 06."""
-    text = profile.students[0] in profile.unlabelled_students
-    students = [name for name in COMBINED_STUDENTS if text or name != "distil-text-q"]
+    read = profile.students[0] in profile.unlabelled_students
+    known = {"distil-q": True, "distil-text-q": read, "distil-open-q": read and profile.text_folder}
+    students = [name for name in COMBINED_STUDENTS if known[name]]
     names = [*(f"{100 * share:.0f}-q" for share in profile.sparsities), *students, *HALVED]
     return [name for name in names if name not in profile.left_out]
 

@@ -106,7 +106,8 @@ class Profile:
     recipe_epochs: float = sizes(1 / 8, 1.0, 1.0)  # share of the published recipes' epochs
     ablation_gradients: tuple[int, ...] = sizes((4,), (2, 8), (16, 64, 256, 1024))
     ablation_shares: tuple[float, ...] = sizes((0.5,), (0.7,), (0.5, 0.7))  # sparsities at once
-    text_folder: str | None = None  # plain text to prune upstream on; None: the corpora's training sentences
+    # plain text to prune upstream on, or None: the corpora's training sentences; a student reads it as well
+    text_folder: str | None = None
     upstream_subwords: int = sizes(1024, 5_000_000, 5_000_000)  # that an epoch draws
     upstream_epochs: float = sizes(0.5, 3, 1, 3)
     upstream_batch: int = sizes(128, 2048, 2048)  # subwords

@@ -231,6 +231,12 @@ def test_no_number_is_typed(graph):
             "Spanish and Dutch training sentences of the generated sample",
             "`tiny`",
         ),
+        (
+            {"corpus": "conll", "sees_target_text": True, "text": "folder", "teacher": "e5", "hardness": 0.5},
+            "CoNLL-2003",
+            "open text in other languages than English, of none of these corpora",
+            "`e5`",
+        ),
         # a student tuned without its teacher names it all the same, as what it is compared with
         ({"sees_target_text": False, "teacher": "e5", "hardness": 0.0}, "generated sample", "none", "none"),
     ],

@@ -68,6 +68,30 @@ def test_the_settings_differ_in_the_text_and_in_nothing_else(study, trained_on):
     assert gold == [True] * 32 + [False] * 20
 
 
+def test_a_student_that_reads_a_folder_sees_its_other_languages_and_no_sentence_that_is_scored(study, tmp_path):
+    secret = " ".join(next(words for words in study.corpora["es"]["test"]["words"] if len(words) > 6))
+    short, nameless = "Vale, Ana .", "esto es lo que se lee cada mes"
+    for name in ("en", "es", "fr"):
+        lines = [f"Hier {name} {number} vio a Mark Rutte en EE.UU.." for number in range(30)]
+        (tmp_path / f"{name}.txt").write_text("\n".join([*lines, *[secret, short, nameless] * 40]))
+    reader = Study.open(study.profile, tmp_path / "runs", "sample", str(tmp_path))
+    (run,) = (run for run in reader.runs("04") if run.settings["setting"] == plan.OPEN_TEXT)
+    assert run.settings["text"] == "folder" and run.settings["sees_target_text"]
+    assert all(one.settings["setting"] != plan.OPEN_TEXT for one in study.runs("04"))
+    found = training.open_sentences(reader, 20)
+    assert 0 < len(found) <= 20 and {words[1] for words in found} == {"es", "fr"}
+    assert all(words[-2:] == ["EE.UU.", "."] for words in found)
+    reader.make(run.needs["base"])
+    model, tokenizer = reader.model(run.needs["base"])
+    rows, _ = training.lesson(reader, run, model, training.english(reader, tokenizer)[0])
+    gold = [any(label != IGNORED for label in row["labels"]) for row in rows]
+    assert gold == [True] * 32 + [False] * len(found)
+    for name in ("es", "fr"):
+        (tmp_path / f"{name}.txt").unlink()
+    with pytest.raises(ValueError, match="text in English alone"):
+        training.open_sentences(reader, 20)
+
+
 def test_the_labels_of_the_unlabelled_text_are_never_read(study, trained_on):
     blind = {
         language: splits

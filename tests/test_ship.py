@@ -111,6 +111,8 @@ def test_the_records_choose():
     other_seed = record("other seed", "baseline", 0.90, 0.90, 1, seed=2)
     records = [whole, small, smaller, read, other_seed]
     assert ship.best("faithful", records) == "whole" and ship.best("fast", records) == "small"
+    of_open_text = record("open", "student", 0.70, 0.79, 29, sees_target_text=True, text="folder")
+    assert ship.best("fast", [*records, of_open_text]) == "open"
     with pytest.raises(ValueError, match="no tuned model yet"):
         ship.best("fast", [read])
 

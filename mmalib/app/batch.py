@@ -122,9 +122,10 @@ def _check(profile: str, home: Path) -> None:
 
     corpus.check(profiles.load_profile(profile))
     if folder := os.environ.get("MMALIB_TEXT"):
-        from mmalib.studies import upstream
+        from mmalib.plan import THREE
+        from mmalib.pretrain import text
 
-        upstream.lines_of(folder)
+        text.lines_of(folder, THREE)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free / 2**30
     if free < ROOM:

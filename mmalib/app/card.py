@@ -123,7 +123,7 @@ def _front(settings: dict, title: str, scores: Sequence[tuple]) -> str:
         }
         named = {"F1 before compression": before, "F1 after compression": after} if before else {"F1": after}
         results += [EvalResult(**about, metric_name=name, metric_value=round(named[name]["f1"], 4)) for name in named]
-    read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if settings.get("sees_target_text") else [])
+    read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if _reads_corpora(settings) else [])
     return ModelCardData(
         language=list(dict.fromkeys([*corpus.LANGUAGES, *(language for language, *_ in scores)])),
         license="mit" if shipped else "apache-2.0",
@@ -230,9 +230,11 @@ def _types(told: str, split: str, most: int = 3) -> list[str]:
 def _training(settings: dict) -> list[str]:
     """Which text and which labels have played a part, and the teacher."""
     corpus, seen, more = settings["corpus"], [], []
-    if settings.get("sees_target_text"):
+    if _reads_corpora(settings):
         whose, number = f"{UNLABELLED[corpus]} with the teacher's answers", _at_most(settings["unlabelled_sentences"])
         seen.append(f"Spanish and Dutch training sentences of {whose}, {number} in each language")
+    elif settings.get("sees_target_text"):
+        seen.append("open text in other languages than English, of none of these corpora, with the teacher's answers")
     if _cut(settings):
         seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
     if "qat_epochs" in settings:
@@ -248,6 +250,11 @@ def _training(settings: dict) -> list[str]:
         *more,
         f"- Teacher: {f'`{teacher}`, tuned on the same labels' if settings.get('hardness') else 'none'}",
     ]
+
+
+def _reads_corpora(settings: dict) -> bool:
+    """Whether the model has read the corpora's Spanish and Dutch training sentences, without their labels."""
+    return bool(settings.get("sees_target_text")) and settings.get("text") != "folder"
 
 
 def _cut(settings: dict) -> bool:

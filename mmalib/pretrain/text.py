@@ -43,6 +43,14 @@ def read_text(folder: Path) -> dict[str, list[str]]:
     return text
 
 
+def lines_of(folder: str | Path, languages: Iterable[str]) -> dict[str, list[str]]:
+    """The lines of a folder by language; all of these languages must be there."""
+    lines = read_text(Path(folder))
+    if absent := [name for name in languages if not lines.get(name)]:
+        raise ValueError(f"{folder} has no text in {absent[0]}: its file is absent or empty. Give a line a sentence.")
+    return lines
+
+
 def read_aligned(path: Path) -> dict[str, list[str]]:
     """The aligned lines of a tsv file whose header names the languages of its columns."""
     languages, *rows = [line.split("\t") for line in _lines(path)] or [[]]

@@ -13,6 +13,7 @@ NAMES = {
     "teacher": "with teacher",
     "longer": "with teacher, longer",
     "unlabelled": "with teacher, unlabelled text*",
+    "open-text": "with teacher, open text*",
     "self-taught 1": "self-taught, a round*",
     "self-taught 2": "self-taught, two rounds*",
 }
@@ -21,6 +22,7 @@ TICKS = {
     "teacher": "teacher",
     "longer": "teacher,\nlonger",
     "unlabelled": "teacher,\nes+nl text*",
+    "open-text": "teacher,\nopen text*",
     "self-taught 1": "self-taught,\na round*",
     "self-taught 2": "self-taught,\ntwo rounds*",
 }
@@ -91,7 +93,7 @@ def figure(records: list[dict]) -> Figure:
             for axes, group in zip(of_corpus, groups, strict=True):
                 figures.label_languages(axes, group, TICKS)
             of_corpus[0].set_ylabel("entity F1 on test (dashed: teacher)")
-        if "unlabelled" in set(frame["setting"]):
+        if any(NAMES[setting].endswith("*") for setting in set(frame["setting"])):
             drawn.supxlabel("* another setting: text of the target languages is seen, its labels are not", fontsize=7)
     return drawn
 

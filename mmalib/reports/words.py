@@ -14,6 +14,7 @@ GONE = {"heads": "heads", "uniform": "heads and neurons"}
 COMBINED = {
     "distil-q": "taught, int8",
     "distil-text-q": "taught on unlabelled text, int8",
+    "distil-open-q": "taught on open text, int8",
     "halved-q": "half of heads and neurons, int8",
     "distil-halved-q": "taught, half of heads and neurons, int8",
 }

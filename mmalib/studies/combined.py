@@ -5,13 +5,14 @@
     distil-q     the paper's `distilbert_q`: a student tuned with the teacher, then the same
     distil-text-q  another setting, beyond the paper: the student that has also read Spanish and Dutch text with the
                  teacher's answers (notebook 04), then the same with such text as well
+    distil-open-q  the same with open text in place of the shared tasks', for users
     halved-q     beyond the paper, for the open runtimes, which gain nothing from single zeros: half of the heads and
                  neurons of every layer gone, the subwords gone that no training text needs, tuned with the teacher
                  (`halve`), then the same; of what is left, every weight is int8, the embedding as well
     distil-halved-q  the student of `distil-q`, halved like that
 
 Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Beside
-`distil-text-q`, text of the target languages is looked at by the halved ones alone, and only for which subwords occur
+those two, text of the target languages is looked at by the halved ones alone, and only for which subwords occur
 in it.
 """
 
@@ -49,8 +50,8 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     model, tokenizer = disk.load(study.folder(run.needs["start"]))
     requested = settings["start"].get("share", 0.0)
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
-    if name == "distil-text-q":
-        train = with_unlabelled(study, train)
+    if settings["start"].get("sees_target_text"):
+        train = with_unlabelled(study, train, settings["start"])
     how = {"callbacks": [gradual.Hold(sparsity.masks_of(model))] if requested else []}
     how |= {"embeddings": name in HALVED or "embeddings" in settings}
     size, facts = quantization.learn(study, run, model, train, dev, unfinished, **how)

@@ -7,6 +7,8 @@ baseline's answers. Students have these settings, every one with the same number
     teacher     the same text, gold labels and the teacher's answers: the paper's setting
     unlabelled  English as before, and beside it Spanish and Dutch text with the teacher's answers alone. This is
                 another setting than zero-shot: text of the target languages is seen, their labels are not
+    open-text   as `unlabelled`, with as many sentences of a folder of text, in all of its languages but English: a
+                model for users, that has seen no text of the shared tasks but English
     longer      as `teacher`, with English repeated until an epoch has as many steps as one of `unlabelled`: what is
                 better there only because training is longer is better here as well
     self-taught as `unlabelled`, of the teacher's own backbone, round by round: each round's answers teach the next one,
@@ -18,10 +20,12 @@ Hardness and temperature are fixed and the same for all (`plan.TEACHER`). `attem
 import random
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mmalib.data import WORD
 from mmalib.data.corpus import fewer
 from mmalib.data.subwords import Encoded, encode, encode_split, joined, predict_tags, training_rows
 from mmalib.model import disk, distill
@@ -29,6 +33,7 @@ from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.evaluate import entity_scores, further_scores, scored
 from mmalib.model.finetune import Recipe, finetune
 from mmalib.plan import TRAINING, Run
+from mmalib.pretrain import text as plain_text
 from mmalib.prune import gradual, sparsity
 from mmalib.studies.study import Study
 
@@ -97,8 +102,8 @@ def lesson(study: Study, run: Run, model: PreTrainedModel, text: Encoded) -> tup
     if not settings.get("hardness"):
         return training_rows(text, model.config.label2id), None
     number = len(text.windows)
-    if run.kind == "student":  # all settings ask about the same text, or there would be as many files as settings
-        text = with_unlabelled(study, text)
+    if run.kind == "student":  # nearly all settings ask about the same text: there would be as many files as settings
+        text = with_unlabelled(study, text, settings)
     teacher, its_tokenizer = study.model(run.needs.get("teacher", run.needs["base"]))
     alike = its_tokenizer.backend_tokenizer.to_str() == text.tokenizer.backend_tokenizer.to_str()
     heard = text if alike else encode(text.words, its_tokenizer, settings["max_length"])
@@ -111,11 +116,40 @@ def lesson(study: Study, run: Run, model: PreTrainedModel, text: Encoded) -> tup
     return rows, distill.loss(**how)
 
 
-def with_unlabelled(study: Study, labelled: Encoded) -> Encoded:
-    """The same text with sentences of the other languages behind it; their labels are left behind."""
+def with_unlabelled(study: Study, labelled: Encoded, settings: dict) -> Encoded:
+    """The same text with sentences of the other languages behind it, of the corpora without their labels or open."""
     number, others = study.profile.unlabelled_sentences, [name for name in study.corpora if name != "en"]
-    further = [words for name in others for words in fewer(study.corpora[name]["train"], number)["words"]]
+    if settings.get("text") == "folder":
+        further = open_sentences(study, number and number * len(others))
+    else:
+        further = [words for name in others for words in fewer(study.corpora[name]["train"], number)["words"]]
     return joined(labelled, encode(further, labelled.tokenizer, study.profile.max_length))
+
+
+def open_sentences(study: Study, number: int | None) -> list[list[str]]:
+    """Sentences of the study's folder of text in every language but English, in equal parts, at most `number` in all.
+
+    Lines of a sentence's length, and with a capital letter that does not begin them: names are to be learnt. None of
+    them holds a sentence of a dev or test set.
+    """
+    folder = study.profile.text_folder
+    lines = {name: of for name, of in plain_text.lines_of(folder, ()).items() if name != "en"}
+    if not lines:
+        raise ValueError(f"{folder} has text in English alone. Put xx.txt of other languages beside it.")
+    chosen, secret = [], held_out(study)
+    for name, of_language in sorted(lines.items()):
+        cut = map(WORD.findall, random.Random(name).sample(of_language, len(of_language)))
+        good = (words for words in cut if 5 <= len(words) <= 40 and any(word[0].isupper() for word in words[1:]))
+        found = list(islice(good, number and max(1, number // len(lines))))
+        leaks = set(plain_text.leaked(map(" ".join, found), secret))
+        chosen += [words for words in found if " ".join(words) not in leaks]
+    return chosen
+
+
+def held_out(study: Study) -> list[list[str]]:
+    """The sentences of every dev and test set, which no plain text may hold."""
+    own = [words for of in study.corpora.values() for split in ("dev", "test") for words in of[split]["words"]]
+    return own + [words for test in study.corpora.further.values() for words in test["words"]]
 
 
 def recipe(settings: dict) -> Recipe:

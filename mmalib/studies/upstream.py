@@ -14,7 +14,7 @@ added to the teacher's states, and the loss is the likelihood of a subword's sta
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from mmalib.prune.layers import choose
 from mmalib.records import clock, machine, store
 from mmalib.studies.speed import gzip_mb
 from mmalib.studies.study import Study
-from mmalib.studies.training import recipe, tuned
+from mmalib.studies.training import held_out, recipe, tuned
 
 CARD = """# {run}
 
@@ -96,10 +96,9 @@ def transfer(study: Study, run: Run, unfinished: Path) -> dict:
 def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tuple[text.Material, dict]:
     """The text of a run, no more of each language than an epoch draws of it, and what is told of it."""
     folder, languages, tokens = study.profile.text_folder, settings["languages"], {}
-    lines = lines_of(folder, languages)
+    lines = text.lines_of(folder, languages) if folder else {}
     cap = -(-settings["upstream_subwords"] // len(languages))
-    secret = [words for of in study.corpora.values() for split in ("dev", "test") for words in of[split]["words"]]
-    secret += [words for test in study.corpora.further.values() for words in test["words"]]
+    secret = held_out(study)
     for name in languages:
         known = lines.get(name) or [" ".join(words) for words in study.corpora[name]["train"]["words"]]
         leaks = set(text.leaked(known, secret)) if folder else ()
@@ -122,15 +121,8 @@ def check(study: Study) -> None:
         choose(depth, number, "evenly")
     if depths[0] != depth:
         raise ValueError(f"depths begins with {depths[0]}, and {teacher} has {depth} layers. Let it begin with these.")
-    lines_of(study.profile.text_folder)
-
-
-def lines_of(folder: str | None, languages: Sequence[str] = THREE) -> dict[str, list[str]]:
-    """The lines of a folder by language, if there is one; all of these languages must be there."""
-    lines = text.read_text(Path(folder)) if folder else {}
-    if absent := [name for name in languages if folder and not lines.get(name)]:
-        raise ValueError(f"{folder} has no text in {absent[0]}: its file is absent or empty. Give a line a sentence.")
-    return lines
+    if study.profile.text_folder:
+        text.lines_of(study.profile.text_folder, THREE)
 
 
 def when(settings: dict) -> dict[int, float]:

@@ -20,6 +20,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
 from mmalib import runtimes
+from mmalib.data import WORD
 from mmalib.data.subwords import Run, encode, read, run_of, tags, window_logits, word_logits
 from mmalib.records import machine
 from mmalib.use import shipped
@@ -31,10 +32,6 @@ STRATEGIES = ("none", "simple", *WORDS)
 AT_ONCE = 4096  # words that are read before the first are answered
 LONGEST = 4096  # characters that a word shows the tokenizer: more than its window's subwords have
 PART = 1000  # words after which a long text is cut at the next end of a sentence, or at half as many more
-
-# As the shared tasks' text is cut: punctuation is a word of its own, unless it is inside a word (EE.UU., 3.5, O'Neill).
-LETTER = r"[\w\u0300-\u036f]"  # with the accents that stand alone in decomposed text
-WORD = re.compile(rf"(?:[^\W\d_]{{1,2}}\.){{2,}}|{LETTER}+(?:[-.,'’&/]{LETTER}+)*|\S")
 
 
 class Part(NamedTuple):
