@@ -94,9 +94,9 @@ AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by withou
 TWO_OF_FOUR = (0.5, "2:4")  # sparsity and pattern: what GPUs skip
 PRUNING = {"rate": 1.0, "cycles": 1, "initial": 0.0, **OBERT["10 epochs"]}
 # Movement's masks follow its scores, `every` so many steps, and no step may take many weights: a cubic curve would take
-# 1 in 1,000 in each at first, and the model is dead after an epoch. What goes together has pushed the logits one way
-# (the highest scores are as dear as the lowest), and only weights that learn fast make up for that. It starts after a
-# share `begin` of the pruning epochs; `score_rate` is that of Adam on the scores, and changes no ranking; None sums up.
+# 1 in 1,000 in each at first, and the model is dead after an epoch: what goes together has pushed the logits one way
+# (at once, the 5% of the highest scores are as dear as those of the lowest). It starts after a share `begin` of the
+# pruning epochs; `score_rate` is that of Adam on the scores, which changes no ranking, None sums them up.
 SCHEDULE = dict.fromkeys(GRADUAL, "cubic") | {"movement": "linear"}
 FOLLOWING = {"updates": None, "every": 4, "begin": 0.0, "score_rate": 1e-2, "per_matrix": False}
 PUBLISHED = {
@@ -118,19 +118,17 @@ TRIALS = {name: tuple(CHOSEN[name] | tried for tried in (*SHARED_TRIALS, *own)) 
 TRIAL = {"trial_sentences": 2000, "trial_dev_sentences": 500, "pruning_epochs": 2.0, "sparse_epochs": 1.0, "share": 0.8}
 # What keeps movement alive: each setting adds one thing to the one before it.
 SUMMED = PRUNING | FOLLOWING | {"updates": 13, "every": None, "score_rate": None}
-CUBIC, SMALL_STEPS = {"schedule": "cubic"}, {"batch_size": 4}
-QUICKENED = PRUNING | FOLLOWING | SMALL_STEPS | {"rate": 4.0}
+LARGE_STEPS = {"batch_size": 16, "schedule": "cubic"}
 MOVEMENT = {
     "random": PRUNING,
-    "sums, 13 updates": SUMMED | CUBIC,
-    "masks follow": SUMMED | CUBIC | {"updates": None, "every": 4},
-    "Adam on the scores": PRUNING | FOLLOWING | CUBIC,
-    "small batches": PRUNING | FOLLOWING | CUBIC | SMALL_STEPS,
-    "linear": PRUNING | FOLLOWING | SMALL_STEPS,
-    "faster weights": QUICKENED,
-    "dense at first": QUICKENED | {"begin": 1 / 4},
-    "per matrix": QUICKENED | {"begin": 1 / 4, "per_matrix": True},
-    "from pretrained": QUICKENED | {"begin": 1 / 4, "per_matrix": True, "start": "pretrained"},
+    "sums, 13 updates": SUMMED | LARGE_STEPS,
+    "masks follow": SUMMED | LARGE_STEPS | {"updates": None, "every": 4},
+    "Adam on the scores": PRUNING | FOLLOWING | LARGE_STEPS,
+    "small batches": PRUNING | FOLLOWING | {"schedule": "cubic"},
+    "linear": PRUNING | FOLLOWING,
+    "dense at first": PRUNING | FOLLOWING | {"begin": 1 / 4},
+    "per matrix": PRUNING | FOLLOWING | {"begin": 1 / 4, "per_matrix": True},
+    "from pretrained": PRUNING | FOLLOWING | {"begin": 1 / 4, "per_matrix": True, "start": "pretrained"},
 }
 MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 
@@ -854,8 +852,7 @@ def _criterion(profile: Profile, criterion: str, chosen: dict | None = None) -> 
 
 def _while_pruned(profile: Profile) -> dict:
     """How a model is trained while single weights go."""
-    batch = profile.pruning_batch or profile.batch_size
-    return {"pattern": "1", "batch_size": batch, "rate_after": profile.pruning_rate, **_of(profile, "frozen_after")}
+    return {"pattern": "1", "batch_size": profile.pruning_batch or profile.batch_size, **_of(profile, *AFTER)}
 
 
 def _learning_int8(profile: Profile) -> dict:

@@ -38,7 +38,7 @@ class Profile:
     learning_rate: float = sizes(1e-4, 4e-4, 7e-5, 3e-5)
     max_length: int = sizes(128, 128, 128, 256)  # window, in subwords
     frozen: float | None = sizes(None, 1 / 3, None)  # embeddings and this share of the layers stay; None tunes all
-    # the learning rate of training after tuning: recovering, learning int8
+    # the learning rate of all training after tuning: while pruned, recovering, learning int8
     rate_after: float = sizes(1e-4, 2e-4, 2e-4, 8e-5)
     frozen_after: float | None = sizes(None, 0.0, 0.0, None)  # and the share of the layers that stays as it is then
     head_rate: float = sizes(1.0, 10.0, 10.0, 1.0)  # the new head's learning rate, in learning rates of the model
@@ -57,9 +57,8 @@ class Profile:
     sparse_epochs: float = sizes(1, 2 / 12, 2 / 4, 2)  # after that
     pruning_updates: int = sizes(2, 4, 13)  # of the masks while sparsity grows, as in that recipe; movement has its own
     one_shot: tuple[float, ...] = sizes((0.5,), (0.3, 0.5, 0.7), (0.1, 0.2, 0.3, 0.4, 0.5, 0.7))  # and 2:4 beside them
-    pruning_batch: int | None = sizes(None, 16, None)  # sentences a step while pruned, None: batch_size
-    # and the learning rate then; where a model is tuned well, more costs it the languages it is not trained on
-    pruning_rate: float = sizes(1e-4, 2e-4, 8e-5)
+    # sentences a step while pruned: in few epochs, many small steps keep more; None: batch_size
+    pruning_batch: int | None = sizes(None, 16, 4, None)
     published: bool = sizes(False, False, False, True)  # by published settings, not by those that trials chose
     fisher_gradients: int = sizes(8, 8, 64, 1024)  # gradients behind one estimate of the inverse Fisher
     fisher_batch: int = sizes(4, 8, 8, 16)  # sentences behind one gradient
