@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
-from mmalib.reports import figures, tables
+from mmalib.reports import figures, tables, words
 from mmalib.reports.unstructured import NAMES, gradual_runs
 
 
@@ -18,12 +18,14 @@ def kept(records: list[dict]) -> pd.DataFrame:
     """One row a run and language: test F1, and the share that is left of the dense model's of the same seed."""
     rows = []
     for record in [*of_kind(records, "baseline"), *gradual_runs(records), *of_kind(records, "combination")]:
-        settings, model = record["settings"], record["settings"].get("combination", "dense")
+        settings, model = record["settings"], "dense"
         base = record if settings["kind"] == "baseline" else tables.of_part(record, "base", records)
         if base is None or not (record.get("further") and base.get("further")):
             continue
         if settings["kind"] == "gradual":
             model = f"{NAMES[settings['method']]} {settings['share']:.0%}, {settings['schedule']}"
+        elif settings["kind"] == "combination":
+            model = words.words(settings, record["run"])
         before = {**base["scores"], **base["further"]}
         for language, splits in {**record["scores"], **record["further"]}.items():
             row = {"label": settings["label"], "model": model, "seed": settings["seed"], "language": language}
@@ -51,7 +53,8 @@ def figure(records: list[dict]) -> Figure | None:
     languages, backbones = _order(frame), list(dict.fromkeys(frame["label"]))
     dense, rest = (frame[(frame["model"] == "dense") == is_dense] for is_dense in (True, False))
     panels = 1 if rest.empty else 2
-    with figures.drawing(3.4 * panels, 0.9 + 0.26 * len(languages)) as drawn:
+    tall = 0.9 + 0.26 * len(languages) + 0.16 * rest["model"].nunique()
+    with figures.drawing(3.4 * panels, tall) as drawn:
         axes = drawn.subplots(1, panels, squeeze=False, sharey=True)[0]
         for row, language in enumerate(languages):
             for number, backbone in enumerate(backbones):
@@ -65,7 +68,7 @@ def figure(records: list[dict]) -> Figure | None:
             axes[1].plot(shares, range(len(languages)), "o-", label=model, color=f"C{number}", linewidth=0.6, alpha=0.9)
         if panels > 1:
             axes[1].set_xlabel("% of the dense F1 that is left")
-            axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            drawn.legend(loc="outside lower right", ncols=1)
         for panel in axes:
             figures.rows_(panel, [figures.language_name(language) for language in languages])
         axes[0].set_xlim(0, 1)
