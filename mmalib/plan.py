@@ -170,7 +170,7 @@ COMBINED_STUDENTS = {"distil-q": "teacher", "distil-text-q": "unlabelled", "dist
 # Notebook 07, see `studies.speed`
 OPENED = [name for name in ALL if name not in SPARSE]  # the open runtimes, by their settings in order
 LENGTH = 128  # subwords, as in the paper
-READERS = ("base", "trained", "trained int8")  # of text: the paper's shape, random; the tuned baseline; and in int8
+READERS = ("trained", "trained int8", "smaller int8")  # of text: the tuned baseline; in int8; a student in int8
 TEXT_BATCH = 8
 
 # Notebook 08, see `studies.compound` and `studies.upstream`
@@ -286,7 +286,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [halved(profile, teacher, name) for name in combinations(profile) if name in HALVED]
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
-    every += [_text(profile, first, reader) for reader in readers(profile)]
+    every += [_text(profile, first, teachers[0], reader) for reader in READERS]
     backbone = profile.cross_backbone or profile.backbones[0]
     tuned = [baseline(profile, backbone, corpus, seed) for seed in seeds]
     timed = _trained(profile, first, _once(every))
@@ -535,19 +535,19 @@ def shape(profile: Profile, case: Case, corpus: str) -> Run:
     return Run(speed_name(case.name, corpus), settings | {"deepest": profile.speed_layers})
 
 
-def readers(profile: Profile) -> tuple[str, ...]:
-    """Who reads text in a study: the full-size shape, which takes minutes, only where no configuration is left out."""
-    return READERS if profile.speed_cases is None else READERS[1:]
-
-
-def _text(profile: Profile, base: Run, reader: str) -> Run:
-    """Real sentences, read by one of `READERS` in all runtimes."""
+def _text(profile: Profile, base: Run, teacher: Run, reader: str) -> Run:
+    """Real sentences, read by one of `READERS` in all runtimes; the smallest student is the one that is halved."""
     # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
-    wanted = ALL if reader != "trained int8" else [*OPENED, *TORCH]
+    wanted = ALL if reader == "trained" else [*OPENED, *TORCH]
     settings = _timing(profile, base.settings["corpus"], "text", reader) | {"model": reader, "text_batch": TEXT_BATCH}
     settings |= {"text_sentences": profile.speed_sentences, "runtimes": _asked(profile, wanted)}
     name = speed_name(f"text {reader}", base.settings["corpus"])
-    return Run(name, settings, {} if reader == "base" else {"base": base.name})
+    needs = {"base": base.name}
+    if reader == "smaller int8":
+        smallest = "distil-halved-q" if "distil-halved-q" in combinations(profile) else "distil-q"
+        needs["model"] = combination(profile, teacher, smallest).name
+        settings["combination"] = smallest
+    return Run(name, settings | {"beside": "base"}, needs)
 
 
 def trained(profile: Profile, base: Run, run: Run, leaf: str) -> Run:

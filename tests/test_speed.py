@@ -124,11 +124,15 @@ def test_all_ways_give_the_tags_that_pytorch_gives(tiny_backbone, tmp_path):
                 return session(ids, mask)
 
             assert realtext.tag(run, tokenizer, SENTENCES, way=way, length=24, batch=3) == expected
-        rows = realtext.measure({"onnxruntime": session}, tokenizer, SENTENCES, length=24, batch=3, turns=2)
+        how = {"base": session, "length": 24, "batch": 3, "turns": 2}
+        base, *rows = realtext.measure({"onnxruntime": session}, tokenizer, SENTENCES, **how)
     assert set(sizes["padded"]) == {(3, 24)} and set(sizes["padded, single"]) == {(1, 24)}
     assert max(n * width for n, width in sizes["sorted"]) <= 3 * 24
     assert len({width for _, width in sizes["single"]}) > 1
-    assert [row["way"] for row in rows] == list(realtext.WAYS) and rows[0]["ratio"] == 1.0
+    assert (base["runtime"], base["way"], base["ratio"]) == (realtext.BASE, "padded", 1.0)
+    assert [row["way"] for row in rows] == list(realtext.WAYS)
+    turns = np.array(rows[1]["samples"]) / base["samples"]
+    assert rows[1]["ratio"] == pytest.approx(np.median(turns))
     assert ["milliseconds_p95" in row for row in rows] == [False, False, True, True]
     assert all(len(row["samples"]) == 2 for row in rows)
 
@@ -148,12 +152,13 @@ def test_a_runtime_that_dies_over_text_is_a_row_and_the_others_go_on(tiny_backbo
 
     tokenizer = backbones.load_tokenizer(str(tiny_backbone))
     sessions = {"onnxruntime": Session(False), "deepsparse": Session(True)}
-    rows = realtext.measure(sessions, tokenizer, SENTENCES, length=24, batch=2, turns=2)
+    how = {"base": Session(False), "length": 24, "batch": 2, "turns": 2}
+    rows = realtext.measure(sessions, tokenizer, SENTENCES, **how)
     by = {(row["runtime"], row["way"]): row for row in rows}
     assert ("deepsparse", "sorted") not in by and by["deepsparse", "padded"]["failed"] == "the worker ended"
     assert all("sentences_per_second" in by["onnxruntime", way] for way in realtext.WAYS)
     with pytest.raises(ValueError, match="2 hands"):
-        realtext.measure(sessions, tokenizer, SENTENCES[:1], length=24, batch=2, turns=2)
+        realtext.measure(sessions, tokenizer, SENTENCES[:1], **how)
 
 
 def row(model, runtime, batch, ratio):
@@ -328,7 +333,6 @@ def test_everything_is_drawn_and_what_lacks_is_named(records):
     runs = plan.runs(dataclasses.replace(SMOKE, speed_cases=None), "sample", "07")
     lacking = [records[0]["run"], *(plan.speed_name(f"text {name}", "sample") for name in plan.READERS)]
     assert plan.missing(records[1:], [run for run in runs if run.kind != "trained"]) == lacking
-    assert plan.readers(SMOKE) == plan.READERS[1:]  # without the full-size shape
 
 
 @pytest.fixture(scope="module")
@@ -342,9 +346,9 @@ def test_the_trained_baseline_is_read_and_measured(study):
     """From a tuned model on disk to text and speed records, through everything but the runtimes' full size."""
     for run in study.runs(kind="text"):
         text = study.make(run)["text"]
-        ways = set(itertools.product(run.settings["runtimes"], realtext.WAYS))
+        ways = {(realtext.BASE, "padded"), *itertools.product(run.settings["runtimes"], realtext.WAYS)}
         assert {(r["runtime"], r["way"]) for r in text} == ways and not any("failed" in r for r in text)
-    assert len(real.text_table(study.records())) == 24 and len(real.latency_table(study.records())) == 12
+    assert len(real.text_table(study.records())) == 43 and len(real.latency_table(study.records())) == 20
     (run,) = (run for run in study.runs(kind="trained") if run.settings["trained_in"] == "01")
     measured = study.make(run)
     assert set(measured["f1"]) == {"en", "es", "nl"} and len(measured["throughput"]) == 2

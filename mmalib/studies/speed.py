@@ -64,12 +64,13 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
     sentences = [words for turn in zip_longest(*tests) for words in turn if words][: settings["text_sentences"]]
     rows, sessions = [], {}
     with ExitStack() as stack:
+        base = stack.enter_context(runtimes.load(base_folder(study), machine.threads()))
         for name in settings["runtimes"]:
             try:
                 sessions[name] = stack.enter_context(runtimes.load(folder, machine.threads(), name))
             except ValueError as error:
                 rows.append({"runtime": name, "way": "padded", "failed": runtimes.failure(error)})
-        how = {"length": LENGTH, "batch": TEXT_BATCH, "turns": settings["turns"]}
+        how = {"base": base, "length": LENGTH, "batch": TEXT_BATCH, "turns": settings["turns"]}
         rows += realtext.measure(sessions, tokenizer, sentences, **how)
     for row in rows:
         result = row.get("failed") or f"{row['sentences_per_second']:.1f} sentences/s"
@@ -173,11 +174,9 @@ def _f1(record: dict, share: str) -> dict[str, float]:
 
 def _reader(study: Study, run: Run, unfinished: Path) -> tuple[Path, PreTrainedTokenizerFast]:
     """The folder of a model that reads text, and its tokenizer."""
-    if run.settings["model"] == "base":
-        return base_folder(study), load_tokenizer(TOKENIZER)
-    folder = exported(study.folder(run.needs["base"]), study.home / "shapes")
+    folder = exported(study.folder(run.needs.get("model", run.needs["base"])), study.home / "shapes")
     tokenizer = load_tokenizer(str(folder.resolve()))
-    if run.settings["model"] == "trained":
+    if run.settings["model"] != "trained int8":
         return folder, tokenizer
     target = unfinished / "int8"
     if not (target / export.GRAPH).is_file():
