@@ -276,9 +276,7 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
     for teacher in teachers:
         every += [gradual(profile, teacher, "obs", share, taught=True) for share in profile.sparsities]
         for name in profile.students:
-            settings = STUDENTS if name in profile.unlabelled_students else STUDENTS[:2]
-            settings += (OPEN_TEXT,) if len(settings) > 2 and profile.text_folder else ()
-            every += [student(profile, teacher, name, setting) for setting in settings]
+            every += [student(profile, teacher, name, setting) for setting in student_settings(profile, name)]
         every += [self_taught(profile, teacher, number) for number in range(1, profile.self_taught + 1)]
     for base in _once([*bases, *teachers]):
         every += _graphs(profile, base)
@@ -417,6 +415,13 @@ def trials(profile: Profile, base: Run) -> list[Run]:
     return every
 
 
+def student_settings(profile: Profile, backbone: str) -> tuple[str, ...]:
+    """The settings that a student is tuned in."""
+    if backbone not in profile.unlabelled_students:
+        return STUDENTS[:2]
+    return (*STUDENTS, OPEN_TEXT) if profile.text_folder else STUDENTS
+
+
 def student(profile: Profile, teacher: Run, backbone: str, setting: str) -> Run:
     """A smaller backbone tuned in one of the settings of notebook 04; `plain` is compared with the teacher too."""
     own = baseline(profile, backbone, teacher.settings["corpus"], teacher.settings["seed"])
@@ -484,9 +489,8 @@ def graph(profile: Profile, base: Run, name: str) -> Run:
 
 def combinations(profile: Profile) -> list[str]:
     """The combined models of notebook 06."""
-    read = profile.students[0] in profile.unlabelled_students
-    known = {"distil-q": True, "distil-text-q": read, "distil-open-q": read and profile.text_folder}
-    students = [name for name in COMBINED_STUDENTS if known[name]]
+    known = student_settings(profile, profile.students[0])
+    students = [name for name, setting in COMBINED_STUDENTS.items() if setting in known]
     names = [*(f"{100 * share:.0f}-q" for share in profile.sparsities), *students, *HALVED]
     return [name for name in names if name not in profile.left_out]
 

@@ -123,7 +123,7 @@ def _front(settings: dict, title: str, scores: Sequence[tuple]) -> str:
         }
         named = {"F1 before compression": before, "F1 after compression": after} if before else {"F1": after}
         results += [EvalResult(**about, metric_name=name, metric_value=round(named[name]["f1"], 4)) for name in named]
-    read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if _reads_corpora(settings) else [])
+    read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if _read(settings) == combined.READ else [])
     return ModelCardData(
         language=list(dict.fromkeys([*corpus.LANGUAGES, *(language for language, *_ in scores)])),
         license="mit" if shipped else "apache-2.0",
@@ -230,10 +230,10 @@ def _types(told: str, split: str, most: int = 3) -> list[str]:
 def _training(settings: dict) -> list[str]:
     """Which text and which labels have played a part, and the teacher."""
     corpus, seen, more = settings["corpus"], [], []
-    if _reads_corpora(settings):
+    if _read(settings) == combined.READ:
         whose, number = f"{UNLABELLED[corpus]} with the teacher's answers", _at_most(settings["unlabelled_sentences"])
         seen.append(f"Spanish and Dutch training sentences of {whose}, {number} in each language")
-    elif settings.get("sees_target_text"):
+    elif _read(settings) == combined.OPEN:
         seen.append("open text in other languages than English, of none of these corpora, with the teacher's answers")
     if _cut(settings):
         seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
@@ -252,9 +252,8 @@ def _training(settings: dict) -> list[str]:
     ]
 
 
-def _reads_corpora(settings: dict) -> bool:
-    """Whether the model has read the corpora's Spanish and Dutch training sentences, without their labels."""
-    return bool(settings.get("sees_target_text")) and settings.get("text") != "folder"
+def _read(settings: dict) -> str:
+    return combined.target_text({"settings": settings})
 
 
 def _cut(settings: dict) -> bool:

@@ -133,7 +133,7 @@ def open_sentences(study: Study, number: int | None) -> list[list[str]]:
     them holds a sentence of a dev or test set.
     """
     folder = study.profile.text_folder
-    lines = {name: of for name, of in plain_text.lines_of(folder, ()).items() if name != "en"}
+    lines = {name: of for name, of in plain_text.read_text(Path(folder)).items() if name != "en"}
     if not lines:
         raise ValueError(f"{folder} has text in English alone. Put xx.txt of other languages beside it.")
     chosen, secret = [], held_out(study)
