@@ -192,7 +192,7 @@ class Gates(TrainerCallback):
                 if name == "value":
                     value.data.copy_(tensor)
                 else:
-                    self.adam.state[value][name] = tensor
+                    self.adam.state[value][name] = tensor.cpu() if name == "step" else tensor  # as Adam has it
         self.hooks += [hook for part in self.parts for hook in part.hooks()]
 
     def on_step_begin(self, args, state, control, **_) -> None:

@@ -54,9 +54,9 @@ def at_random(seed: int = 0) -> Criterion:
     """The control of all criteria: every unit draws its score."""
 
     def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(seed)  # on the CPU: the same on every machine
         return {
-            name: per_block(torch.rand(weight.shape, generator=draw), pattern)
+            name: per_block(torch.rand(weight.shape, generator=draw), pattern).to(weight.device)
             for name, weight in weights(model).items()
         }
 
@@ -130,7 +130,7 @@ def choose(scores: Scores, sparsity: float, pattern: str = "1", held: Masks | No
 def _smallest(values: Tensor, number: int) -> Tensor:
     """The one that has this number in order; on a CPU numpy is several times faster at it."""
     if values.is_cuda:
-        return values.kthvalue(number).values
+        return values.sort().values[number - 1]  # kthvalue keeps a single multiprocessor busy
     return torch.from_numpy(np.partition(values.numpy(), number - 1))[number - 1]
 
 
