@@ -16,20 +16,28 @@ def record(run, cores=2, timings=None, **settings):
     return {"run": run, "settings": settings, "timings": timings, "machine": {"cores": cores}}
 
 
+def test_a_gpu_is_named_in_place_of_the_cores():
+    on_gpu = record("a", 16, {"training": 60.0}, notebook="05", method="quantization", graph="qat")
+    on_gpu["machine"]["gpu"] = "NVIDIA H100"
+    assert costs.table([on_gpu])["on"].to_list() == ["NVIDIA H100"]
+
+
 def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
     found = costs.table(
         [
             record("a", 1, {"training": 60.0, "scoring": 60.0}, notebook="05", method="quantization", graph="qat"),
             record("b", 2, {"make_s": 240.0}, notebook="05", method="quantization", graph="qat"),
             record("c", 2, {"make_s": 600.0}, notebook="05", method="quantization", graph="qat"),
+            record("c2", 2, {"training": 60.0, "scoring": 60.0}, notebook="05", method="quantization", graph="qat"),
             record("d", 2, {"seconds": 90.0}, notebook="07", method="shape"),
             record("e", 2, None, notebook="03", method="obs"),
             record("f", 2, {"seconds": 1.0}, method="bench"),
         ]
     )
     assert found.to_dict("records") == [
-        {"notebook": "05", "kind": "qat", "runs": 3, "minutes": "4.0", "cores": "1, 2"},
-        {"notebook": "07", "kind": "shape", "runs": 1, "minutes": "1.5", "cores": "2"},
+        {"notebook": "05", "kind": "qat", "on": "1 core", "runs": 1, "minutes": "2.0"},
+        {"notebook": "05", "kind": "qat", "on": "2 cores", "runs": 3, "minutes": "4.0"},
+        {"notebook": "07", "kind": "shape", "on": "2 cores", "runs": 1, "minutes": "1.5"},
     ]
 
 
@@ -47,12 +55,13 @@ def test_what_is_missing_would_take_as_long_as_its_kind_did():
         record("qat1", 2, {"training": 3600.0, "scoring": 3600.0}),
         {**record("qat2", 2, {"training": 7200.0}), "machine": {"cores": 2, "threads": 1}},
         record("of another study", 2, {"training": 1e6}),
+        {**record("floor", 16, {"training": 360.0}), "machine": {"cores": 16, "threads": 1, "gpu": "H100"}},
     ]
     assert costs.planned(there, runs).to_dict("records") == [
-        {"notebook": "05", "runs": 4, "there": 2, "seeds": "1, 2", "core-hours": "6.0"}
-        | {"still, about": "3.0 and 1 never timed"},
+        {"notebook": "05", "runs": 4, "there": 3, "seeds": "1, 2", "core-hours": "6.0"}
+        | {"hours of runs on a GPU": "0.1", "still, about": "3.0"},
         {"notebook": "07", "runs": 1, "there": 0, "seeds": "", "core-hours": "0.0"}
-        | {"still, about": "0.0 and 1 never timed"},
+        | {"hours of runs on a GPU": "0.0", "still, about": "0.0 and 1 never timed"},
     ]
     assert list(costs.planned([], runs)["core-hours"]) == ["0.0", "0.0"]
 

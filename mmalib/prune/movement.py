@@ -30,18 +30,23 @@ ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 ADAM |= {"amsgrad": False, "maximize": False, "fused": True}
 
 
-def criterion(rate: float | None = 1e-2, *, per_matrix: bool = False) -> Criterion:
-    """Weighs every unit by the movement it has shown since training began, at this learning rate of the scores."""
+def criterion(rate: float | None = 1e-2, *, start: float = 0.0, per_matrix: bool = False) -> Criterion:
+    """Weighs every unit by the movement it has shown since training began, at this learning rate of the scores.
+
+    S begins at `start` times the weights' sizes in their mean, so that movement amends magnitude.
+    """
     state: dict[str, Tensor] = {}  # "score/<name>" is S with Adam's moments, "aside/<name>" the values that are pruned
     parts = ("score",) if rate is None else ("score", "first", "second")
 
     @torch.no_grad()
     def observe(model: PreTrainedModel, masks: Masks, pace: float) -> None:
         own = weights(model)
+        size = 0.0 if state or not start else start / torch.cat([w.flatten() for w in own.values()]).abs().mean()
         for name, dense in _dense(own, state).items():
             gradient = own[name].grad
             if f"score/{name}" not in state:
                 state.update({f"{part}/{name}": torch.zeros_like(dense) for part in parts})
+                state[f"score/{name}"] += size * dense.abs()
                 state[f"step/{name}"] = torch.zeros((), device=dense.device)
             score, *moments = (state[f"{part}/{name}"] for part in parts)
             if rate is None:

@@ -8,53 +8,57 @@ from mmalib.plan import Run
 
 
 def table(records: list[dict]) -> pd.DataFrame:
-    """Median minutes that runs took by their records, by notebook and kind, all sittings together.
+    """Median minutes that runs took by their records, by notebook, kind and machine, all sittings together.
 
     What a run starts from is a run of its own.
     """
     rows = [
         {"notebook": settings["notebook"], "kind": _kind(settings)}
-        | {"minutes": sum(timings.values()) / 60, "cores": record["machine"]["cores"]}
+        | {"minutes": sum(timings.values()) / 60, "on": _on(record["machine"])}
         for record in records
         if (settings := record["settings"]).get("notebook") and (timings := record.get("timings"))
     ]
     if not rows:
         return pd.DataFrame()
-    grouped = pd.DataFrame(rows).groupby(["notebook", "kind"])
-    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median"), cores=("cores", set)).reset_index()
-    costs["cores"] = [", ".join(map(str, sorted(cores))) for cores in costs["cores"]]
+    grouped = pd.DataFrame(rows).groupby(["notebook", "kind", "on"])
+    costs = grouped.agg(runs=("minutes", "size"), minutes=("minutes", "median")).reset_index()
     return costs.assign(minutes=costs["minutes"].map("{:.1f}".format))
 
 
 def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
     """By notebook: how many of a study's runs are there, of which seeds, and the core-hours they took and would take.
 
-    A run that is not there is taken to last as the median of its kind did; of a kind that nobody has timed, nothing is
-    said but how many runs it has.
+    A run that is not there is taken to last as the median of its kind did on a CPU; of a kind that nobody has timed
+    there, nothing is said but how many runs it has. What a GPU has made counts apart: many runs shared it at a time.
     """
-    took = {record["run"]: _core_hours(record) for record in records}
+    took = {record["run"]: (bool(record["machine"].get("gpu")), _hours(record)) for record in records}
     frame = pd.DataFrame(
         {"notebook": run.settings["notebook"], "kind": _kind(run.settings), "seed": run.settings.get("seed")}
-        | {"hours": took.get(run.name)}
+        | {"there": run.name in took, **{on: None if (on == "gpu") != gpu else hours for on in ("hours", "gpu")}}
         for run in runs
+        for gpu, hours in [took.get(run.name, (False, None))]
     )
     usual = frame.groupby(["notebook", "kind"])["hours"].transform("median")
     rows = []
     for notebook, group in frame.groupby("notebook"):
-        there = group["hours"].notna()
+        there = group["there"]
         missing = usual[group.index][~there]
         unknown = int(missing.isna().sum())
         row = {"notebook": notebook, "runs": len(group), "there": int(there.sum())}
         row["seeds"] = ", ".join(f"{seed:.0f}" for seed in sorted(group[there]["seed"].dropna().unique()))
-        row["core-hours"] = f"{group['hours'].sum():.1f}"
+        row |= {"core-hours": f"{group['hours'].sum():.1f}", "hours of runs on a GPU": f"{group['gpu'].sum():.1f}"}
         row["still, about"] = f"{missing.sum():.1f}" + (f" and {unknown} never timed" if unknown else "")
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _core_hours(record: dict) -> float:
+def _hours(record: dict) -> float:
     machine = record["machine"]  # older records do not tell the threads: there, all cores
     return sum((record.get("timings") or {}).values()) / 3600 * (machine.get("threads") or machine["cores"])
+
+
+def _on(machine: dict) -> str:
+    return machine.get("gpu") or (f"{machine['cores']} cores" if machine["cores"] > 1 else "1 core")
 
 
 def _kind(settings: dict) -> str:

@@ -125,7 +125,8 @@ def criterion(
     if settings["method"] == "magnitude":
         return sparsity.by_magnitude()
     if settings["method"] == "movement":
-        return movement.criterion(settings["score_rate"], per_matrix=settings["per_matrix"])
+        start = settings.get("score_start", 0.0)
+        return movement.criterion(settings["score_rate"], start=start, per_matrix=settings["per_matrix"])
     names = {"damp": "damp", "num_grads": "fisher_gradients", "batch_size": "fisher_batch"}
     how = {name: settings[key] for name, key in names.items()}
     if settings["method"] == "matrix-free":
