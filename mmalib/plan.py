@@ -95,8 +95,9 @@ TWO_OF_FOUR = (0.5, "2:4")  # sparsity and pattern: what GPUs skip
 PRUNING = {"rate": 1.0, "cycles": 1, "initial": 0.0, **OBERT["10 epochs"]}
 # Movement's masks follow its scores, `every` so many steps, and no step may take many weights: a cubic curve would take
 # 1 in 1,000 in each at first, and the model is dead after an epoch: what goes together has pushed the logits one way
-# (at once, the 5% of the highest scores are as dear as those of the lowest). It starts after a share `begin` of the
-# pruning epochs; `score_rate` is that of Adam on the scores, which changes no ranking, None sums them up.
+# (at once, the 5% of the highest scores are as dear as those of the lowest). From 0 on, the larger `e5` does not live
+# through an even loss either, so the scores begin at `score_start` times the weights' sizes. Movement starts after a
+# share `begin` of the pruning epochs; `score_rate` is that of Adam on the scores, None sums them up.
 SCHEDULE = dict.fromkeys(GRADUAL, "cubic") | {"movement": "linear"}
 FOLLOWING = {"updates": None, "every": 4, "begin": 0.0, "score_rate": 1e-2, "per_matrix": False}
 PUBLISHED = {
@@ -107,16 +108,16 @@ PUBLISHED = {
 }
 # By English dev F1 among TRIALS on the backbone that `small` had before `e5`; `paper` does not use them. All but
 # movement's came out so.
-CHOSEN = PUBLISHED | {"movement": PRUNING | FOLLOWING}
+CHOSEN = PUBLISHED | {"movement": PRUNING | FOLLOWING | {"score_start": 1.0}}
 SHARED_TRIALS = ({}, {"rate": 2.0}, {"rate": 0.5}, {"cycles": 4})  # the last is the first paper's cyclic rate
 OWN_TRIALS = {  # as many for every criterion
     "magnitude": ({"rate": 4.0}, {"initial": 0.5}, {"rate": 2.0, "updates": 26}),
-    "movement": ({"rate": 4.0}, {"begin": 1 / 3}, {"per_matrix": True}),
-    "obs": ({"damp": 1e-5}, {"initial": 0.5}, {"rate": 2.0, "updates": 26}),
+    "movement": ({"score_start": 0.5}, {"score_start": 2.0}, {"per_matrix": True}),
+    "obs": ({"damp": 1e-9}, {"initial": 0.5}, {"rate": 2.0, "updates": 26}),
 }
 TRIALS = {name: tuple(CHOSEN[name] | tried for tried in (*SHARED_TRIALS, *own)) for name, own in OWN_TRIALS.items()}
 TRIAL = {"trial_sentences": 2000, "trial_dev_sentences": 500, "pruning_epochs": 2.0, "sparse_epochs": 1.0, "share": 0.8}
-# What keeps movement alive: each setting adds one thing to the one before it.
+# What keeps movement alive: each setting adds one thing to the one before it, the last one to "linear".
 SUMMED = PRUNING | FOLLOWING | {"updates": 13, "every": None, "score_rate": None}
 LARGE_STEPS = {"batch_size": 16, "schedule": "cubic"}
 MOVEMENT = {
@@ -129,6 +130,7 @@ MOVEMENT = {
     "dense at first": PRUNING | FOLLOWING | {"begin": 1 / 4},
     "per matrix": PRUNING | FOLLOWING | {"begin": 1 / 4, "per_matrix": True},
     "from pretrained": PRUNING | FOLLOWING | {"begin": 1 / 4, "per_matrix": True, "start": "pretrained"},
+    "from the sizes": PRUNING | FOLLOWING | {"score_start": 1.0},
 }
 MOVEMENT_TRIAL = TRIAL | {"trial_sentences": 4000, "trial_dev_sentences": 1000}
 

@@ -136,13 +136,15 @@ def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
     assert sparsity.measured(model)["total"] == pytest.approx(0.8, abs=1e-4)
 
 
-def test_scores_under_adam_are_parameters_of_torch(tiny_backbone):
+@pytest.mark.parametrize("start", [0.0, 2.0])
+def test_scores_under_adam_are_parameters_of_torch(tiny_backbone, start):
     """A copy of the scores as a parameter of torch's own Adam, with the gradient W * dL/dW', at a falling rate."""
     model = backbones.load_model(str(tiny_backbone), seed=1).eval()
-    own, criterion = sparsity.weights(model), movement.criterion(1e-2)
+    own, criterion = sparsity.weights(model), movement.criterion(1e-2, start=start)
     masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in own.items()}
     sparsity.apply_(model, masks)
-    reference = {name: nn.Parameter(torch.zeros_like(weight)) for name, weight in own.items()}
+    mean = torch.cat([weight.detach().abs().flatten() for weight in own.values()]).mean()
+    reference = {name: nn.Parameter(start * weight.detach().abs() / mean) for name, weight in own.items()}
     optimizer = torch.optim.AdamW(reference.values(), lr=1e-2, weight_decay=0.0)
     for pace in (0.5, 1.0, 0.25):
         ids, labels = torch.randint(5, 900, (4, 12)), torch.randint(0, 9, (4, 12))
@@ -168,6 +170,17 @@ def test_each_matrix_or_the_whole_model_loses_its_share(tiny_backbone, per_matri
     shares = {sparsity.dropped({name: mask}) / mask.numel() for name, mask in masks.items()}
     assert (max(shares) - min(shares) < 1e-3) == per_matrix
     assert sparsity.measured(model)["total"] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_before_anything_has_moved_scores_rank_as_the_sizes_they_begin_at(tiny_backbone):
+    model = backbones.load_model(str(tiny_backbone), seed=1).eval()
+    own, criterion = sparsity.weights(model), movement.criterion(1e-2, start=1.0)
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in own.items()}
+    for weight in own.values():
+        weight.grad = torch.zeros_like(weight)
+    criterion.observe(model, masks, 1.0)
+    chosen, by_size = (sparsity.choose(c.scores(model, "1", masks), 0.5) for c in (criterion, sparsity.by_magnitude()))
+    assert all(torch.equal(chosen[name], by_size[name]) for name in own)
 
 
 def test_movement_beats_random_on_a_small_trained_model(tune, tiny_backbone, tmp_path):

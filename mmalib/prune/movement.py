@@ -5,8 +5,9 @@ the straight-through gradient (their equations 2 and 3), from the first step on 
 
     dL/dS = W * dL/dW'
 
-so that S grows where the step that follows makes |w| larger. S starts at 0 and is a parameter under Adam, as in their
-code, whose rate follows that of the weights; so every score moves by about as much a step, whatever its weight's size.
+so that S grows where the step that follows makes |w| larger. S is a parameter under Adam, as in their code, whose rate
+follows that of the weights; so every score moves by about as much a step, whatever its weight's size. There it starts
+at 0; here it may start at the weights' sizes, so that movement amends magnitude.
 With `rate` None it is the plain sum of -W * dL/dW' instead, as their equations alone would have it: there the lowest
 scores belong to the largest weights, which noise moves most, and a model does not outlive their loss.
 At a mask update the highest S are kept, and a pruned weight whose score has risen comes back (hard movement pruning).
@@ -33,7 +34,7 @@ ADAM |= {"amsgrad": False, "maximize": False, "fused": True}
 def criterion(rate: float | None = 1e-2, *, start: float = 0.0, per_matrix: bool = False) -> Criterion:
     """Weighs every unit by the movement it has shown since training began, at this learning rate of the scores.
 
-    S begins at `start` times the weights' sizes in their mean, so that movement amends magnitude.
+    They start at `start` times the weights' sizes, in units of the mean size.
     """
     state: dict[str, Tensor] = {}  # "score/<name>" is S with Adam's moments, "aside/<name>" the values that are pruned
     parts = ("score",) if rate is None else ("score", "first", "second")
@@ -41,7 +42,7 @@ def criterion(rate: float | None = 1e-2, *, start: float = 0.0, per_matrix: bool
     @torch.no_grad()
     def observe(model: PreTrainedModel, masks: Masks, pace: float) -> None:
         own = weights(model)
-        size = 0.0 if state or not start else start / torch.cat([w.flatten() for w in own.values()]).abs().mean()
+        size = 0.0 if state else start / torch.cat([w.flatten() for w in own.values()]).abs().mean()
         for name, dense in _dense(own, state).items():
             gradient = own[name].grad
             if f"score/{name}" not in state:
