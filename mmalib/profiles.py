@@ -37,15 +37,15 @@ class Profile:
     batch_size: int = sizes(16, 8, 16, 32)
     learning_rate: float = sizes(1e-4, 4e-4, 7e-5, 3e-5)
     max_length: int = sizes(128, 128, 128, 256)  # window, in subwords
-    frozen: float | None = sizes(None, 1 / 3, None)  # embeddings and this share of the layers stay; None tunes all
+    frozen: float | None = sizes(0.0, 1 / 3, None)  # embeddings and this share of the layers stay; None tunes all
     # the learning rate of all training after tuning: while pruned, recovering, learning int8
     rate_after: float = sizes(1e-4, 2e-4, 2e-4, 8e-5)
-    frozen_after: float | None = sizes(None, 0.0, 0.0, None)  # and the share of the layers that stays as it is then
+    frozen_after: float | None = sizes(0.0, 0.0, 0.0, None)  # and the share of the layers that stays as it is then
     head_rate: float = sizes(1.0, 10.0, 10.0, 1.0)  # the new head's learning rate, in learning rates of the model
     label_smoothing: float = 0.0
     masked_words: float = sizes(0.0, 0.0, 0.1, 0.0)  # share of the words that a step hides
     average_from: float | None = sizes(None, None, 2.0, None)  # the mean of checkpoints after that epoch, or the best
-    curve_sentences: int | None = sizes(16, 60, 1000, None)  # cap on every dev and test set along a curve
+    curve_sentences: int | None = sizes(8, 60, 1000, None)  # cap on every dev and test set along a curve
     pruning_seeds: tuple[int, ...] = sizes((1,), (1,), (1, 2, 3))  # of everything that is made from the baselines
     # structured pruning, notebook 02
     head_share: float = sizes(0.25, 0.25, 1 / 12)  # share of all heads that one step removes
@@ -60,9 +60,9 @@ class Profile:
     # sentences a step while pruned: in few epochs, many small steps keep more; None: batch_size
     pruning_batch: int | None = sizes(None, 16, 4, None)
     published: bool = sizes(False, False, False, True)  # by published settings, not by those that trials chose
-    fisher_gradients: int = sizes(8, 8, 64, 1024)  # gradients behind one estimate of the inverse Fisher
+    fisher_gradients: int = sizes(4, 8, 64, 1024)  # gradients behind one estimate of the inverse Fisher
     fisher_batch: int = sizes(4, 8, 8, 16)  # sentences behind one gradient
-    fisher_block: int = sizes(16, 16, 32, 50)  # weights that one block of the inverse Fisher covers
+    fisher_block: int = sizes(8, 16, 32, 50)  # weights that one block of the inverse Fisher covers
     trials: bool = sizes(False, False, True, False)  # whether settings are tried out, or only used
     # distillation, notebook 04
     teacher: str = sizes("e5-half", "e5-half", "e5", "xlm")  # its tuned baseline teaches

@@ -58,7 +58,7 @@ class BlockInverseFisher:
         # [blocks, B, B]. The last block is filled up with weights without a gradient, which touch no other.
         self._root = torch.zeros(number, block_size, block_size, device=device, dtype=dtype)
         self._root.diagonal(dim1=1, dim2=2).fill_(damp**-0.5)
-        self._waiting = torch.zeros(number, WAITING, block_size, device=device, dtype=dtype)
+        self._waiting = torch.empty(number, min(WAITING, num_grads), block_size, device=device, dtype=dtype)
         self._number = 0  # of the gradients that wait
 
     @torch.no_grad()
@@ -66,12 +66,13 @@ class BlockInverseFisher:
         """Take in one gradient, [num_weights]."""
         self._waiting[:, self._number] = self.in_blocks(grad)
         self._number += 1
-        if self._number == WAITING:
+        if self._number == self._waiting.shape[1]:
             self._take_in()
 
     def diagonal(self) -> Tensor:
         """The diagonal of F^-1, [num_weights]."""
-        return self.flat([root.square().sum(2) for _, root in self.chunks()])
+        one = self._root.new_ones(self.block_size)  # a product is many times faster than a sum over so few
+        return self.flat([root.square() @ one for _, root in self.chunks()])
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """(which blocks, their R, [chunk, B, B]) until all blocks have come by, with every gradient taken in."""
