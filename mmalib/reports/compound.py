@@ -147,7 +147,7 @@ def ablations(records: list[dict]) -> pd.DataFrame:
     """Test F1 of second order at once with other gradients, blocks, damping and sub-steps, and without blocks."""
     runs = sorted(of_kind(records, "ablation"), key=lambda record: list(ABLATIONS).index(record["settings"]["line"]))
     return pd.DataFrame(
-        {"varied": record["settings"]["line"], "value": point["value"], "sparsity": f"{point['share']:.0%}"}
+        {"varied": record["settings"]["line"], "value": f"{point['value']:g}", "sparsity": f"{point['share']:.0%}"}
         | _f1(point["scores"])
         for record in runs
         for point in record["curve"]
@@ -175,7 +175,7 @@ def recall(records: list[dict]) -> Figure:
 
 def ablation_curves(records: list[dict]) -> Figure:
     """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
-    table = ablations(records)
+    table = ablations(records).astype({"value": float})
     panels = list(table.groupby("varied", sort=False))
     with figures.drawing(1.6 + 1.5 * len(panels), 2.4) as drawn:
         grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
