@@ -95,7 +95,7 @@ class Profile:
     qat_sentences: int | None = sizes(16, 200, 7000, None)  # English training sentences under fake quantization
     qat_epochs: float = sizes(1, 1, 1, 4)
     floor_sentences: int | None = sizes(8, 50, 200, 300)  # cap on a dev set while maps to leave in float are looked for
-    floor_layers: int | None = sizes(1, 2, None)  # layers whose maps are looked at
+    floor_layers: int | None = sizes(1, 1, None)  # layers whose maps are looked at
     # compound compression, notebook 08
     depths: tuple[int, ...] = sizes((6, 3), (6,), (12, 6, 3))  # layers; the first number is the whole model's
     layer_choices: tuple[str, ...] = sizes(("evenly", "loss"), (), CHOICES)  # which layers stay; the first goes on
