@@ -87,7 +87,8 @@ def group_size(pattern: str) -> int:
 
 def per_block(values: Tensor, pattern: str) -> Tensor:
     """Numbers of single weights, [out, in], summed over each block of the pattern, [out, in / block]."""
-    return values.unflatten(1, (-1, block_size(pattern))).sum(2)
+    size = block_size(pattern)
+    return values if size == 1 else values.unflatten(1, (-1, size)).sum(2)  # a sum over one is slow
 
 
 def choose(scores: Scores, sparsity: float, pattern: str = "1", held: Masks | None = None) -> Masks:
@@ -108,7 +109,7 @@ def choose(scores: Scores, sparsity: float, pattern: str = "1", held: Masks | No
         ordered.append((_only_lowest(values, pattern) if ":" in pattern else values).flatten())
     flat = torch.cat(ordered)  # [units]
     number = round(sparsity * len(flat))
-    least, free = int((flat == -torch.inf).sum()), int((flat < torch.inf).sum())
+    least, free = (int(torch.count_nonzero(of)) for of in (flat == -torch.inf, flat < torch.inf))
     if not least <= number <= free:
         raise ValueError(
             f"{number} of {len(flat)} units cannot go (sparsity {sparsity}): {least} are gone already, "
@@ -119,7 +120,7 @@ def choose(scores: Scores, sparsity: float, pattern: str = "1", held: Masks | No
         last = _smallest(flat, number)  # the highest score that goes
         kept = flat >= last
         ties = (flat == last).nonzero().squeeze(1)
-        kept[ties[: number - int((~kept).sum())]] = False
+        kept[ties[: number - (len(kept) - int(torch.count_nonzero(kept)))]] = False
     pieces = kept.split([values.numel() for values in scores.values()])
     return {
         name: piece.view(values.shape).repeat_interleave(size, 1)
@@ -200,7 +201,7 @@ def prune_(
 
 def dropped(masks: Masks) -> int:
     """How many weights the masks drop."""
-    return sum(int((~mask).sum()) for mask in masks.values())
+    return sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks.values())
 
 
 def _check_sparsity(sparsity: float) -> None:
