@@ -107,7 +107,7 @@ def tiny_study(tiny_backbone, tmp_path_factory):
     def build(**changes):
         tiny = str(tiny_backbone)
         own = {"name": "tiny", "backbones": (tiny,), "teacher": tiny, "students": (tiny,)}
-        own["unlabelled_students"] = (tiny,)
+        own |= {"unlabelled_students": (tiny,), "frozen": None, "frozen_after": None}  # its embeddings are random
         profile = dataclasses.replace(PROFILES["smoke"], **own | changes)
         return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
 

@@ -64,8 +64,8 @@ def test_a_varied_run_lies_beside_and_is_a_row_of_its_own(study, base):
 def test_unfinished_work_is_never_continued_under_other_settings(study, base):
     shrink = study.runs(kind="structured")[0]
     store.add_point(study.home / "unfinished" / f"{shrink.name}-{shrink.digest}", {"step": 0, "mark": "of this one"})
-    varied = study.vary(curve_sentences=8)
-    other = varied.plan[f"{shrink.name}+curve_sentences=8"]
+    varied = study.vary(curve_sentences=9)
+    other = varied.plan[f"{shrink.name}+curve_sentences=9"]
     assert not any("mark" in point for point in varied.make(other)["curve"])
     with pytest.raises(KeyError):  # the plain one goes on with the point that it finds
         reports.structured.falling(store.curves([study.make(shrink)]), shrink.settings["method"])

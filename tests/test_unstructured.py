@@ -103,7 +103,9 @@ def test_what_keeps_movement_alive_is_tried_step_by_step(study, base, monkeypatc
     records = [study.make(run) for run in plan.trials(study.profile, base) if run.kind == "movement"]
     assert report.movement_table(records[::-1])["setting"].tolist() == list(plan.MOVEMENT)
     own = [record["settings"] for record in records]
-    assert [settings["method"] for settings in own] == ["random"] + ["movement"] * 8
-    for before, settings in zip(own[1:], own[2:], strict=False):  # one thing at a time
+    assert [settings["method"] for settings in own] == ["random"] + ["movement"] * 9
+    *in_turn, of_its_own = own
+    linear = in_turn[list(plan.MOVEMENT).index("linear")]
+    for before, settings in [*zip(in_turn[1:], in_turn[2:], strict=False), (linear, of_its_own)]:  # one thing at a time
         changed = {name for name in settings if settings[name] != before.get(name)} - {"step"}
         assert changed <= {"updates", "every"} or len(changed) == 1
