@@ -122,7 +122,7 @@ def one_shot_table(records: list[dict]) -> pd.DataFrame:
 
 def trials_table(records: list[dict]) -> pd.DataFrame:
     """What was tried for every criterion, with the English dev F1 that alone decided."""
-    names = ("rate", "cycles", "initial", "updates", "every", "begin", "score_rate", "per_matrix", "damp")
+    names = ("rate", "cycles", "initial", "updates", "every", "begin", "score_start", "per_matrix", "damp")
     rows, keys = [], ("corpus", "method", "trial")
     for record in sorted(of_kind(records, "trial"), key=lambda record: [record["settings"][key] for key in keys]):
         settings = record["settings"]
