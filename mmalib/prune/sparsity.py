@@ -120,7 +120,7 @@ def choose(scores: Scores, sparsity: float, pattern: str = "1", held: Masks | No
         last = _smallest(flat, number)  # the highest score that goes
         kept = flat >= last
         ties = (flat == last).nonzero().squeeze(1)
-        kept[ties[: number - (len(kept) - int(torch.count_nonzero(kept)))]] = False
+        kept[ties[: number - int(torch.count_nonzero(flat < last))]] = False
     pieces = kept.split([values.numel() for values in scores.values()])
     return {
         name: piece.view(values.shape).repeat_interleave(size, 1)

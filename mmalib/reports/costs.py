@@ -31,17 +31,17 @@ def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
     A run that is not there is taken to last as the median of its kind did on a CPU; of a kind that nobody has timed
     there, nothing is said but how many runs it has. What a GPU has made counts apart: many runs shared it at a time.
     """
-    took = {record["run"]: (bool(record["machine"].get("gpu")), _hours(record)) for record in records}
+    on_cpu = {record["run"]: _hours(record) for record in records if not record["machine"].get("gpu")}
+    on_gpu = {record["run"]: _hours(record) for record in records if record["machine"].get("gpu")}
     frame = pd.DataFrame(
         {"notebook": run.settings["notebook"], "kind": _kind(run.settings), "seed": run.settings.get("seed")}
-        | {"there": run.name in took, **{on: None if (on == "gpu") != gpu else hours for on in ("hours", "gpu")}}
+        | {"hours": on_cpu.get(run.name), "gpu": on_gpu.get(run.name)}
         for run in runs
-        for gpu, hours in [took.get(run.name, (False, None))]
     )
     usual = frame.groupby(["notebook", "kind"])["hours"].transform("median")
     rows = []
     for notebook, group in frame.groupby("notebook"):
-        there = group["there"]
+        there = group[["hours", "gpu"]].notna().any(axis=1)
         missing = usual[group.index][~there]
         unknown = int(missing.isna().sum())
         row = {"notebook": notebook, "runs": len(group), "there": int(there.sum())}
