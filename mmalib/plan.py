@@ -217,8 +217,8 @@ def runs(
 
     Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
     (04); graph, changed words (05); halved, combination (06); shape, text, trained (07); layers, compound, compound
-    int8, compound speed, held, upstream, transfer, ablation (08); crossed, gated, searched, use, pairs sparse, pairs
-    int8 (09). With `changes` of the profile, a run that comes out otherwise has them in its name and, as `varied`, in
+    int8, compound speed, held, upstream, transfer, ablation (08); crossed, gated, searched, use, crossed sparse,
+    pairs int8 (09). With `changes` of the profile, a run that comes out otherwise has them in its name and, as `varied`, in
     its settings.
     """
     every = _runs(profile, corpus)
@@ -289,6 +289,8 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
     every += [_text(profile, first, teachers[0], reader) for reader in READERS]
     backbone = profile.cross_backbone or profile.backbones[0]
     tuned = [baseline(profile, backbone, corpus, seed) for seed in seeds]
+    if profile.cross_backbone:  # notebook 01 need not have it: FT is tuned on what all rows are tuned on
+        tuned = [crossed(profile, base, base, "entities", "FT") for base in tuned]
     timed = _trained(profile, first, _once(every))
     return _once([*every, *timed, *tuned, *_compound(profile, teachers), *_crossed(profile, tuned)])
 
@@ -706,11 +708,7 @@ def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
     if profile.pairs:
         tuned = crossed(profile, first, first, "similarity", "FT")
         every += _truth_table(profile, first, tuned, profile.cross_shares, profile.pair_rows)
-        for share, criterion in product(profile.sparsities, profile.pair_criteria):  # as notebook 03 prunes entities
-            settings = gradual(profile, tuned, criterion, share).settings
-            settings |= {"kind": "pairs sparse", "notebook": "09", "row": criterion}
-            name = crossed_name("similarity", criterion, *_where(tuned), share=share)
-            every.append(_leaving(name, settings, base=tuned))
+        every += _sparse(profile, tuned) + (_sparse(profile, first) if first.kind == "crossed" else [])
         int8 = {"method": "int8", "row": "int8", "calibration": profile.calibration_methods[0]}
         settings = _from(tuned, "09", "pairs int8", **int8, **_of(profile, "calibration_sentences"))
         every.append(_leaving(crossed_name("similarity", "int8", *_where(tuned)), settings, base=tuned))
@@ -719,6 +717,17 @@ def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
     for base in further:
         every += _truth_table(profile, base, base, profile.cross_shares[:1])
     return [*every, *(_use(profile, first, run) for run in models)]
+
+
+def _sparse(profile: Profile, tuned: Run) -> list[Run]:
+    """A row FT pruned weight by weight, as notebook 03 prunes its baselines."""
+    every = []
+    for share, criterion in product(profile.sparsities, profile.pair_criteria):
+        settings = gradual(profile, tuned, criterion, share).settings
+        settings |= {"kind": "crossed sparse", "notebook": "09", "row": criterion}
+        name = crossed_name(settings["task"], criterion, *_where(tuned), share=share)
+        every.append(_leaving(name, settings, base=tuned))
+    return every
 
 
 def _truth_table(

@@ -576,6 +576,13 @@ def test_claim_12_compares_what_both_tasks_keep(kept, wanted):
     assert row["verdict"] == MISSING and runs[2]["run"] in row["numbers"]
 
 
+def test_claims_of_notebook_09_take_its_own_full_tuning_where_there_is_one():
+    own = crossed("entities", "FT", (0.9, 0.6, 0.5))
+    row = told([*truth_table(), own], 13)
+    assert row["verdict"] == FAILS and own["run"] in row["records"]
+    assert "e5, tuned on all sentences: adapters add en -10.0" in row["numbers"]
+
+
 def truth_table(a=(0.8, 0.6, 0.5), student=0.1, small=80.0, kept=(0.79, 0.6, 0.5), gone=None, milligrams=(2.0, 1.0)):
     less = tuple(max(0.0, one - student) for one in a)
     rows = [

@@ -40,7 +40,7 @@ def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_
     changed = plan.runs(quick, "sample", changes={"pruning_epochs": 4})
     renamed = {run.name.replace("+pruning_epochs=4", "") for run in changed if "varied" in run.settings}
     kinds = {before[name].kind for name in renamed if not name.startswith("07")}
-    assert kinds == {"gradual", "combination", "compound", "compound int8", "compound speed", "pairs sparse"}
+    assert kinds == {"gradual", "combination", "compound", "compound int8", "compound speed", "crossed sparse"}
     assert "06-60-q-e5-half-sample-seed1" in renamed and "06-distil-q-e5-half-sample-seed1" not in renamed
     for run in changed:
         if "varied" in run.settings:
@@ -54,6 +54,18 @@ def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_
     for run in changed:
         if run.kind == "trained":
             assert run.settings["model"] == run.needs["model"] and run.settings["folder"].startswith(run.needs["model"])
+
+
+def test_a_backbone_of_notebook_09_is_tuned_there_on_what_all_rows_read():
+    changes = {"cross_backbone": "e5-narrow", "cross_sentences": 100}
+    runs = {run.name: run for run in plan.runs(plan.changed(load_profile("quick"), changes), "sample", "09")}
+    full = runs["09-entities-ft-e5-narrow-sample-seed1"]
+    assert full.needs == {} and full.settings["cross_sentences"] == 100
+    for row in ("a", "d", "magnitude-60"):  # both tasks are pruned weight by weight: notebook 03 has not this backbone
+        assert runs[f"09-entities-{row}-e5-narrow-sample-seed1"].needs == {"base": full.name}
+    assert "09-similarity-magnitude-60-e5-narrow-sample-seed1" in runs
+    own = {run.name for run in plan.runs(load_profile("quick"), "sample", "09")}
+    assert not own & {"09-entities-ft-e5-half-sample-seed1", "09-entities-magnitude-60-e5-half-sample-seed1"}
 
 
 def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):

@@ -247,23 +247,37 @@ def _compound(records: list[dict]) -> Answer:
 def _tasks(records: list[dict]) -> Answer:
     """From every way of compressing that both tasks have, on one model."""
     wanted: dict[str, list] = {}
-    for record in of_kind(records, "crossed", "gated", "pairs sparse"):
+    for record in of_kind(records, "crossed", "gated", "crossed sparse"):
         settings = record["settings"]
         if settings["task"] != "similarity" or settings["row"] == "FT":
             continue
         row, share = settings["row"], settings.get("share")
         at = [settings[key] for key in ("backbone", "corpus", "seed")]
-        if settings["kind"] == "pairs sparse":
+        entities = plan.crossed_name("entities", row, *at, share=share)
+        if settings["kind"] == "crossed sparse" and _full(records, *at) == plan.baseline_name(*at):
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
-        else:
-            entities = plan.crossed_name("entities", row, *at, share=share)
         seed = {"similarity, dense": plan.crossed_name("similarity", "FT", *at)}
-        seed |= {"entities, dense": plan.baseline_name(*at), "similarity": record["run"], "entities": entities}
+        seed |= {"entities, dense": _full(records, *at), "similarity": record["run"], "entities": entities}
         wanted.setdefault(f"{row} {share:.0%}" if share else row, []).append(seed)
     if not wanted:
         return _without(["runs of notebook 09 on similarity"])
-    answers = {name: _of_seeds(records, seeds, verdicts.tasks, dense=2) for name, seeds in wanted.items()}
+
+    def judge(seeds: list[Seed]) -> tuple[str, str]:
+        verdict, text = verdicts.tasks(seeds)
+        return verdict, _on(seeds[0]["similarity"]) + text
+
+    answers = {name: _of_seeds(records, seeds, judge, dense=2) for name, seeds in wanted.items()}
     return _agreed(answers, [name for name, (verdict, *_) in answers.items() if verdict != MISSING])
+
+
+def _on(record: dict) -> str:
+    return f"{record['settings']['label']}, tuned on {crossed.tuned_on(record['settings'])} sentences: "
+
+
+def _full(records: list[dict], *at) -> str:
+    """Full tuning on entities: notebook 09's own, or the baseline."""
+    own = plan.crossed_name("entities", "FT", *at)
+    return own if any(record["run"] == own for record in records) else plan.baseline_name(*at)
 
 
 def _crossed(records: list[dict]) -> Answer:
@@ -272,13 +286,14 @@ def _crossed(records: list[dict]) -> Answer:
 
     def wanted(*at) -> dict[str, str]:
         rows = {row: plan.crossed_name("entities", row, *at, share=share) for row, share in KEPT_AT.items()}
-        return {"FT": plan.baseline_name(*at)} | rows
+        return {"FT": _full(records, *at)} | rows
 
     def judge(seeds: list[Seed]) -> tuple[str, str]:
         read = {row: used[one["run"]] for row, one in seeds[0].items() if one["run"] in used}
         grams = {row: 1000 * crossed.per_thousand(one)[1] for row, one in read.items()}
         gone = [crossed.gone_by_layer(seed[row]) for seed in seeds for row in ("P", "P+A")]
-        return verdicts.crossed(seeds, grams, gone)
+        verdict, text = verdicts.crossed(seeds, grams, gone)
+        return verdict, _on(seeds[0]["A"]) + text
 
     return _judged(records, "crossed", wanted, judge, needed=("en",))
 

@@ -19,8 +19,9 @@ COSTS |= {"training minutes": 1, "training Wh": 2, "Wh per 1,000": 4, "g CO2e pe
 
 def rows(records: list[dict]) -> pd.DataFrame:
     """A line a run: what it is, its scores, size, speed, time and energy; nan for what was not measured."""
-    own = of_kind(records, "crossed", "gated", "searched", "pairs sparse", "pairs int8")
+    own = of_kind(records, "crossed", "gated", "searched", "crossed sparse", "pairs int8")
     bases = {record["needs"].get("base") for record in own if record["settings"]["task"] == "entities"}
+    bases -= {record["run"] for record in own}
     used = {record["settings"]["model"]: record for record in of_kind(records, "use")}
     return pd.DataFrame([_row(r, used.get(r["run"])) for r in [*(r for r in records if r["run"] in bases), *own]])
 
@@ -31,9 +32,10 @@ def table(records: list[dict]) -> pd.DataFrame:
     made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
     made["asked"] = ["" if np.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
     means = {"sparsity": 3, **COSTS}
-    table = tables.over_seeds(made, ("task", "row", "asked", "seeds"), list(figures.COLOURS), means)
+    told = ("task", "model", "sentences", "row", "asked", "seeds")
+    table = tables.over_seeds(made, told, list(figures.COLOURS), means)
     measured = table[[*means]].astype(object).fillna("not measured")
-    about, scores = table.iloc[:, :4], table.iloc[:, 4 : -len(means)]
+    about, scores = table.iloc[:, : len(told)], table.iloc[:, len(told) : -len(means)]
     return pd.concat([about, measured[["sparsity"]], scores, measured[[*COSTS]]], axis=1)
 
 
@@ -139,6 +141,7 @@ def _row(record: dict, used: dict | None) -> dict:
     settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
     task = settings.get("task", "entities")
     line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
+    line |= {"model": settings["label"], "sentences": tuned_on(settings)}
     line |= {"asked": settings.get("share", settings.get("times", nan)), "sparsity": zeros.get("measured", 0.0)}
     line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}
     line |= {"million parameters": record["parameters"] / 1e6}
@@ -153,6 +156,11 @@ def _row(record: dict, used: dict | None) -> dict:
         line |= {"over FT": line["speed-up"] / speeds.get("dense", nan)}
         line |= dict(zip(("Wh per 1,000", "g CO2e per 1,000"), per_thousand(used), strict=True))
     return dict.fromkeys(COSTS, nan) | line
+
+
+def tuned_on(settings: dict) -> str:
+    """How many English sentences, or pairs, a row was tuned on."""
+    return str(settings.get("cross_sentences") or settings.get("train_sentences") or "all")
 
 
 def per_thousand(used: dict) -> tuple[float, float]:

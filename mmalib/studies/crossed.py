@@ -1,6 +1,6 @@
 """Notebook 09: pruning × distillation × adapters on two tasks, and what each model takes at work.
 
-    FT   full tuning: the baseline of notebook 01; for similarity a run of its own
+    FT   full tuning: the baseline of notebook 01; for similarity, or of a backbone of this notebook, a run of its own
     A    bottleneck adapters in the pretrained backbone, which stays as it is; LoRA beside it, merged after training
     D    every second layer of FT, taught by FT layer by layer; D+A: every second layer of the pretrained backbone,
          which stays as it is, with adapters taught by FT
@@ -79,7 +79,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def sparse(study: Study, run: Run, unfinished: Path) -> dict:
-    """Similarity pruned weight by weight, by magnitude or by second order."""
+    """FT pruned weight by weight, by magnitude or by second order."""
     settings = run.settings
     task, data = task_of(study, settings)
     model, tokenizer = study.model(run.needs["base"])

@@ -50,7 +50,7 @@ MAKERS = {  # kind of run → module and function: (study, run, folder for what 
     "crossed": "crossed.tune",
     "gated": "crossed.prune",
     "searched": "crossed.search",
-    "pairs sparse": "crossed.sparse",
+    "crossed sparse": "crossed.sparse",
     "pairs int8": "crossed.int8",
     "use": "crossed.use",
 }
