@@ -218,8 +218,8 @@ def runs(
     Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
     (04); graph, changed words (05); halved, combination (06); shape, text, trained (07); layers, compound, compound
     int8, compound speed, held, upstream, transfer, ablation (08); crossed, gated, searched, use, crossed sparse,
-    pairs int8 (09). With `changes` of the profile, a run that comes out otherwise has them in its name and, as `varied`, in
-    its settings.
+    pairs int8 (09). With `changes` of the profile, a run that comes out otherwise has them in its name and, as
+    `varied`, in its settings.
     """
     every = _runs(profile, corpus)
     if changes:
