@@ -13,7 +13,7 @@ from mmalib.reports import costs
 
 
 def record(run, cores=2, timings=None, **settings):
-    return {"run": run, "settings": settings, "timings": timings, "machine": {"cores": cores}}
+    return {"run": run, "settings": settings, "timings": timings, "machine": {"cores": cores, "cpu": "Xeon(R) Processor"}}
 
 
 def test_a_gpu_is_named_in_place_of_the_cores():
@@ -35,9 +35,9 @@ def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
         ]
     )
     assert found.to_dict("records") == [
-        {"notebook": "05", "kind": "qat", "on": "1 core", "runs": 1, "minutes": "2.0"},
-        {"notebook": "05", "kind": "qat", "on": "2 cores", "runs": 3, "minutes": "4.0"},
-        {"notebook": "07", "kind": "shape", "on": "2 cores", "runs": 1, "minutes": "1.5"},
+        {"notebook": "05", "kind": "qat", "on": "1 core, Xeon", "runs": 1, "minutes": "2.0"},
+        {"notebook": "05", "kind": "qat", "on": "2 cores, Xeon", "runs": 3, "minutes": "4.0"},
+        {"notebook": "07", "kind": "shape", "on": "2 cores, Xeon", "runs": 1, "minutes": "1.5"},
     ]
 
 

@@ -104,7 +104,7 @@ def units(model):
 
 def test_exact_after_training_with_adam(pruned):
     _, model, history, callback, (before, after) = pruned
-    assert round(sparsity.measured(model)["total"] * units(model)) == round(0.9 * units(model))
+    assert round(sparsity.measured(model) * units(model)) == round(0.9 * units(model))
     assert all(torch.equal(mask, callback.masks[name]) for name, mask in sparsity.masks_of(model).items())
     assert before.revived > 0 and after.wrong == 0  # Adam does revive them, and none outlives its step
     assert history["best_epoch"] == 3  # the only one that ends after the last update
@@ -184,7 +184,8 @@ def test_killed_and_resumed_equals_unbroken(fit, pruned, tmp_path, event, number
     assert again.points == callback.points and history_again["dev_f1"] == history["dev_f1"]
     assert all(torch.equal(mask, callback.masks[key]) for key, mask in again.masks.items())
     checkpoints = {path.name.split("-")[1] for path in (tmp_path / "run").glob("checkpoint-*")}
-    assert {path.stem.split("-")[1] for path in (tmp_path / "run").glob("pruning-*")} == checkpoints
+    kept = {path.stem.split("-")[1] for path in (tmp_path / "run").glob("pruning-*")}
+    assert checkpoints <= kept and len(kept - checkpoints) <= 1  # that of the last one to go, until the next comes
 
 
 @pytest.mark.parametrize(("pattern", "final"), [("4", 0.8), ("2:4", 0.5)])

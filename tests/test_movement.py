@@ -133,7 +133,7 @@ def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
     )
     before = norms[: norms.index(None)]
     assert len(before) == 6 and max(before) <= 1.0001
-    assert sparsity.measured(model)["total"] == pytest.approx(0.8, abs=1e-4)
+    assert sparsity.measured(model) == pytest.approx(0.8, abs=1e-4)
 
 
 @pytest.mark.parametrize("start", [0.0, 2.0])
@@ -169,7 +169,7 @@ def test_each_matrix_or_the_whole_model_loses_its_share(tiny_backbone, per_matri
     masks = sparsity.one_shot_(model, criterion, 0.3)
     shares = {sparsity.dropped({name: mask}) / mask.numel() for name, mask in masks.items()}
     assert (max(shares) - min(shares) < 1e-3) == per_matrix
-    assert sparsity.measured(model)["total"] == pytest.approx(0.3, abs=1e-3)
+    assert sparsity.measured(model) == pytest.approx(0.3, abs=1e-3)
 
 
 def test_before_anything_has_moved_scores_rank_as_the_sizes_they_begin_at(tiny_backbone):

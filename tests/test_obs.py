@@ -228,7 +228,7 @@ def test_portions_change_nothing(model, rows, tokenizer, pattern):
         assert torch.equal(weight, sparsity.weights(other)[name])
         assert torch.equal(its_scores[name], other_scores[name])
     units = round(0.45 * sum(sizes.values()) / sparsity.block_size(pattern))
-    assert sparsity.measured(one)["total"] == units * sparsity.block_size(pattern) / sum(sizes.values())
+    assert sparsity.measured(one) == units * sparsity.block_size(pattern) / sum(sizes.values())
 
 
 def test_every_gradient_pass_sees_the_weights_that_were_scored(model, rows, tokenizer, monkeypatch):

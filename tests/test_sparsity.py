@@ -121,7 +121,7 @@ def test_impossible_patterns(pattern):
 def test_what_a_model_cannot_have_is_told_before_its_weights_change(model, pattern, share):
     with pytest.raises(ValueError, match="Choose another"):
         sparsity.one_shot_(model, sparsity.by_magnitude(), share, pattern)
-    assert sparsity.measured(model)["total"] == 0
+    assert sparsity.measured(model) == 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -141,8 +141,7 @@ def test_one_shot_is_exact_and_touches_nothing_else(family, pattern, share):
     total = sum(weight.numel() for weight in weights.values())
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     assert zeros == size * round(share * (total // size))
-    found = sparsity.measured(model)
-    assert found["total"] == zeros / total and sum(found["layers"]) / 2 == pytest.approx(zeros / total)
+    assert sparsity.measured(model) == zeros / total
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name] * masks[name] if name in masks else before[name])
     for weight in weights.values():
@@ -157,13 +156,13 @@ def test_sub_steps_weigh_what_is_left_anew(model):
     seen = []
 
     def scores(model, pattern, masks):
-        seen.append(sparsity.measured(model)["total"])
+        seen.append(sparsity.measured(model))
         assert sparsity.dropped(masks) == sparsity.dropped(sparsity.masks_of(model))
         return sparsity.by_magnitude().scores(model, pattern, masks)
 
     masks = sparsity.one_shot_(model, sparsity.Criterion("spy", scores), 0.875, steps=3)
     assert seen == pytest.approx([0, 0.5, 0.75], abs=1e-4)  # half of what is left, three times
-    assert sparsity.measured(model)["total"] == 0.875
+    assert sparsity.measured(model) == 0.875
     assert all(torch.equal(masks[name], mask) for name, mask in sparsity.masks_of(model).items())
 
 
@@ -175,7 +174,7 @@ def test_a_criterion_may_change_what_stays(model):
 
     sparsity.one_shot_(model, sparsity.Criterion("ones", sparsity.by_magnitude().scores, prune_), 0.3)
     assert all(set(weight.unique().tolist()) == {0.0, 1.0} for weight in sparsity.weights(model).values())
-    assert sparsity.measured(model)["total"] == pytest.approx(0.3, abs=1e-4)
+    assert sparsity.measured(model) == pytest.approx(0.3, abs=1e-4)
 
 
 def test_a_sparse_model_is_as_sparse_after_reload(tiny_backbone, tmp_path):

@@ -13,7 +13,7 @@ from itertools import tee
 from pathlib import Path
 
 EXAMPLES = """examples:
-  python -m mmalib study                     the small study: two CPU cores, offline, minutes
+  python -m mmalib study                     the quick study: two CPU cores, offline, minutes
   python -m mmalib study --profile paper     the paper's own scale; wants a GPU
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
 
     takes = command("bench", _bench)
     takes("folders", nargs="+", type=Path, metavar="FOLDER")
-    names = "onnxruntime (default), openvino, deepsparse, with commas between; settings follow a name"
+    names = "onnxruntime (default), openvino, deepsparse, torch, with commas between; settings follow a name"
     example = "openvino:precision=bf16:hint=throughput:shapes=fixed"
     takes("--runtime", default="onnxruntime", metavar="NAMES", help=f"{names}, as in {example}")
     takes("--batch", default="1", metavar="1,4,8", help="samples at once (default: 1)")

@@ -25,10 +25,6 @@ Scores = dict[str, Tensor]  # one number a unit, larger is kept: [out, in], for 
 Masks = dict[str, Tensor]  # bool, [out, in], True is kept; the names are those of `weights`
 
 
-def _nothing(*_) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Criterion:
     """How the units are weighed; all three functions get the model and the masks that hold until now."""
@@ -36,9 +32,9 @@ class Criterion:
     name: str
     scores: Callable[[PreTrainedModel, str, Masks], Scores]  # (model, pattern, masks), right before a mask update
     # (model, new masks, masks until now): may change weights before those that the new masks drop become 0
-    prune_: Callable[[PreTrainedModel, Masks, Masks], None] = _nothing
+    prune_: Callable[[PreTrainedModel, Masks, Masks], None] = lambda *_: None
     # (model, masks, the weights' rate as a share of its highest): before every optimizer step, gradients are there
-    observe: Callable[[PreTrainedModel, Masks, float], None] = _nothing
+    observe: Callable[[PreTrainedModel, Masks, float], None] = lambda *_: None
     revives: bool = False  # whether scores speak for pruned weights, so that they may come back
     per_matrix: bool = False  # whether every matrix loses the same share, or the lowest of the whole model go
     state: dict[str, Tensor] = field(default_factory=dict)  # what it remembers; saved with every checkpoint
@@ -163,12 +159,10 @@ def masks_of(model: PreTrainedModel) -> Masks:
     return {name: weight.detach() != 0 for name, weight in weights(model).items()}
 
 
-def measured(model: PreTrainedModel) -> dict:
-    """The share of weights that are exactly 0: in all of `weights`, and in every layer."""
-    zeros = [[int((linear.weight == 0).sum()) for linear in parts(layer)] for layer in layers(model)]
-    sizes = [[linear.weight.numel() for linear in parts(layer)] for layer in layers(model)]
-    by_layer = [sum(gone) / sum(of_layer) for gone, of_layer in zip(zeros, sizes, strict=True)]
-    return {"total": sum(map(sum, zeros)) / sum(map(sum, sizes)), "layers": by_layer}
+def measured(model: PreTrainedModel) -> float:
+    """The share of `weights` that are exactly 0."""
+    masks = masks_of(model)
+    return dropped(masks) / sum(mask.numel() for mask in masks.values())
 
 
 def one_shot_(

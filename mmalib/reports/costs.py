@@ -58,7 +58,8 @@ def _hours(record: dict) -> float:
 
 
 def _on(machine: dict) -> str:
-    return machine.get("gpu") or (f"{machine['cores']} cores" if machine["cores"] > 1 else "1 core")
+    cores = f"{machine['cores']} cores" if machine["cores"] > 1 else "1 core"
+    return machine.get("gpu") or f"{cores}, {machine['cpu'].split('(')[0].removesuffix(' Processor')}"
 
 
 def _kind(settings: dict) -> str:

@@ -136,13 +136,10 @@ def table(rows: Sequence[dict]) -> pd.DataFrame:
             low, high = row["samples_per_second_low"], row["samples_per_second_high"]
             busy = [f"others took {row['others_cores']:.1f} cores"] if row["busy"] else []
             busy += [f"baseline off by {row['baseline_off']:+.0%}"] if "baseline_off" in row else []
-            line |= {
-                "samples/s": f"{row['samples_per_second']:.1f}",
-                "quartiles": f"{low:.1f} to {high:.1f}",
-                "speed-up": f"{row['ratio']:.2f}",
-                "p95 ms": "" if overlaps(row["runtime"]) else f"{row['milliseconds_p95']:.1f}",
-                "note": " ".join(busy),
-            }
+            line |= {"samples/s": f"{row['samples_per_second']:.1f}", "quartiles": f"{low:.1f} to {high:.1f}"}
+            line |= {"speed-up": f"{row['ratio']:.2f}"}
+            line |= {"p95 ms": "" if overlaps(row["runtime"]) else f"{row['milliseconds_p95']:.1f}"}
+            line["note"] = " ".join(busy)
         lines.append(line)
     return pd.DataFrame(lines)
 

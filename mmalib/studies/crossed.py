@@ -87,7 +87,7 @@ def sparse(study: Study, run: Run, unfinished: Path) -> dict:
         rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
         how = {"folder": unfinished, "loss": task.loss}
         model, history, _ = unstructured.gradually(settings, model, rows, dev, **how)
-    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
+    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)}
     return _kept(study, run, task, data, model, tokenizer, estimate, sparsity=zeros, history=history)
 
 

@@ -83,7 +83,7 @@ def tuned(
     model, history = finetune(model, rows, dev, how, **given)
     parts = kept(study, run, model, tokenizer, history, parameters=model.num_parameters())
     if "share" in settings:
-        parts["sparsity"] = {"requested": settings["share"], "measured": sparsity.measured(model)["total"]}
+        parts["sparsity"] = {"requested": settings["share"], "measured": sparsity.measured(model)}
     return parts
 
 

@@ -42,8 +42,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
         to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
         measure = partial(score, tokenizer=tokenizer, corpora=to_score, max_length=settings["max_length"])
     model, history, curve = gradually(settings, model, rows, dev, loss=loss, folder=unfinished, measure=measure)
-    zeros = sparsity.measured(model)
-    zeros = {"requested": settings["share"], "measured": zeros["total"], "layers": zeros["layers"]}
+    zeros = {"requested": settings["share"], "measured": sparsity.measured(model)}
     return kept(study, run, model, tokenizer, history, sparsity=zeros, curve=curve)
 
 
@@ -61,7 +60,7 @@ def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
         model, own = copy.deepcopy(dense), settings | ({settings["varies"]: value[0]} if value else {})
         worth, steps = criterion(own, dense, tokenizer, rows), own.get("steps", 1)
         sparsity.one_shot_(model, worth, share, pattern, steps=steps)
-        point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)["total"]}
+        point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)}
         point |= {"value": value[0]} if value else {}
         scores = score(model, tokenizer, to_score, max_length=settings["max_length"])
         store.add_point(unfinished, {**point, "scores": scores})

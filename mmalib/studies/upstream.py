@@ -75,8 +75,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     size["weights_left"] = sum(int(mask.sum()) for mask in masks.values())
     about["total"] = steps * settings["upstream_batch"]
     store.write_atomic(folder / "README.md", CARD.format(run=run.name, **settings, **about, **size))
-    zeros = sparsity.measured(student)
-    zeros = {"requested": settings["share"], "measured": zeros["total"], "layers": zeros["layers"]}
+    zeros = {"requested": settings["share"], "measured": sparsity.measured(student)}
     return {"history": {"log": log}, "sparsity": zeros, "read": about, "size": size}
 
 
