@@ -13,7 +13,8 @@ from mmalib.reports import costs
 
 
 def record(run, cores=2, timings=None, **settings):
-    return {"run": run, "settings": settings, "timings": timings, "machine": {"cores": cores, "cpu": "Xeon(R) Processor"}}
+    on = {"cores": cores, "cpu": "Xeon(R) Processor"}
+    return {"run": run, "settings": settings, "timings": timings, "machine": on}
 
 
 def test_a_gpu_is_named_in_place_of_the_cores():
