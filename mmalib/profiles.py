@@ -111,8 +111,7 @@ class Profile:
     upstream_epochs: float = sizes(0.5, 3, 1, 3)
     upstream_batch: int = sizes(128, 2048, 2048)  # subwords
     # pruning × distillation × adapters, notebook 09; each pruned model is trained on for `gate_epochs` + `gate_after`
-    # None: the first of the backbones, whose baselines are there; a further one is tuned on as much as all rows are
-    cross_backbone: str | None = sizes(None, None, "e5-half", None)
+    cross_backbone: str | None = sizes(None, None, "e5-half", None)  # None: the first of the backbones
     cross_shares: tuple[float, ...] = sizes((0.6,), (0.6,), (0.6, 0.8, 0.95))  # that go; other seeds: the first
     cross_sentences: int | None = sizes(16, 120, 4000, None)  # cap on English training sentences, or pairs
     cross_scored: int | None = sizes(8, 30, None)  # cap on every dev and test set

@@ -179,6 +179,18 @@ def test_a_failing_cell_ends_the_study_with_its_error_and_leaves_the_executed_no
     assert [path.name for path in executed.parent.iterdir()] == ["01_bad.ipynb"]
 
 
+def test_a_kernel_is_handed_on_without_what_a_notebook_left_in_it(write, tmp_path):
+    left = "import os, torch\nmine = os.getpid()\nprint(mine)"
+    write("01_a", left)
+    folder = write("06_b", "import os, sys\nprint(os.getpid(), 'torch' in sys.modules, 'mine' in globals())")
+    assert batch.run("quick", runs=tmp_path, folder=folder) == 0
+    first, second = (tmp_path / "quick" / "notebooks" / f"{name}.ipynb" for name in ("01_a", "06_b"))
+    assert outputs(second).split() == [outputs(first).strip(), "True", "False"]
+    counts = [cell.execution_count for cell in nbformat.read(second, as_version=4).cells if cell.cell_type == "code"]
+    assert counts == [1, 2, 3]
+    assert ended(int(outputs(first)))
+
+
 def test_a_kernel_that_dies_is_a_failing_cell(write, tmp_path, capfd):
     folder = write("01_dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert batch.run("quick", runs=tmp_path, folder=folder) == 1

@@ -104,6 +104,7 @@ def test_the_answer_says_what_the_most_and_the_least_faithful_keep():
         made("05-b", "graph", 0.45, 0.63, 0.72, base, graph="static", int8="static"),
         made("05-c", "graph", 0.9, 0.1, 0.1, base, graph="float", int8="float"),  # no smaller
         made("04-d", "student", 0.9, 0.1, 0.1, base, setting="unlabelled", sees_target_text=True),
+        made("06-e", "combination", 0.9, 0.9, 0.9, base, combination="distil-text-q", start={"sees_target_text": True}),
     ]
     said = reports.answer.text(records)
     assert "`e5` finds those of English with F1 0.90" in said and "(mean of 1 seed)" in said

@@ -1,8 +1,6 @@
 """The whole study without a browser: papermill over the notebooks in order, resumable, one line for each.
 
-Notebooks skip the runs whose record is there, so starting again after a kill simply goes on. Each notebook
-has a kernel of its own in this interpreter. That kernel dies with the study, even if the study is killed, and
-shares its lock, so that no orphan can write records beside a study that was started again. Those of `BESIDE` run
+Notebooks skip the runs whose record is there, so starting again after a kill simply goes on. Those of `BESIDE` run
 two at a time, each on half of the threads: small models keep two processes busier than one.
 """
 
@@ -10,7 +8,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mmalib import plan, profiles
+from mmalib.app.kernels import Kernels
 from mmalib.records import lock, machine, store
 from mmalib.studies.workers import CLUSTER, asked_for
 
@@ -32,18 +30,6 @@ BESIDE = ("03", "05", "02", "04")
 ROOM = 6.0  # GiB that must be free before a study starts
 CLEARED = "\r\x1b[K"  # a terminal's line, empty
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
-
-# What a kernel runs. `lifeline` is the reading end of a pipe that only the study could write to: the read
-# returns when the study is gone. ipykernel only polls its parent, and may miss one that died early.
-KERNEL = """
-import os, runpy, shutil, threading
-def follow():
-    os.read({lifeline}, 1)
-    shutil.rmtree({folder!r}, ignore_errors=True)
-    os.killpg(os.getpid(), 9)  # a kernel leads a group of its own; its workers go with it
-threading.Thread(target=follow, daemon=True).start()
-runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
-"""
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -76,8 +62,9 @@ def run(
         for leftover in (home / "notebooks").glob("*.running.ipynb"):
             leftover.unlink()
         parameters = {"profile": profile, "runs": str(Path(runs).resolve())}
-        if not all(_execute_all(paths, home, parameters, held) for paths in _stages(chosen)):
-            return 1
+        with Kernels(held) as kernels:
+            if not all(_execute_all(paths, home, parameters, kernels) for paths in _stages(chosen)):
+                return 1
     _report(home, begun)
     return 0
 
@@ -151,27 +138,28 @@ def _stages(paths: list[Path]) -> list[list[Path]]:
     return [sorted(stage, key=lambda path: BESIDE.index(path.name[:2])) if stage[1:] else stage for stage in stages]
 
 
-def _execute_all(paths: list[Path], home: Path, parameters: dict, held: int) -> bool:
+def _execute_all(paths: list[Path], home: Path, parameters: dict, kernels: Kernels) -> bool:
     """Execute notebooks, two at a time; when one has failed no other begins, and False is returned."""
     workers, stopped = min(2, len(paths)), threading.Event()
     threads = machine.threads() // workers
 
     def execute(path: Path) -> None:
-        if not stopped.is_set() and not _execute(path, running, home, parameters, held, lifeline, threads):
+        if not stopped.is_set() and not _execute(path, running, home, parameters, kernels, threads):
             stopped.set()
 
-    with _progress() as running, ThreadPoolExecutor(workers) as pool, _lifeline() as lifeline:
+    with _progress() as running, ThreadPoolExecutor(workers) as pool:
         try:
             for task in as_completed([pool.submit(execute, path) for path in paths]):
                 task.result()
         except BaseException:  # interrupted: what runs ends with its kernel, in silence
             stopped.set()
             running.clear()
+            kernels.end()
             raise
     return not stopped.is_set()
 
 
-def _execute(path: Path, running: dict, home: Path, parameters: dict, held: int, lifeline: int, threads: int) -> bool:
+def _execute(path: Path, running: dict, home: Path, parameters: dict, kernels: Kernels, threads: int) -> bool:
     """Execute one notebook; say how it went, and leave the executed copy either way."""
     import papermill  # here: half a second that `--help` need not wait for
     from nbclient.exceptions import DeadKernelError
@@ -183,7 +171,7 @@ def _execute(path: Path, running: dict, home: Path, parameters: dict, held: int,
     begin, cells, failure, result = time.monotonic(), [], "", ""
     running[path.stem] = begin, cells, _code_cells(path)
     try:
-        with _kernel(held, lifeline, threads) as kernel:
+        with kernels.borrow(threads) as kernel:
             how = {"kernel_name": "python3", "language": "python", "km": kernel, "progress_bar": False}
             how |= {"start_timeout": 120, "iopub_timeout": 120}  # a busy machine is slow, not broken
             how["on_cell_execute"] = lambda cell, cell_index: cells.append(cell.source)
@@ -208,49 +196,6 @@ def _execute(path: Path, running: dict, home: Path, parameters: dict, held: int,
             lines.append(f"  The executed notebook: {executed}")
     _say("\n".join(lines))
     return not failure
-
-
-@contextmanager
-def _lifeline() -> Iterator[int]:
-    """The reading end of a pipe that nobody writes to: who reads it returns when this ends, however it ends."""
-    lifeline, ours = os.pipe()
-    try:
-        yield lifeline
-    finally:
-        os.close(ours)
-        os.close(lifeline)
-
-
-@contextmanager
-def _kernel(held: int, lifeline: int, threads: int) -> Iterator:
-    """A kernel in this very interpreter, whatever kernels are installed; it talks over files, not ports."""
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_core.utils import run_sync
-
-    with tempfile.TemporaryDirectory(prefix="mmalib-") as folder:  # socket paths must be short
-        specs = KernelSpecManager(kernel_dirs=[])
-        connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
-        kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, **connection)
-        program = KERNEL.format(lifeline=lifeline, folder=folder)
-        kernel.kernel_spec.argv = [sys.executable, "-c", program, "-f", "{connection_file}"]
-        environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment["IPYTHONDIR"] = folder  # nobody's start-up files or history
-        environment["KINETO_LOG_LEVEL"] = "99"  # torch's profiler writes past Python, between the lines of progress
-        if threads < machine.threads():
-            environment |= {machine.THREADS: str(threads), "OMP_NUM_THREADS": str(threads)}
-        in_haste = True
-        try:
-            run_sync(kernel.start_kernel)(env=environment, pass_fds=(held, lifeline))
-            client = kernel.client()
-            kernel.client = lambda: client  # papermill's own client would be left with its sockets open
-            try:
-                yield kernel
-            finally:
-                client.stop_channels()
-            in_haste = False
-        finally:
-            run_sync(kernel.shutdown_kernel)(now=in_haste)
 
 
 @contextmanager

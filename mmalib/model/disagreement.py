@@ -20,12 +20,9 @@ def between(words: Sequence[list[str]], gold: list[list[str]], before: list[list
     sentences = [list(zip(*sentence, strict=True)) for sentence in zip(words, before, after, strict=True)]
     changed = [(word, old, new) for sentence in sentences for word, old, new in sentence if old != new]
     frequent = Counter(word for word, _, _ in changed).most_common(TOP)
-    comparison = {
-        **difference(gold, before, after),
-        "words": sum(map(len, words)),
-        "changed": len(changed),
-        "most": [{"word": word, "times": times, "how": _how(word, changed)} for word, times in frequent],
-    }
+    most = [{"word": word, "times": times, "how": _how(word, changed)} for word, times in frequent]
+    size = {"words": sum(map(len, words)), "changed": len(changed), "most": most}
+    comparison = {**difference(gold, before, after), **size}
     if frequent:
         first = frequent[0][0]
         held = [[old if word == first else new for word, old, new in sentence] for sentence in sentences]

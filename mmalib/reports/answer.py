@@ -34,18 +34,21 @@ def _compressed(records: list[dict]) -> str:
     for record in of_kind(records, "combination", "gradual", "student", "graph"):
         base, settings = tables.of_part(record, "base", records), record["settings"]
         as_large = settings.get("int8") == "float" or settings.get("setting") == "plain"
-        if base and not settings.get("sees_target_text") and not as_large:
+        if base and not as_large and not settings.get("start", settings).get("sees_target_text"):
             f1, dense = _f1(record), _f1(base)
             unseen = sum(f1[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), NOTHING)
-            rows.append((unseen, f1["en"] / max(dense["en"], NOTHING), words.words(settings, record["run"])))
+            about = {"model": words.words(settings, record["run"]), "seed": settings["seed"]}
+            rows.append(about | {"unseen": unseen, "english": f1["en"] / max(dense["en"], NOTHING)})
     if not rows:
         return "What pruning, students and int8 leave of that has not been run on it yet."
-    worse = sum(unseen < english for unseen, english, _ in rows)
-    most, least = max(rows), min(rows)
+    made = pd.DataFrame(rows)
+    seeds, kept = made["seed"].nunique(), made.groupby("model")[["unseen", "english"]].mean().sort_values("unseen")
+    worse, most, least = (kept["unseen"] < kept["english"]).sum(), kept.iloc[-1], kept.iloc[0]
     return (
-        f"Made smaller or faster, {worse} of {len(rows)} models lose more of the unseen languages than of English: the "
-        f"most faithful ({most[2]}) keeps {most[0]:.0%} of them and {most[1]:.0%} of English, the least faithful "
-        f"({least[2]}) {least[0]:.0%} and {least[1]:.0%}."
+        f"Made smaller or faster without text of theirs, {worse} of {len(kept)} models lose more of the unseen "
+        f"languages than of English (1{f' to {seeds} seeds' if seeds > 1 else ' seed'} each): the most faithful "
+        f"({most.name}) keeps {most['unseen']:.0%} of them and {most['english']:.0%} of English, the least faithful "
+        f"({least.name}) {least['unseen']:.0%} and {least['english']:.0%}."
     )
 
 
