@@ -96,9 +96,8 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
         disk.tell(folder, about)
-        speed = shipped.speed(ner)
-        here = f"{speed:.0f} sentences of about {shipped.WORDS} words a second, threads: {machine.threads()}"
-        here = f"Measured with the card: {here}, {machine.cpu()}."
+        speed = f"{shipped.speed(ner):.0f} sentences of about {shipped.WORDS} words a second"
+        here = f"Measured with the card: {speed}, threads: {machine.threads()}, {machine.cpu()}."
         told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}
         told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
         written = card.text(told, about, here, folder=target.name, before=before, wrong=wrong)

@@ -47,16 +47,9 @@ def export(
         parity = _parity(plain, session(fresh))
         plain.config.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
-        about = {
-            **(provenance or {}),
-            "parity": parity,
-            "sparsity": zeros / total,
-            "encoder_weights": total,
-            "megabytes": size_mb(fresh, GRAPH),
-            "opset": OPSET,
-            "commit": machine.commit(),
-            "versions": machine.versions(),
-        }
+        about = (provenance or {}) | {"parity": parity, "sparsity": zeros / total, "encoder_weights": total}
+        about |= {"megabytes": size_mb(fresh, GRAPH), "opset": OPSET}
+        about |= {"commit": machine.commit(), "versions": machine.versions()}
         tell(fresh, about)
     return about
 

@@ -83,10 +83,8 @@ def measure_with(
         return {language: word_logits(run, text) for language, text in dev.items()}
 
     def f1(of_words: dict[str, list[np.ndarray]]) -> dict[str, float]:
-        return {
-            language: entity_scores(text.tags, tags(of_words[language], LABELS), resamples=1)["f1"]
-            for language, text in dev.items()
-        }
+        predicted = {language: tags(rows, LABELS) for language, rows in of_words.items()}
+        return {name: entity_scores(dev[name].tags, predicted[name], resamples=1)["f1"] for name in dev}
 
     in_float = logits(source)
 

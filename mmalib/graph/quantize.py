@@ -86,22 +86,11 @@ def quantize(
                 shutil.copy2(path, fresh / path.name)
         _build(proto, fresh / GRAPH, nodes, ranges, format)
         before = json.loads((Path(source) / PROVENANCE).read_text(encoding="utf-8"))
-        about = {
-            **before,
-            **(provenance or {}),
-            "megabytes": size_mb(fresh, GRAPH),
-            "quantization": {
-                "kind": kind,
-                "format": "dynamic" if ranges is None else format,
-                "quantized": len(chosen),
-                "skip": sorted(skip),
-                "embeddings": embeddings,
-                **_zeros(onnx.load(fresh / GRAPH).graph, float_weights),
-                "megabytes_float": before["megabytes"],
-            },
-            "commit": machine.commit(),
-            "versions": machine.versions(),
-        }
+        how = {"kind": kind, "format": "dynamic" if ranges is None else format, "quantized": len(chosen)}
+        how |= {"skip": sorted(skip), "embeddings": embeddings, **_zeros(onnx.load(fresh / GRAPH).graph, float_weights)}
+        how["megabytes_float"] = before["megabytes"]
+        about = before | (provenance or {}) | {"megabytes": size_mb(fresh, GRAPH), "quantization": how}
+        about |= {"commit": machine.commit(), "versions": machine.versions()}
         tell(fresh, about)
     return about
 
@@ -158,12 +147,10 @@ def _build(proto: onnx.ModelProto, path: Path, nodes: list[str], ranges: Ranges 
     for tensor, (low, high) in known.items():
         if not (np.isfinite([low, high]).all() and low <= high):
             raise ValueError(f"The range of {tensor} is {low} to {high}. Calibrate again, or tune the model again.")
-    data = TensorsData(CalibrationMethod.MinMax, known)
     inferred = save_and_reload_model_with_shape_infer(proto)
-    common = (QuantType.QInt8, QuantType.QUInt8, data, nodes, [], kinds)
+    common = (QuantType.QInt8, QuantType.QUInt8, TensorsData(CalibrationMethod.MinMax, known), nodes, [], kinds)
     if format == "qdq":
-        options = {"OpTypesToExcludeOutputQuantization": ["MatMul"]}
-        quantizer = QDQQuantizer(inferred, True, False, *common, options)
+        quantizer = QDQQuantizer(inferred, True, False, *common, {"OpTypesToExcludeOutputQuantization": ["MatMul"]})
     else:
         quantizer = ONNXQuantizer(inferred, False, False, QuantizationMode.QLinearOps, True, *common, {})
     built = quantizer.quantize_model()

@@ -69,8 +69,7 @@ def random_rows(
     """Rows of random subwords between the special tokens: calibration for those who have no text at all."""
     special = set(tokenizer.all_special_ids)
     usable = [token for token in range(vocabulary or len(tokenizer)) if token not in special]
-    draw = np.random.default_rng(seed)
-    inner = draw.choice(usable, size=(number, length - 2)).tolist()
+    inner = np.random.default_rng(seed).choice(usable, size=(number, length - 2)).tolist()
     return [[tokenizer.cls_token_id, *row, tokenizer.sep_token_id] for row in inner]
 
 

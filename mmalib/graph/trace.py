@@ -47,11 +47,8 @@ def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
 def matmuls(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """The MatMuls of the encoder's linear maps in an exported float graph, by the names of their modules."""
     weights = {tensor.name for tensor in graph.initializer}
-    return {
-        node.name: node
-        for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] == f"{node.name}.weight" and node.input[1] in weights
-    }
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    return {node.name: node for node in products if node.input[1] == f"{node.name}.weight"}
 
 
 class _Map(torch.autograd.Function):

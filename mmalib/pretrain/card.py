@@ -33,27 +33,16 @@ def report(
     """Leave shape, size, cost and retrieval of one backbone beside its weights; with e5's, the vocabulary's cost."""
     about, steps = machine.describe(), log[-1]["step"] if log else 0
     own = sum(path.stat().st_size for path in (weights / name).iterdir() if path.name != REPORT)
-    others = [language for language in news if language != "en"]
-    told = {
-        "origin": ORIGINS[name],
-        "layers": model.config.num_hidden_layers,
-        "width": model.config.hidden_size,
-        "neurons": model.config.intermediate_size,
-        "parameters": model.num_parameters(),
-        "layer_parameters": sum(p.numel() for p in model.encoder.parameters()),
-        "megabytes": own / 1e6,
-        "steps": steps,
-        "seconds": log[-1]["seconds"] if log else 0,
-        "tokens_seen": steps * TOKENS,
-        "machine": f"{about['gpu'] or about['cpu']}, {about['cores']} CPU cores",
-        "text": prepared.facts,
-        **({"coverage": prepared.coverage} if name == "e5" else {}),
-        "retrieval": {
-            f"en to {other}": retrieval(model, prepared.tokenizer, news["en"], news[other]) for other in others
-        },
-        "retrieval_lines": len(news["en"]),
-        "log": log,
-    }
+    told = {"origin": ORIGINS[name], "layers": model.config.num_hidden_layers, "width": model.config.hidden_size}
+    told |= {"neurons": model.config.intermediate_size, "parameters": model.num_parameters()}
+    told |= {"layer_parameters": sum(p.numel() for p in model.encoder.parameters()), "megabytes": own / 1e6}
+    told |= {"steps": steps, "seconds": log[-1]["seconds"] if log else 0, "tokens_seen": steps * TOKENS}
+    told |= {"machine": f"{about['gpu'] or about['cpu']}, {about['cores']} CPU cores", "text": prepared.facts}
+    if name == "e5":
+        told["coverage"] = prepared.coverage
+    others = {f"en to {language}": lines for language, lines in news.items() if language != "en"}
+    found = {pair: retrieval(model, prepared.tokenizer, news["en"], lines) for pair, lines in others.items()}
+    told |= {"retrieval": found, "retrieval_lines": len(news["en"]), "log": log}
     store.write_atomic(weights / name / REPORT, json.dumps(told, indent=1) + "\n")
 
 
@@ -63,15 +52,13 @@ def card(
     """The backbones' card; `quality` is a frame of runs tuned from them, `rounding` what 4 bits cost such a run."""
     read = next(iter(about.values()))
     lines, tokens = read["text"]["lines"], read["text"]["tokens"]
-    text = ", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines)
-    shared = sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6
     drawn, profile = reports.backbones.draw(about), load_profile("small")
     frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
     mean = f"the mean of ten checkpoints of each epoch after the first {profile.average_from}"
     end = "the epoch that is best on English dev" if profile.average_from is None else mean
     return TEMPLATE.read_text().format(
         backbones=tables.markdown(drawn["table_backbones"]),
-        shared=shared,
+        shared=sum(path.stat().st_size for path in (weights / SHARED).iterdir()) / 1e6,
         machine=read["machine"],
         quality=_quality(quality),
         profile=profile,
@@ -80,7 +67,7 @@ def card(
         tried=RECIPE_TRIAL["trial_sentences"],
         rounding="Not measured yet." if rounding is None else tables.markdown(rounding),
         subwords=tables.markdown(drawn["table_subwords"]),
-        text=text,
+        text=", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines),
         checked=read["text"]["checked_against"],
         left_out=read["text"]["left_out"],
     )

@@ -20,9 +20,8 @@ ALPHABET = [["a"]]  # text in the Latin script; its single letters stay, and the
 
 def usage(tokenizer: Tokenizer, text: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
     """How often each language uses each piece, [pieces]."""
-    size = tokenizer.get_vocab_size()
     ids = {name: np.concatenate(tokenize(tokenizer, lines)) for name, lines in text.items()}
-    return {name: np.bincount(of_language, minlength=size) for name, of_language in ids.items()}
+    return {name: np.bincount(of_language, minlength=tokenizer.get_vocab_size()) for name, of_language in ids.items()}
 
 
 def choose(counts: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerFast, size: int) -> list[int]:

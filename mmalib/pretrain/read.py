@@ -43,6 +43,11 @@ LAYER = {
     "fo": "output.dense",
     "oln": "output.LayerNorm",
 }
+# The seven numbers of the shape, in the file's order, as BertConfig calls them.
+SHAPE = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size"),
+)
 
 
 class File(NamedTuple):
@@ -86,20 +91,9 @@ def _read(data: bytes) -> File:
     magic, version, *shape, epsilon, block = struct.unpack_from("<4sI7ifi", data)
     if (magic, version, block) != (MAGIC, VERSION, BLOCK):
         raise ValueError(f"it begins with {magic!r}, version {version}, {block} values a block")
-    hidden, layers, heads, inner, rows, positions, types = shape
-    config = BertConfig(
-        vocab_size=rows,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-        max_position_embeddings=positions,
-        type_vocab_size=types,
-        layer_norm_eps=float(np.float32(epsilon).astype(str)),  # 1e-12, not the float32 nearest to it
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-    )
+    settings = dict(zip(SHAPE, shape, strict=True))
+    settings["layer_norm_eps"] = float(np.float32(epsilon).astype(str))  # 1e-12, not the float32 nearest to it
+    config = BertConfig(**settings, pad_token_id=1, bos_token_id=0, eos_token_id=2)
     at = _after_tokenizer(data, struct.calcsize("<4sI7ifi"))
     (number,) = struct.unpack_from("<i", data, at)
     with torch.device("meta"):  # for the shapes alone
