@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.plan import COMBINED_STUDENTS, HALVED, OPEN_TEXT, of_kind
-from mmalib.reports import figures, speed, speed_real, tables
+from mmalib.reports import figures, speed, speed_real, tables, words
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
 KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
@@ -56,7 +56,7 @@ def sums(records: list[dict]) -> pd.DataFrame:
         if dense is None or not pairs or any(None in pair for pair in pairs.values()):
             continue
         row = {"model": _label(record), "corpus": record["settings"]["corpus"]}
-        row |= {"combination": record["settings"]["combination"]}
+        row["combination"], row["words"] = record["settings"]["combination"], words.words(record["settings"], "")
         for language in figures.COLOURS:
             alone = {what: 100 * (_f1(base, language) - _f1(run, language)) for what, (base, run) in pairs.items()}
             lost = 100 * (_f1(dense, language) - _f1(record, language))
@@ -68,7 +68,7 @@ def sums_table(records: list[dict]) -> pd.DataFrame:
     """The parts' losses, their sum and the measured loss, in points of test F1, in the mean over seeds."""
     if (losses := sums(records)).empty:
         return losses
-    mean = losses.groupby(["corpus", "combination", "model", "language"]).mean().reset_index()
+    mean = losses.groupby(["corpus", "combination", "model", "words", "language"]).mean().reset_index()
     alone = mean.filter(["sparse, taught", "smaller, taught", "int8 (QAT)"])
     parts = [", ".join(f"{what} {lost:+.1f}" for what, lost in row.dropna().items()) for _, row in alone.iterrows()]
     made = mean[["model", "corpus", "language"]].assign(alone=parts)
@@ -80,10 +80,10 @@ def sums_figure(records: list[dict]) -> Figure | None:
     """The loss that the parts predict against the measured one: a point a combination and language."""
     if (losses := sums(records)).empty:
         return None
-    with figures.drawing(4.4, 3.0) as drawn:
+    with figures.drawing(5.4, 3.0) as drawn:
         axes = drawn.subplots()
-        markers = dict(zip(dict.fromkeys(losses["model"]), cycle("os^DvP"), strict=False))
-        mean = losses.groupby(["model", "language"], sort=False)[["predicted", "measured"]].mean()
+        markers = dict(zip(dict.fromkeys(losses["words"]), cycle("os^DvP"), strict=False))
+        mean = losses.groupby(["words", "language"], sort=False)[["predicted", "measured"]].mean()
         low, high = mean.to_numpy().min(), mean.to_numpy().max()
         room = 0.08 * max(1.0, high - low)
         ends = [min(0.0, low) - room, high + room]

@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mmalib.plan import FLOOR_POINTS, of_kind
-from mmalib.reports import figures, tables
-from mmalib.reports.combined import whole_of
+from mmalib.reports import combined, figures, tables
 
 NAMES = {
     "float": "float",
@@ -44,7 +43,7 @@ def table_6(records: list[dict]) -> pd.DataFrame:
     rows = [
         _model(record)
         | {"trained on": _training(record["settings"])}
-        | tables.scores_of(record, whole_of(record, records))
+        | tables.scores_of(record, combined.whole_of(record, records))
         for record in _graphs(records)
     ]
     ours = tables.over_seeds(rows, ("model", "source", "seeds", "trained on"))
@@ -119,7 +118,7 @@ def changes(records: list[dict]) -> pd.DataFrame:
         | {"language": language, "split": split}
         | {"points": 100 * (record["scores"][language][split]["f1"] - base["scores"][language][split]["f1"])}
         for record in of_kind(records, "graph")
-        if (base := whole_of(record, records)) and base is not record
+        if (base := combined.whole_of(record, records)) and base is not record
         for language, split in tables.CELLS
     ]
     return pd.DataFrame(rows, columns=[*keys, "language", "split", "points"])
