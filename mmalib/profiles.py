@@ -102,7 +102,7 @@ class Profile:
     compound: tuple[str, ...] | None = sizes(SMOKE_COMPOUND, QUICK_COMPOUND, None)  # its parts, see mmalib.plan
     compound_updates: int | None = sizes(None, 2, None)  # of its masks, None: pruning_updates
     compound_batches: tuple[int, ...] = sizes((1,), (1,), (1, 32))
-    recipe_epochs: float = sizes(1 / 8, 1.0, 1.0)  # share of the published recipes' epochs
+    recipe_epochs: float = sizes(1 / 8, 1.0, 1 / 4, 1.0)  # share of the published recipes' epochs, as `pruning_epochs`
     ablation_gradients: tuple[int, ...] = sizes((4,), (2, 8), (16, 64, 256, 1024))
     ablation_shares: tuple[float, ...] = sizes((0.5,), (0.7,), (0.5, 0.7))  # sparsities at once
     # plain text to prune upstream on, or None: the corpora's training sentences; a student reads it as well
