@@ -57,6 +57,7 @@ def agree(one, other, room=0.01):
     assert np.abs(one - other).mean() < room * np.abs(other).max()
 
 
+@pytest.mark.skipif(machine.saturates(), reason="u8 x s8 products saturate on this CPU, in each runtime otherwise")
 @pytest.mark.parametrize("form", quantize.FORMATS)
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "xlm-r"])
 def test_it_computes_the_int8_graph(int8, architecture, form):
