@@ -88,7 +88,6 @@ def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, toke
     assert (fake == gold).mean() > 0.95 and len(set(fake)) > 5  # and not because all is O
 
 
-@pytest.mark.skipif(machine.saturates(), reason="u8 x s8 products saturate on this CPU: the graph computes otherwise")
 def test_every_map_of_the_graph_computes_what_the_fake_one_does(learnt):
     # Given the very same input: over several layers single values fall to either side of a step. A value half-way
     # between two steps may do so even here, and puts its row off by no more than one step of that value.
@@ -97,7 +96,12 @@ def test_every_map_of_the_graph_computes_what_the_fake_one_does(learnt):
     whole = trace.matmuls(onnx.load(folder / "float" / "model.onnx").graph)
     tensors = {name for node in whole.values() for name in (node.input[0], node.output[0])}
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in sorted(tensors))
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    how = onnxruntime.SessionOptions()
+    if machine.saturates():  # u8 x s8 products, as of ONNX Runtime's fused kernels; node by node, qdq has none
+        if any(node.op_type == "QLinearMatMul" for node in proto.graph.node):
+            pytest.skip("products saturate on this CPU: the graph computes otherwise")
+        how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), how, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     ids = torch.randint(5, 900, (3, 20), generator=torch.Generator().manual_seed(1)).numpy()
     found = dict(zip(names, session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)}), strict=True))

@@ -57,7 +57,6 @@ def agree(one, other, room=0.01):
     assert np.abs(one - other).mean() < room * np.abs(other).max()
 
 
-@pytest.mark.skipif(machine.saturates(), reason="u8 x s8 products saturate on this CPU, in each runtime otherwise")
 @pytest.mark.parametrize("form", quantize.FORMATS)
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "xlm-r"])
 def test_it_computes_the_int8_graph(int8, architecture, form):
@@ -65,7 +64,8 @@ def test_it_computes_the_int8_graph(int8, architecture, form):
     wanted = logits(folder, pad=pad)
     for threads in THREADS:
         agree(logits(folder, "torch", threads, pad), wanted)
-    agree(logits(folder, "torch:attention=bf16", max(THREADS), pad), wanted, room=0.04)
+    if form == "qoperator" or not machine.saturates():  # there, what bf16 rounds decides which products saturate
+        agree(logits(folder, "torch:attention=bf16", max(THREADS), pad), wanted, room=0.04)
 
 
 def smaller_(model):

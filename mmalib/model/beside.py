@@ -11,10 +11,7 @@ from safetensors.torch import load_file, save_file
 
 
 def put(kind: str, args, step: int, held: dict[str, torch.Tensor]) -> None:
-    """Put away what belongs to the checkpoint of this step, and remove what belongs to checkpoints that are gone."""
-    for path in Path(args.output_dir).glob(f"{kind}-*.safetensors"):
-        if not path.with_name(path.stem.replace(kind, "checkpoint")).exists():
-            path.unlink()
+    """Put away what belongs to the checkpoint of this step."""
     write(path_of(kind, args, step), held)
 
 
@@ -29,6 +26,13 @@ def get(kind: str, args, step: int, device: torch.device | str = "cpu") -> dict[
     if not path.exists():
         raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
     return load_file(path, device=str(device))
+
+
+def sweep(kind: str, args) -> None:
+    """Remove what belongs to checkpoints that are gone."""
+    for path in Path(args.output_dir).glob(f"{kind}-*.safetensors"):
+        if not path.with_name(path.stem.replace(kind, "checkpoint")).exists():
+            path.unlink()
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -122,10 +122,17 @@ def finetune(
         remove_unused_columns=False,  # a loss may read columns that the model does not
     )
     averaging = [] if recipe.average_from is None else [Averaging(recipe.average_from)]
-    collator = _Collator(dev.tokenizer, masked_words=recipe.masked_words)
-    given = {"train_dataset": rows, "data_collator": collator, "processing_class": dev.tokenizer}
-    given["callbacks"] = [*callbacks, *averaging]
-    trainer = _EntityTrainer(model, settings, dev=dev, recipe=recipe, loss=loss, **given)
+    trainer = _EntityTrainer(
+        model,
+        settings,
+        train_dataset=rows,
+        data_collator=_Collator(dev.tokenizer, masked_words=recipe.masked_words),
+        processing_class=dev.tokenizer,
+        callbacks=[*callbacks, *averaging],
+        dev=dev,
+        recipe=recipe,
+        loss=loss,
+    )
     gc.freeze()  # the Trainer collects garbage when it begins, and would look through all of torch each time
     try:
         with clock.phase("training"):
@@ -194,10 +201,14 @@ class _EntityTrainer(Trainer):
         if self.args.lr_scheduler_type != "linear":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            rewinds = [round(epoch * num_training_steps / self.recipe.epochs) for epoch in self.recipe.rewinds]
-            how = {"total": num_training_steps, "warm_up": self.args.get_warmup_steps(num_training_steps)}
-            how |= {"rewinds": rewinds, "floor": self.recipe.end_rate / self.args.learning_rate}
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, partial(rate_at, **how))
+            rate = partial(
+                rate_at,
+                total=num_training_steps,
+                warm_up=self.args.get_warmup_steps(num_training_steps),
+                rewinds=[round(epoch * num_training_steps / self.recipe.epochs) for epoch in self.recipe.rewinds],
+                floor=self.recipe.end_rate / self.args.learning_rate,
+            )
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
