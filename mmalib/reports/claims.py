@@ -253,11 +253,11 @@ def _tasks(records: list[dict]) -> Answer:
             continue
         row, share = settings["row"], settings.get("share")
         at = [settings[key] for key in ("backbone", "corpus", "seed")]
-        entities = plan.crossed_name("entities", row, *at, share=share)
-        if settings["kind"] == "crossed sparse" and _full(records, *at) == plan.baseline_name(*at):
+        entities, full = plan.crossed_name("entities", row, *at, share=share), _full(records, *at)
+        if settings["kind"] == "crossed sparse" and full == plan.baseline_name(*at):  # notebook 03 has pruned it
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
         seed = {"similarity, dense": plan.crossed_name("similarity", "FT", *at)}
-        seed |= {"entities, dense": _full(records, *at), "similarity": record["run"], "entities": entities}
+        seed |= {"entities, dense": full, "similarity": record["run"], "entities": entities}
         wanted.setdefault(f"{row} {share:.0%}" if share else row, []).append(seed)
     if not wanted:
         return _without(["runs of notebook 09 on similarity"])
