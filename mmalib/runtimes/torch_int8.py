@@ -69,12 +69,14 @@ def load(path: Path, threads: int, kernel: str, attention: str) -> Engine:
         raise ValueError(f"{path} has no int8 map of an encoder; this runtime is for static int8 graphs")
     model = _skeleton(path.parent, graph)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[attention]
+    # Without AVX-512 oneDNN has no kernel that writes bfloat16: what stands in for it takes a thousand times as long.
+    inside = dtype if flags["avx512f"] else torch.float32
     worth = WORTH_WITH_AMX if flags["amx_int8"] else WORTH
     with warnings.catch_warnings():  # torch says once that quantized tensors go in a future release; it is pinned
         warnings.simplefilter("ignore")
         products = {name: _product(one, kernel, worth) for name, one in maps.items()}
         Grid(1.0, 0).round(torch.zeros(1))
-    forward = _encoder(model, products, dtype)
+    forward = _encoder(model, products, dtype, inside)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def run(feeds: dict[str, np.ndarray]) -> np.ndarray:
@@ -228,9 +230,9 @@ def _skeleton(folder: Path, graph: onnx.GraphProto) -> PreTrainedModel:
 
 
 def _encoder(
-    model: PreTrainedModel, products: dict[str, Product], dtype: torch.dtype
+    model: PreTrainedModel, products: dict[str, Product], dtype: torch.dtype, inside: torch.dtype
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Ids and mask [batch, length] → logits, over the products of the model's maps."""
+    """Ids and mask [batch, length] → logits, over the products of the model's maps; attention in `dtype`."""
     names = {module: name for name, module in model.named_modules()}
     size = model.config.hidden_size // model.config.num_attention_heads
     body = []
@@ -244,7 +246,7 @@ def _encoder(
         batch, length, width = hidden.shape
         seen, hidden = mask.bool()[:, None, None, :], hidden.reshape(-1, width)  # hidden: [subwords, width]
         for joined, maps, after_attention, after_pair in body:
-            given = [one(hidden, dtype=dtype) for one in joined]  # query, key and value, together or not
+            given = [one(hidden, dtype=inside).to(dtype) for one in joined]  # query, key and value, together or not
             given = given if len(given) == 3 else given[0].chunk(3, dim=1)
             heads = [values.view(batch, length, -1, size).transpose(1, 2) for values in given]
             context = functional.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(1, 2)
