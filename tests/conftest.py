@@ -66,12 +66,14 @@ def tiny_vocabulary(sample_lines) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
     tokenizer.pre_tokenizer = before.BertPreTokenizer()
+    lines = [line for language in sorted(sample_lines) for line in sample_lines[language]]
+    # Without its letters given, the trainer numbers them as it meets them, another way in each process.
+    letters = [f"##{letter}" for letter in sorted(set("".join(lines)) - {" "})]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=1000, special_tokens=SPECIAL, limit_alphabet=250, min_frequency=5, show_progress=False
+        vocab_size=1000, special_tokens=SPECIAL + letters, min_frequency=5, show_progress=False
     )
-    tokenizer.train_from_iterator(
-        [line for language in sorted(sample_lines) for line in sample_lines[language]], trainer
-    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -79,23 +81,32 @@ def tiny_vocabulary(sample_lines) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory, tiny_vocabulary):
-    """A folder with a random BERT of two narrow layers: real enough for every code path, too small to be good."""
-    folder = tmp_path_factory.mktemp("tiny-backbone")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=tiny_vocabulary.get_vocab_size(),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=1024,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    BertTokenizer(
-        tokenizer_object=tiny_vocabulary, do_lower_case=False, strip_accents=False, model_max_length=1024
-    ).save_pretrained(folder)
-    return folder
+def random_backbone(tiny_vocabulary):
+    """A folder with a random BERT of so many narrow layers: real enough for every code path, too small to be good."""
+
+    def build(folder, layers):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=tiny_vocabulary.get_vocab_size(),
+            hidden_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=1024,
+        )
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+        BertTokenizer(
+            tokenizer_object=tiny_vocabulary, do_lower_case=False, strip_accents=False, model_max_length=1024
+        ).save_pretrained(folder)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(random_backbone, tmp_path_factory):
+    """Such a folder, of two layers."""
+    return random_backbone(tmp_path_factory.mktemp("tiny-backbone"), 2)
 
 
 @pytest.fixture(scope="session")

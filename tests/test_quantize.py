@@ -139,7 +139,9 @@ def test_zeros_survive_and_weights_are_symmetric(pruned, tokenizer, tmp_path, ki
     assert about["quantization"]["sparsity"] == zeros / total == about["sparsity"]
     assert about["quantization"]["sparsity_int8"] >= zeros / total
     whole, small = (logits(folder, tokenizer) for folder in (source, tmp_path / "int8"))
-    assert np.isfinite(small).all() and 0 < np.abs(small - whole).mean() < 0.25 * np.abs(whole).mean()
+    assert np.isfinite(small).all() and (small != whole).any()
+    if not machine.saturates():  # u8 x s8 products: there, random weights of any size may give anything
+        assert np.abs(small - whole).mean() < 0.25 * np.abs(whole).mean()
 
 
 def test_residuals_stay_in_float(source, minmax, tmp_path):
