@@ -6,7 +6,6 @@ Where some of a profile's settings were changed, the runs that come out otherwis
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -16,7 +15,7 @@ from itertools import product, zip_longest
 from pathlib import Path
 
 from mmalib.model.packed import fingerprint
-from mmalib.profiles import Profile
+from mmalib.profiles import Profile, changed
 from mmalib.speed.cases import ALL, SKIPPING, SPARSE, TORCH, Case, cases
 
 
@@ -225,16 +224,6 @@ def runs(
     if changes:
         every = _varied(every, _runs(changed(profile, changes), corpus), dict(changes))
     return [run for run in every if notebook in (None, run.settings["notebook"])]
-
-
-def changed(profile: Profile, changes: Mapping[str, object]) -> Profile:
-    """The profile with other settings."""
-    names = [field.name for field in dataclasses.fields(profile) if field.name != "name"]
-    for name in changes:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            raise ValueError(f"A profile has no setting '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""))
-    return dataclasses.replace(profile, **changes)
 
 
 def missing(records: Iterable[dict], wanted: Iterable[Run]) -> list[str]:

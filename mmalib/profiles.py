@@ -5,7 +5,14 @@ A profile says which backbones, seeds and corpora a study uses and how long it t
 `smoke` runs every line of the notebooks in seconds for the tests, and its numbers mean nothing.
 """
 
-from dataclasses import dataclass, field, fields
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from inspect import formatannotation
+from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 RUNTIMES = ("onnxruntime", "openvino", "deepsparse", "torch")
 RANGES = ("minmax", "percentile", "entropy")  # see mmalib.graph.ranges
@@ -138,7 +145,38 @@ PROFILES = {
 
 
 def load_profile(name: str) -> Profile:
-    """The profile called `name`."""
-    if name not in PROFILES:
-        raise ValueError(f"There is no profile '{name}'. Choose one of: {', '.join(PROFILES)}.")
-    return PROFILES[name]
+    """The profile called `name`, or that of a file (mine.json): what differs there from the profile `like`."""
+    if name in PROFILES:
+        return PROFILES[name]
+    if not name.endswith(".json"):
+        raise ValueError(f"There is no profile '{name}'. Choose one of: {', '.join(PROFILES)}, or give a .json file.")
+    try:
+        own = json.loads(Path(name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from None
+    if not isinstance(own, dict) or own.get("like") not in PROFILES:
+        raise ValueError(f'{name} names no profile to begin from: {{"like": "quick", …}}, or {", ".join(PROFILES)}.')
+    if (stem := Path(name).stem) in PROFILES:
+        raise ValueError(f"{name} would write into the folder of the profile '{stem}'. Give the file another name.")
+    return replace(changed(PROFILES[own.pop("like")], own), name=stem)
+
+
+def changed(profile: Profile, changes: Mapping[str, object]) -> Profile:
+    """The profile with other settings."""
+    kinds = {name: kind for name, kind in get_type_hints(Profile).items() if name != "name"}
+    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    for name, value in changes.items():
+        if name not in kinds:
+            near = get_close_matches(name, kinds, 1)
+            raise ValueError(f"A profile has no setting '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""))
+        if not _fits(value, kinds[name]):
+            raise ValueError(f"The setting '{name}' is {value!r}, where {formatannotation(kinds[name])} is wanted.")
+    return replace(profile, **changes)
+
+
+def _fits(value: object, kind) -> bool:
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(one, get_args(kind)[0]) for one in value)
+    return type(value) is kind or kind is float and type(value) is int

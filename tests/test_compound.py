@@ -355,4 +355,4 @@ def test_a_study_has_every_compound_model_of_the_paper():
     assert small["08-speed-12-layers-80-unstructured-e5-conll-seed1"].needs["model"] in small
     assert small["08-3-layers-80-4-block-e5-conll-seed1"].settings["initial"] == plan.SHALLOW
     with pytest.raises(ValueError, match="has '4 layers dense'. Known are 12 layers dense"):
-        plan.runs(plan.changed(profiles.PROFILES["small"], {"compound": ("4 layers dense",)}), "conll")
+        plan.runs(profiles.changed(profiles.PROFILES["small"], {"compound": ("4 layers dense",)}), "conll")

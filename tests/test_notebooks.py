@@ -1,6 +1,7 @@
 """The notebooks: their form, and every one of them run from the first cell to the last."""
 
 import ast
+import json
 import re
 import types
 from pathlib import Path
@@ -72,22 +73,29 @@ def test_it_asks_the_package_for_nothing_that_is_not_there(notebook):
         named(node)
 
 
-def test_the_study_runs_from_end_to_end_and_again_from_its_records(tmp_path, capsys):
-    assert batch.run("smoke", runs=tmp_path) == 0
-    home = tmp_path / "smoke"
+def test_the_study_runs_from_end_to_end_and_again_from_its_records(random_backbone, tmp_path, capsys):
+    """Every cell of every notebook, with random backbones in the place of the shipped ones."""
+    deep, shallow = (str(random_backbone(tmp_path / name, layers)) for name, layers in (("deep", 6), ("shallow", 2)))
+    own = {"like": "smoke", "backbones": [deep], "teacher": deep, "students": [shallow]}
+    own |= {"unlabelled_students": [shallow], "frozen": None, "frozen_after": None}
+    profile, home = tmp_path / "own.json", tmp_path / "own"
+    profile.write_text(json.dumps(own), encoding="utf-8")
+    assert batch.run(str(profile), runs=tmp_path) == 0
     records = {path: path.read_bytes() for path in (home / "records").glob("*.json")}
     frame = store.frame(store.read(home / "records"))
     assert set(frame["language"]) == {"en", "es", "nl"} and set(frame["split"]) == {"dev", "test"}
     assert frame["f1"].dropna().between(0, 1).all() and frame["pearson"].dropna().between(-1, 1).all()
     assert frame["f1"].isna().sum() == frame["pearson"].notna().sum() > 0
     table = pd.read_csv(home / "tables" / "table_1.csv")
-    assert list(table["model"]) == ["e5-half", "mlbert", "xlm"]
+    assert list(table["model"]) == ["deep", "mlbert", "xlm"]
     figure = (home / "figures" / "baselines.svg").read_bytes()
     executed = nbformat.read(home / "notebooks" / "01_baselines.ipynb", as_version=4)
     assert any("image/png" in output.get("data", {}) for cell in code(executed) for output in cell.outputs)
-    study = Study.open("smoke", tmp_path)
+    study = Study.open(str(profile), tmp_path)
     assert all(study.done(run) for run in study.runs())
-    assert batch.run("smoke", "01,06", runs=tmp_path) == 0  # one that draws early, and one whose runs need many others
+    assert (
+        batch.run(str(profile), "01,06", runs=tmp_path) == 0
+    )  # one that draws early, and one whose runs need many others
     assert {path: path.read_bytes() for path in (home / "records").glob("*.json")} == records
     assert (home / "figures" / "baselines.svg").read_bytes() == figure
     assert "RESULT" not in capsys.readouterr().out

@@ -1,12 +1,13 @@
 """The runs of a study as plain data: their order, their names, what a changed setting does, what is missing."""
 
+import dataclasses
 import re
 import subprocess
 import sys
 
 import pytest
 
-from mmalib import plan
+from mmalib import plan, profiles
 from mmalib.profiles import PROFILES, load_profile
 from mmalib.records import store
 from mmalib.studies.study import MAKERS
@@ -31,7 +32,7 @@ def test_settings_decide_the_digest_and_nothing_else_does():
     first, second = (plan.baseline(quick, "e5-half", "sample", seed) for seed in (1, 2))
     again = plan.baseline(quick, "e5-half", "sample", 1)
     assert first.digest == again.digest != second.digest
-    assert plan.baseline(plan.changed(quick, {"epochs": 9}), "e5-half", "sample", 1).digest != first.digest
+    assert plan.baseline(profiles.changed(quick, {"epochs": 9}), "e5-half", "sample", 1).digest != first.digest
 
 
 def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_from_it():
@@ -58,7 +59,7 @@ def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_
 
 def test_a_backbone_of_notebook_09_is_tuned_there_on_what_all_rows_read():
     changes = {"cross_backbone": "e5-narrow", "cross_sentences": 100}
-    runs = {run.name: run for run in plan.runs(plan.changed(load_profile("quick"), changes), "sample", "09")}
+    runs = {run.name: run for run in plan.runs(profiles.changed(load_profile("quick"), changes), "sample", "09")}
     full = runs["09-entities-ft-e5-narrow-sample-seed1"]
     assert full.needs == {} and full.settings["cross_sentences"] == 100
     for row in ("a", "d", "magnitude-60"):  # both tasks are pruned weight by weight: notebook 03 has not this backbone
@@ -81,6 +82,39 @@ def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
 def test_an_unknown_setting_is_one_line_with_the_nearest_name():
     with pytest.raises(ValueError, match="no setting 'prunning_epochs'. Did you mean 'pruning_epochs'?"):
         plan.runs(load_profile("quick"), "sample", changes={"prunning_epochs": 4})
+
+
+def test_a_profile_of_your_own_is_a_file_with_what_differs(tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"like": "quick", "epochs": 2, "pruning_epochs": 1, "one_shot": [0.5], "frozen": null}')
+    own, quick = load_profile(str(mine)), load_profile("quick")
+    assert own == dataclasses.replace(quick, name="mine", epochs=2, pruning_epochs=1, one_shot=(0.5,), frozen=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "mine.json is not JSON"),
+        ('["quick"]', "names no profile to begin from"),
+        ('{"like": "huge"}', "names no profile to begin from"),
+        ('{"like": "quick", "epoch": 2}', "no setting 'epoch'. Did you mean 'epochs'?"),
+        ('{"like": "quick", "name": "small"}', "no setting 'name'"),
+        ('{"like": "quick", "epochs": "2"}', "The setting 'epochs' is '2', where int is wanted."),
+        ('{"like": "quick", "epochs": true}', "The setting 'epochs' is True, where int is wanted."),
+        ('{"like": "quick", "seeds": [1, "2"]}', r"'seeds' is \(1, '2'\), where tuple\[int, ...\] is wanted."),
+    ],
+)
+def test_what_is_wrong_in_a_profile_of_your_own_is_one_line(tmp_path, text, says):
+    mine = tmp_path / "mine.json"
+    mine.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        load_profile(str(mine))
+
+
+def test_a_profile_of_your_own_cannot_take_a_name_that_is_taken(tmp_path):
+    (tmp_path / "quick.json").write_text('{"like": "small"}')
+    with pytest.raises(ValueError, match="would write into the folder of the profile 'quick'"):
+        load_profile(str(tmp_path / "quick.json"))
 
 
 def record(run, languages=("en", "es")):

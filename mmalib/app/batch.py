@@ -47,12 +47,12 @@ def run(
     profile: str, only: str | None = None, fresh: bool = False, runs: Path = Path("runs"), folder: Path = NOTEBOOKS
 ) -> int:
     """Execute the notebooks in order, or those that `only` numbers ("01,03"); 0 if all went well, else 1."""
-    profiles.load_profile(profile)  # an unknown name ends here, before anything is touched
+    sizes = profiles.load_profile(profile)  # an unknown name ends here, before anything is touched
     chosen = _choose(notebooks(folder), only)
     if fresh and only:
         raise ValueError("--fresh deletes what every notebook made, so it cannot go with --only. Drop one.")
-    home, begun = Path(runs) / profile, datetime.now(timezone.utc).isoformat(timespec="seconds")
-    _check(profile, home)
+    home, begun = Path(runs) / sizes.name, datetime.now(timezone.utc).isoformat(timespec="seconds")
+    _check(sizes, home)
     with lock.hold(home / "study.lock", f"A study in {home}") as held:
         making = lock.held(home / "locks")  # by a notebook in JupyterLab, say
         if fresh:
@@ -61,7 +61,8 @@ def run(
             store.sweep(home / name)
         for leftover in (home / "notebooks").glob("*.running.ipynb"):
             leftover.unlink()
-        parameters = {"profile": profile, "runs": str(Path(runs).resolve())}
+        file = profile if profile == sizes.name else str(Path(profile).resolve())  # kernels may be elsewhere
+        parameters = {"profile": file, "runs": str(Path(runs).resolve())}
         with Kernels(held) as kernels:
             if not all(_execute_all(paths, home, parameters, kernels) for paths in _stages(chosen)):
                 return 1
@@ -73,7 +74,7 @@ def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ())
     """Draw every table and figure again from the records alone; 0 if nothing is missing, else 1 and a list."""
     from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
 
-    home = Path(runs) / profile
+    home = Path(runs) / profiles.load_profile(profile).name
     records = store.read(home / "records")
     if not records:
         raise ValueError(f"There are no records in {home}. Run `python -m mmalib study --profile {profile}` first.")
@@ -101,13 +102,13 @@ def _choose(paths: list[Path], only: str | None) -> list[Path]:
     return [path for path in paths if path.name[:2] in wanted]
 
 
-def _check(profile: str, home: Path) -> None:
+def _check(profile: profiles.Profile, home: Path) -> None:
     """Refuse what would fail an hour later: data that is not there, a disk that is full, no Ray where it is wanted."""
     if (asked_for("--workers") > 1 or os.environ.get(CLUSTER)) and not importlib.util.find_spec("ray"):
         raise ValueError("Runs side by side need Ray: pip install '.[study,ray]', or start the study with make.")
     from mmalib.data import corpus  # here, as it brings in the datasets library
 
-    corpus.check(profiles.load_profile(profile))
+    corpus.check(profile)
     if folder := os.environ.get("MMALIB_TEXT"):
         from mmalib.plan import THREE
         from mmalib.pretrain import text

@@ -187,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
 
     takes = command("study", _study)
     sizes = "quick (default; minutes on two cores), small (days on two cores, or a GPU), paper (a GPU)"
+    sizes += ', or your own: a file like {"like": "small", "backbones": ["FOLDER"], "seeds": [1]}'
     takes("--profile", **profile, help=f"size of the study: {sizes}")
     takes("--runs", **runs)
     takes("--only", metavar="01,03", help="only the notebooks with these numbers")

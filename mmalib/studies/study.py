@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mmalib import plan, runtimes
 from mmalib.plan import Run
-from mmalib.profiles import Profile, load_profile
+from mmalib.profiles import Profile, changed, load_profile
 from mmalib.records import clock, lock, store
 
 MAKERS = {  # kind of run → module and function: (study, run, folder for what is unfinished) → parts of its record
@@ -61,7 +61,7 @@ class Study:
 
     def __init__(self, profile: Profile, runs: Path, data: str | None = None, changes: dict | None = None) -> None:
         self.original, self.changes = profile, dict(changes or {})
-        self.profile = plan.changed(profile, self.changes)
+        self.profile = changed(profile, self.changes)
         self.top, self.home, self.data = Path(runs), Path(runs) / profile.name, data
 
     @classmethod
