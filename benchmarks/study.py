@@ -32,17 +32,18 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder of a study that is finished")
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args()
-    name, settings = f"study_{options.profile}", {"profile": options.profile, "threads": machine.describe()["cores"]}
-    settings["corpus"] = corpus.corpus_name(profiles.load_profile(options.profile))
+    profile = profiles.load_profile(options.profile)
+    name, settings = f"study_{profile.name}", {"profile": profile.name, "threads": machine.describe()["cores"]}
+    settings["corpus"] = corpus.corpus_name(profile)
     if options.out:  # refuses a record with other settings, before anything is measured
         store.finished(options.out, name, settings)
     if options.runs:
-        seconds = took(options.runs / options.profile)
+        seconds = took(options.runs / profile.name)
     else:
         with tempfile.TemporaryDirectory() as runs:
             if failed := batch.run(options.profile, runs=Path(runs)):
                 return failed
-            seconds = took(Path(runs) / options.profile)
+            seconds = took(Path(runs) / profile.name)
     rows = [
         {"notebook": name, "begins at second": f"{begin:.0f}", "seconds": f"{end - begin:.0f}"}
         for name, (begin, end) in seconds.items()

@@ -111,15 +111,16 @@ def tiny_backbone(random_backbone, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_study(tiny_backbone, tmp_path_factory):
-    """A study of the smoke profile on the tiny backbone, in a folder of its own; some settings may be changed."""
-    from mmalib.profiles import PROFILES
+    """A study of the smallest sizes on the tiny backbone, in a folder of its own; some settings may be changed."""
+    from smoke import SMOKE
+
     from mmalib.studies.study import Study
 
     def build(**changes):
         tiny = str(tiny_backbone)
         own = {"name": "tiny", "backbones": (tiny,), "teacher": tiny, "students": (tiny,)}
         own |= {"unlabelled_students": (tiny,), "frozen": None, "frozen_after": None}  # its embeddings are random
-        profile = dataclasses.replace(PROFILES["smoke"], **own | changes)
+        profile = dataclasses.replace(SMOKE, **own | changes)
         return Study.open(profile, tmp_path_factory.mktemp("runs"), "sample")
 
     return build

@@ -81,16 +81,16 @@ def test_the_benchmark_reads_what_papermill_measured(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(batch, "run", study)
     script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "study.py"))
-    monkeypatch.setattr("sys.argv", ["study.py", "--profile", "smoke", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["study.py", "--profile", "quick", "--out", str(tmp_path)])
     assert script["main"]() == 0
     assert "| 02_head_pruning | 60 | 90 |" in capsys.readouterr().out
     (found,) = store.read(tmp_path)
-    assert found["run"] == "study_smoke"
+    assert found["run"] == "study_quick"
     seven, together = found["rows"][-2:]
     assert seven == {"notebook": "01 to 07 together", "begins at second": "0", "seconds": "450"}
     assert together == {"notebook": "all together", "begins at second": "0", "seconds": f"{60 * len(names) + 30:.0f}"}
-    study("smoke", runs=tmp_path / "there")
-    assert script["took"](tmp_path / "there" / "smoke")["02_head_pruning"] == pytest.approx((60.0, 150.4))
-    (tmp_path / "there" / "smoke" / "notebooks" / names[0]).unlink()
+    study("quick", runs=tmp_path / "there")
+    assert script["took"](tmp_path / "there" / "quick")["02_head_pruning"] == pytest.approx((60.0, 150.4))
+    (tmp_path / "there" / "quick" / "notebooks" / names[0]).unlink()
     with pytest.raises(SystemExit, match="is missing executed notebooks: 01_baselines"):
-        script["took"](tmp_path / "there" / "smoke")
+        script["took"](tmp_path / "there" / "quick")

@@ -6,13 +6,13 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from smoke import SMOKE
 from transformers import (
     AutoModelForTokenClassification,
 )
 
 from mmalib.data import corpus
 from mmalib.model import backbones, disk
-from mmalib.profiles import load_profile
 from mmalib.prune.heads import remove_heads_
 
 UNEVEN = {0: [0, 2, 3], 1: [1]}
@@ -188,7 +188,7 @@ def test_a_folder_named_like_a_backbone_is_the_folder(random_model, tokenizer, t
 
 
 def test_a_pruned_model_is_tuned_on_and_its_best_epoch_comes_back(tune, random_model, tokenizer, tmp_path):
-    english = corpus.load(load_profile("smoke"), "sample")["en"]
+    english = corpus.load(SMOKE, "sample")["en"]
     model, plain = random_model("bert"), random_model("bert")
     for one in (model, plain):
         remove_heads_(one, UNEVEN)

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from smoke import SMOKE
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import (
@@ -19,7 +20,6 @@ from transformers import (
 from mmalib.data import LABELS, corpus, subwords
 from mmalib.model import backbones, distill
 from mmalib.model.finetune import _Collator
-from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
 NAN = math.nan
@@ -28,7 +28,7 @@ WORDS = ["Madrid", "de", "Internationale", "unbelievably", ",", "José", "x" * 4
 
 @pytest.fixture(scope="module")
 def corpora():
-    loaded = corpus.load(load_profile("smoke"), "sample")
+    loaded = corpus.load(SMOKE, "sample")
     return {
         language: {split: sentences.select(range(32)) for split, sentences in splits.items()}
         for language, splits in loaded.items()

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from smoke import SMOKE
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
 from mmalib.data import corpus, subwords
 from mmalib.model import backbones, finetune
-from mmalib.profiles import load_profile
 
 SETTINGS = {"seed": 1, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
 
@@ -32,7 +32,7 @@ class NoStep(TrainerCallback):
 
 @pytest.fixture(scope="module")
 def english():
-    return corpus.load(load_profile("smoke"), "sample")["en"]
+    return corpus.load(SMOKE, "sample")["en"]
 
 
 @pytest.fixture(scope="module")

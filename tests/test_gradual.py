@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from smoke import SMOKE
 from torch.nn.utils import prune
 from transformers import TrainerCallback
 
 from mmalib import plan
 from mmalib.data import corpus
 from mmalib.model import backbones, disk
-from mmalib.profiles import load_profile
 from mmalib.prune import gradual, movement, sparsity
 
 CRITERIA = {"magnitude": sparsity.by_magnitude, "movement": movement.criterion}
@@ -50,7 +50,7 @@ def test_recipes_as_printed(name, every):
 
 @pytest.fixture(scope="module")
 def corpora():
-    return corpus.load(load_profile("smoke"), "sample")
+    return corpus.load(SMOKE, "sample")
 
 
 @pytest.fixture(scope="module")

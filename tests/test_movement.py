@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from smoke import SMOKE
 from torch import nn
 from torch.func import functional_call
 from transformers import TrainerCallback
 
 from mmalib.data import corpus
 from mmalib.model import backbones
-from mmalib.profiles import load_profile
 from mmalib.prune import movement, sparsity
 from mmalib.prune.gradual import Pruning, schedule
 
@@ -184,7 +184,7 @@ def test_before_anything_has_moved_scores_rank_as_the_sizes_they_begin_at(tiny_b
 
 
 def test_movement_beats_random_on_a_small_trained_model(tune, tiny_backbone, tmp_path):
-    english = corpus.load(load_profile("smoke"), "sample")["en"]
+    english = corpus.load(SMOKE, "sample")["en"]
     few = {"train": english["train"], "dev": english["train"]}  # learnt by heart: there is something to lose
     tokenizer, how = backbones.load_tokenizer(str(tiny_backbone)), {"seed": 1, "batch_size": 4, "max_length": 64}
     dense, history = tune(

@@ -10,6 +10,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from smoke import FILE
 
 from mmalib import reports
 from mmalib.app import batch, publish
@@ -76,7 +77,7 @@ def test_it_asks_the_package_for_nothing_that_is_not_there(notebook):
 def test_the_study_runs_from_end_to_end_and_again_from_its_records(random_backbone, tmp_path, capsys):
     """Every cell of every notebook, with random backbones in the place of the shipped ones."""
     deep, shallow = (str(random_backbone(tmp_path / name, layers)) for name, layers in (("deep", 6), ("shallow", 2)))
-    own = {"like": "smoke", "backbones": [deep], "teacher": deep, "students": [shallow]}
+    own = {"backbones": [deep], "teacher": deep, "students": [shallow]} | json.loads(FILE.read_text())
     own |= {"unlabelled_students": [shallow], "frozen": None, "frozen_after": None}
     profile, home = tmp_path / "own.json", tmp_path / "own"
     profile.write_text(json.dumps(own), encoding="utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from smoke import FILE
 from transformers import AutoModel, AutoTokenizer
 
 from mmalib.model import backbones, disk, packed
@@ -184,6 +185,6 @@ def test_rounding_once_more_changes_the_layers_and_nothing_else(random_model, to
     for (name, after), before in zip(model.named_parameters(), dense.parameters(), strict=True):
         assert torch.equal(after, before) == (".encoder." not in name or after.dim() < 2)
     disk.save(model, tokenizer, tmp_path / "model")
-    script["main"]([str(tmp_path / "model"), "--profile", "smoke", "--out", str(tmp_path)])
+    script["main"]([str(tmp_path / "model"), "--profile", str(FILE), "--out", str(tmp_path)])
     assert [row["language"] for row in store.read(tmp_path)[0]["rows"]] == ["English", "Spanish", "Dutch"]
     assert "| Dutch | " in capsys.readouterr().out

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from datasets import Dataset
+from smoke import SMOKE
 
 from mmalib import plan, reports
 from mmalib.data.corpus import Corpora
@@ -20,7 +21,7 @@ SMALL = replace(load_profile("small"), seeds=(1,))
 @pytest.fixture
 def study(tiny_backbone, tmp_path):
     tiny = str(tiny_backbone)
-    profile = replace(load_profile("smoke"), backbones=(tiny,), teacher=tiny, learning_rate=3e-3, trials=True)
+    profile = replace(SMOKE, backbones=(tiny,), teacher=tiny, learning_rate=3e-3, trials=True)
     study = Study.open(profile, tmp_path, "sample")
     study.corpora = Corpora(study.corpora, {"fr": FURTHER})
     return study

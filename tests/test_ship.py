@@ -8,6 +8,7 @@ import onnx
 import pytest
 from huggingface_hub import ModelCard
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+from smoke import FILE
 
 from mmalib import NER, runtimes
 from mmalib.app import cli, score, ship
@@ -64,7 +65,7 @@ def study(tiny_backbone, tmp_path, monkeypatch):
 
 def test_a_run_becomes_a_model_of_the_package(study, tmp_path, monkeypatch):
     models = tmp_path / "models"
-    assert ship.run("smoke", study, {"fast": None, "faithful": RUN}, models) == 0
+    assert ship.run(str(FILE), study, {"fast": None, "faithful": RUN}, models) == 0
     monkeypatch.setattr(shipped, "MODELS", models)
     ner, folder = NER.load(), shipped.locate("fast")
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
@@ -74,7 +75,7 @@ def test_a_run_becomes_a_model_of_the_package(study, tmp_path, monkeypatch):
     about = json.loads((folder / "mmalib.json").read_text())
     assert about["run"] == RUN and about["quantization"]["kind"] == "static"
     assert about["scores"]["before"]["es"]["test"] == 0.5
-    dev = Study.open("smoke", study).corpora["nl"]["dev"]
+    dev = Study.open(str(FILE), study).corpora["nl"]["dev"]
     counted = precision_recall_fscore_support(list(dev["tags"]), ner.tags(list(dev["words"])), average="micro")
     assert about["scores"]["after"]["nl"]["dev"] == pytest.approx(counted[2])
     data = ModelCard.load(folder / "README.md").data
@@ -93,7 +94,7 @@ def test_what_may_not_be_shipped_is_one_line_and_leaves_nothing(study, tmp_path,
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"settings": record["settings"] | more}))
     with pytest.raises(ValueError, match=said):
-        ship.run("smoke", study, {"fast": run}, tmp_path / "models")
+        ship.run(str(FILE), study, {"fast": run}, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 

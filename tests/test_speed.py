@@ -11,6 +11,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+from smoke import SMOKE
 
 from mmalib import plan, profiles, reports, runtimes
 from mmalib.data import subwords
@@ -24,8 +25,6 @@ from mmalib.speed import cases, realtext, shapes, throughput
 from mmalib.speed.cases import Case
 from mmalib.studies import quantization, speed
 from mmalib.studies.study import Study
-
-SMOKE = profiles.PROFILES["smoke"]
 
 
 def test_a_case_is_taken_out_of_its_model_exactly():

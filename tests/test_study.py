@@ -4,10 +4,10 @@ import threading
 from dataclasses import replace
 
 import pytest
+from smoke import SMOKE
 
 from mmalib import reports
 from mmalib.model import disk
-from mmalib.profiles import load_profile
 from mmalib.records import lock, store
 from mmalib.studies import training
 from mmalib.studies.study import Study
@@ -16,7 +16,7 @@ from mmalib.studies.study import Study
 @pytest.fixture
 def study(tiny_backbone, tmp_path):
     folder = str(tiny_backbone)
-    profile = replace(load_profile("smoke"), name="tiny", backbones=(folder,), teacher=folder, students=(folder,))
+    profile = replace(SMOKE, name="tiny", backbones=(folder,), teacher=folder, students=(folder,))
     return Study.open(profile, tmp_path, "sample")
 
 

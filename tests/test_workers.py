@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from smoke import FILE, SMOKE
 
 from mmalib import plan
 from mmalib.plan import of_kind
@@ -32,7 +33,7 @@ WAIT = 120  # seconds, for whatever a test waits for
 def profile(tiny_backbone):
     folder = str(tiny_backbone)
     return replace(
-        load_profile("smoke"), name="tiny", backbones=(folder,), teacher=folder, students=(folder,), seeds=(1, 2),
+        SMOKE, name="tiny", backbones=(folder,), teacher=folder, students=(folder,), seeds=(1, 2),
         train_sentences=200, epochs=5, learning_rate=3e-3,
     )  # fmt: skip
 
@@ -120,7 +121,7 @@ def test_a_killed_study_loses_nothing(profile, one_by_one, tmp_path, monkeypatch
     program = (
         "from dataclasses import replace\nfrom mmalib.profiles import load_profile\n"
         "from mmalib.studies.study import Study\n"
-        f"study = Study.open(replace(load_profile('smoke'), **{fields!r}), {str(tmp_path)!r}, 'sample')\n"
+        f"study = Study.open(replace(load_profile({str(FILE)!r}), **{fields!r}), {str(tmp_path)!r}, 'sample')\n"
         "study.make_all(study.runs(kind='baseline'))\n"
     )
     environment = {**os.environ, workers.WORKERS: "2"}

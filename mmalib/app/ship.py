@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seqeval.metrics.sequence_labeling import get_entities
@@ -21,7 +21,7 @@ from mmalib.data import sample
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
 from mmalib.model.cache import complete_folder
-from mmalib.model.evaluate import further_scores, scored
+from mmalib.model.evaluate import Predict, further_scores, scored
 from mmalib.plan import of_kind
 from mmalib.records import machine
 from mmalib.reports import combined, tables
@@ -34,7 +34,6 @@ from mmalib.use.ner import NER
 DEV = 1000  # English dev sentences that choose the calibration
 SHIPPABLE = ("none", combined.OPEN)  # what a model may have read of Spanish and Dutch
 MOST = 3  # mistakes in a card, of every language
-Predict = Callable[[Sequence[list[str]]], list[list[str]]]
 
 
 def run(profile: str, runs: Path, chosen: Mapping[str, str | None], models: Path = shipped.MODELS) -> int:

@@ -5,6 +5,7 @@ continues nothing starts an entity, and a change of type ends one. A predicted e
 and both its ends are.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -18,6 +19,8 @@ from mmalib.data.subwords import predict_tags
 from mmalib.records import clock
 from mmalib.records.counts import GOLD, PREDICTED, RIGHT, written
 
+Predict = Callable[[Sequence[list[str]]], list[list[str]]]  # sentences of words → a tag a word
+TOP = 3  # words that `changed_words` names
 TYPES = tuple(dict.fromkeys(label[2:] for label in LABELS if label != "O"))  # PER, ORG, LOC, MISC
 
 
@@ -63,6 +66,28 @@ def difference(
     return {"points": 100 * (became - was), "points_low": 100 * low, "points_high": 100 * high}
 
 
+def changed_words(
+    words: Sequence[list[str]], gold: list[list[str]], before: list[list[str]], after: list[list[str]]
+) -> dict:
+    """The difference in points with its interval, the words whose tags changed most, and the points without the first.
+
+    A word that is frequent and on the border between two tags is changed everywhere at once: a loss may be spread over
+    a language, or be one word. Words that differ in case are different words.
+    """
+    sentences = [list(zip(*sentence, strict=True)) for sentence in zip(words, before, after, strict=True)]
+    changed = [(word, old, new) for sentence in sentences for word, old, new in sentence if old != new]
+    frequent = Counter(word for word, _, _ in changed).most_common(TOP)
+    most = [{"word": word, "times": times, "how": _most_changed(word, changed)} for word, times in frequent]
+    size = {"words": sum(map(len, words)), "changed": len(changed), "most": most}
+    comparison = {**difference(gold, before, after), **size}
+    if frequent:
+        first = frequent[0][0]
+        held = [[old if word == first else new for word, old, new in sentence] for sentence in sentences]
+        without = difference(gold, before, held, resamples=1)  # of which no interval is asked
+        comparison["points_without_first"] = without["points"]
+    return comparison
+
+
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpora: dict[str, DatasetDict], *, max_length: int
 ) -> dict[str, dict[str, dict]]:
@@ -72,9 +97,7 @@ def score(
 
 @clock.phase("scoring")
 def scored(
-    predict: Callable[[Sequence[list[str]]], list[list[str]]],
-    corpora: Mapping[str, Mapping[str, Dataset]],
-    names: Sequence[str] = ("dev", "test"),
+    predict: Predict, corpora: Mapping[str, Mapping[str, Dataset]], names: Sequence[str] = ("dev", "test")
 ) -> dict[str, dict[str, dict]]:
     """Entity scores of whatever predicts a tag a word, on the splits of these names of every language."""
     return {
@@ -85,11 +108,15 @@ def scored(
     }
 
 
-def further_scores(
-    predict: Callable[[Sequence[list[str]]], list[list[str]]], further: Mapping[str, Dataset]
-) -> dict[str, dict[str, dict]]:
+def further_scores(predict: Predict, further: Mapping[str, Dataset]) -> dict[str, dict[str, dict]]:
     """Entity scores on the test sets of further languages, in the form of `scored`."""
     return scored(predict, {language: {"test": test} for language, test in further.items()}, ("test",))
+
+
+def _most_changed(word: str, changed: list[tuple[str, str, str]]) -> str:
+    """The change of tag that is most frequent for this word."""
+    (old, new), _ = Counter((old, new) for each, old, new in changed if each == word).most_common(1)[0]
+    return f"{old} to {new}"
 
 
 def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:

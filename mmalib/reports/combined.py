@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmalib.plan import COMBINED_STUDENTS, HALVED, OPEN_TEXT, of_kind
-from mmalib.reports import figures, speed, speed_real, tables, words
+from mmalib.reports import figures, speed, tables, words
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
 KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
@@ -186,7 +186,7 @@ def _fastest(record: dict, records: list[dict]) -> dict:
         row, other = max(rows, key=lambda pair: speed.chosen_by(pair[0]))
         ratio = round(speed.reported(row)["ratio"], 2)
         made = {"speed-up": ratio, "runtime": row["runtime"], "batch": str(row["batch"])}
-        scored_in, f1 = speed_real.scored_in(other, row)
+        scored_in, f1 = speed.scored_in(other, row)
     f1 = f1 or {language: _f1(record, language) for language in figures.COLOURS}
     return made | {"F1 in": scored_in} | {f"F1 {language}": round(value, 3) for language, value in f1.items()}
 

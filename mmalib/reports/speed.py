@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from mmalib import runtimes
 from mmalib.plan import of_kind
 from mmalib.reports import figures, tables
 from mmalib.speed import throughput
@@ -226,6 +227,14 @@ def reported(row: dict) -> dict[str, float]:
         return {name: value for name, value in row.items() if name.startswith("ratio")}
     low, middle, high = np.percentile(ratios, [25, 50, 75]).tolist()
     return {"ratio": middle, "ratio_low": low, "ratio_high": high}
+
+
+def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
+    """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
+    runtime = runtimes.numbers(row["runtime"])
+    if runtime in (by_runtime := record.get("f1_in", {})):
+        return runtime, by_runtime[runtime]
+    return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 
 def _ratios(row: dict, turns: slice) -> list[float]:

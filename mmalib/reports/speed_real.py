@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmalib import runtimes
 from mmalib.plan import of_kind
-from mmalib.reports import figures, speed, tables, words
+from mmalib.reports import combined, figures, speed, tables, words
 
 FAMILIES = {  # as in `words`, and their colours
     "dense": "#222222",
@@ -62,13 +61,12 @@ def trained(records: list[dict]) -> pd.DataFrame:
         if not (speeds := [row for row in record["throughput"] if "failed" not in row]):
             continue
         best = max(speeds, key=speed.chosen_by)
-        scored, f1 = scored_in(record, best)
+        scored, f1 = speed.scored_in(record, best)
         dense = {row["batch"]: row["ratio"] for row in record.get("dense", ()) if "failed" not in row}
         ratio = speed.reported(best)["ratio"]
         left = tables.of_part(record, "model", records) or {"settings": {}}
-        seen = left["settings"].get("start", left["settings"]).get("sees_target_text")  # Spanish and Dutch text
         row = _about(record["settings"]["folder"], left, records) | {"source": "this study"}
-        row["text read"] = "yes" if seen else ""
+        row |= {"text read": "yes" if combined.target_text(left) in (combined.READ, combined.OPEN) else ""}
         row |= {"runtime": best["runtime"], "batch": best["batch"]}
         row |= {"samples/s": round(best["samples_per_second"], 1), "speed-up": round(ratio, 2)}
         row |= {"over its own dense": round(ratio / dense.get(best["batch"], nan), 2)}
@@ -94,14 +92,6 @@ def _about(folder: str, left: dict, records: list[dict]) -> dict:
 def _seedless(record: dict) -> str:
     """A run's name without the number of its seed; what was varied stays."""
     return re.sub(r"seed\d+", "seed", record["run"])
-
-
-def scored_in(record: dict, row: dict) -> tuple[str, dict[str, float]]:
-    """The runtime that a trained model's F1 is of, and the F1: the row's own where the graph was scored there."""
-    runtime = runtimes.numbers(row["runtime"])
-    if runtime in (by_runtime := record.get("f1_in", {})):
-        return runtime, by_runtime[runtime]
-    return ("onnxruntime" if record["settings"]["trained_in"] in ("05", "06") else "pytorch"), record["f1"]
 
 
 def _printed() -> pd.DataFrame:

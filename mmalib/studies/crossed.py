@@ -177,14 +177,7 @@ def _units(model: PreTrainedModel) -> dict:
 
 
 def _fit(
-    settings: dict,
-    model: PreTrainedModel,
-    rows: list[dict],
-    dev: Encoded,
-    how: Recipe,
-    folder: Path,
-    loss,
-    callbacks=(),
+    settings: dict, model: PreTrainedModel, rows: list, dev: Encoded, how: Recipe, folder: Path, loss, callbacks=()
 ) -> tuple[PreTrainedModel, dict]:
     """One training, of the adapters alone where a row has them."""
     if "adapter_width" in settings or settings["row"] == "LoRA":

@@ -29,9 +29,8 @@ from mmalib.data.corpus import fewer, fewer_to_score
 from mmalib.data.subwords import Encoded, run_of, tags, word_logits
 from mmalib.graph import export, qat, ranges
 from mmalib.graph import quantize as int8
-from mmalib.model import disagreement
 from mmalib.model.backbones import layers, load_tokenizer, parts
-from mmalib.model.evaluate import scored
+from mmalib.model.evaluate import changed_words, scored
 from mmalib.model.finetune import finetune
 from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
 from mmalib.studies import int8_choices
@@ -120,7 +119,7 @@ def compare(study: Study, run: Run, unfinished: Path) -> dict:
     before = predicted.pop("float")
     for graph, after in predicted.items():
         changed[graph] = {
-            name: disagreement.between(list(test["words"]), list(test["tags"]), before[name], after[name])
+            name: changed_words(list(test["words"]), list(test["tags"]), before[name], after[name])
             for name, test in tests.items()
         }
     return {"changed": changed}

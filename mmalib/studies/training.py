@@ -66,12 +66,7 @@ def attempt(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def tuned(
-    study: Study,
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    how: Recipe,
-    unfinished: Path,
+    study: Study, run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, how: Recipe, unfinished: Path
 ) -> dict:
     """Train a model on English, its zeros held where a share of it was pruned; keep and score it."""
     settings, callbacks = run.settings, []

@@ -4,8 +4,7 @@ import random
 
 import pytest
 
-from mmalib.model import disagreement
-from mmalib.model.evaluate import difference, entity_scores
+from mmalib.model.evaluate import changed_words, difference, entity_scores
 
 WORDS = [["on", "Friday", "Ann", "left"], ["Friday", "came"], ["Ann", "and", "Bob"]]
 GOLD = [["O", "O", "B-PER", "O"], ["O", "O"], ["B-PER", "O", "B-PER"]]
@@ -14,7 +13,7 @@ AFTER = [["O", "B-LOC", "B-PER", "O"], ["B-LOC", "O"], ["B-PER", "O", "B-PER"]] 
 
 
 def test_one_frequent_word_carries_the_loss():
-    found = disagreement.between(WORDS, GOLD, BEFORE, AFTER)
+    found = changed_words(WORDS, GOLD, BEFORE, AFTER)
     assert found["points"] == pytest.approx(-5.0)
     assert (found["words"], found["changed"]) == (9, 3)
     assert found["most"][0] == {"word": "Friday", "times": 2, "how": "O to B-LOC"}
@@ -22,7 +21,7 @@ def test_one_frequent_word_carries_the_loss():
 
 
 def test_nothing_changed_is_no_difference():
-    found = disagreement.between(WORDS, GOLD, BEFORE, BEFORE)
+    found = changed_words(WORDS, GOLD, BEFORE, BEFORE)
     assert found["most"] == [] and "points_without_first" not in found
     assert [found[f"points{end}"] for end in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
 
