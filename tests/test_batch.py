@@ -98,8 +98,11 @@ def test_notebooks_are_found_by_their_number_and_00_is_no_part_of_the_study(writ
 
 def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write, tmp_path, capfd, monkeypatch):
     say = "import os, sys; print(profile, runs, sys.executable, os.environ['TOKENIZERS_PARALLELISM'])"
-    write("02_second", RECORDS, DRAW)
-    folder = write("01_first {x}", say, "print('RESULT: one')\nprint('RESULT: two')\nprint('more')")
+    shapes = "from pathlib import Path\nshapes = Path(runs, profile, 'shapes')\n"
+    write("02_second", RECORDS, DRAW, f"{shapes}assert shapes.is_dir()  # of another notebook")
+    folder = write(
+        "01_first {x}", say, f"{shapes}shapes.mkdir()", "print('RESULT: one')\nprint('RESULT: two')\nprint('more')"
+    )
     monkeypatch.setenv("PYTHONPATH", str(Path(batch.__file__).parents[1]))  # also where it is not installed
     monkeypatch.chdir(tmp_path)
     assert batch.run("quick", folder=folder) == 0
@@ -120,7 +123,16 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
         "tables: runs/quick/tables (6 files)",
         "figures: runs/quick/figures (2 files)",
     ]
-    assert len(store.read(home / "records")) == 8
+    assert len(store.read(home / "records")) == 8 and not (home / "shapes").exists()
+
+
+def test_what_a_notebook_elsewhere_is_measured_beside_stays(write, tmp_path, monkeypatch, capsys):
+    (shapes := tmp_path / "quick" / "shapes").mkdir(parents=True)
+    with lock.hold(tmp_path / "quick" / "locks" / "07-base-sample.lock", "A run"):
+        assert batch.run("quick", runs=tmp_path, folder=write("01_first", "1")) == 0
+    assert shapes.is_dir()
+    assert batch.run("quick", runs=tmp_path, folder=write("01_first", "1")) == 0
+    assert not shapes.exists()
 
 
 MEET = """\

@@ -66,6 +66,8 @@ def run(
         with Kernels(held) as kernels:
             if not all(_execute_all(paths, home, parameters, kernels) for paths in _stages(chosen)):
                 return 1
+        if not lock.held(home / "locks"):  # a notebook in JupyterLab would miss them
+            shutil.rmtree(home / "shapes", ignore_errors=True)
     _report(home, begun)
     return 0
 

@@ -8,10 +8,10 @@ A record holds the rows of `throughput.measure`, every one in turns with dense f
 the same batch. A runtime that is missing, or a crash in one, is a row that says so, and the study goes on. A record
 is measured again once a runtime that was missing has become available.
 
-The folders of random models are made when they are measured and deleted after; that of `base` stays until `clear`.
+The folders of random models are made when they are measured and deleted after; the dense ones that others are measured
+beside lie in `shapes` until the study has ended.
 """
 
-import shutil
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -148,11 +148,6 @@ def base_folder(study: Study) -> Path:
     deepest = study.profile.speed_layers
     target = study.home / "shapes" / (f"base-{deepest}" if deepest else "base")
     return build(cases()[0], ["float"], load_tokenizer(TOKENIZER), target, deepest=deepest)["float"]
-
-
-def clear(study: Study) -> None:
-    """Delete every folder that only the measurements needed."""
-    shutil.rmtree(study.home / "shapes", ignore_errors=True)
 
 
 def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], base: Path) -> list[dict]:
