@@ -57,12 +57,12 @@ class Profile:
     recovery_sentences: int = sizes(256, 2000, 4000)  # those of the short fine-tune after pruning
     # unstructured pruning, notebook 03
     sparsities: tuple[float, ...] = sizes((0.6,), (0.8, 0.9))  # shares of the encoder's weights that go
-    pruning_epochs: float = sizes(6 / 12, 6 / 4, 6)  # while sparsity grows; as Kurtic et al., or a part of it
-    sparse_epochs: float = sizes(2 / 12, 2 / 4, 2)  # after that
+    pruning_epochs: float = sizes(6 / 24, 6 / 4, 6)  # while sparsity grows; as Kurtic et al., or a part of it
+    sparse_epochs: float = sizes(2 / 24, 2 / 4, 2)  # after that
     pruning_updates: int = sizes(4, 13)  # of the masks while sparsity grows, as in that recipe; movement has its own
     one_shot: tuple[float, ...] = sizes((0.3, 0.5, 0.7), (0.1, 0.2, 0.3, 0.4, 0.5, 0.7))  # and 2:4 beside them
     # sentences a step while pruned: in few epochs, many small steps keep more; None: batch_size
-    pruning_batch: int | None = sizes(16, 4, None)
+    pruning_batch: int | None = sizes(8, 4, None)
     published: bool = sizes(False, False, True)  # by published settings, not by those that trials chose
     fisher_gradients: int = sizes(8, 64, 1024)  # gradients behind one estimate of the inverse Fisher
     fisher_batch: int = sizes(8, 8, 16)  # sentences behind one gradient
