@@ -68,6 +68,22 @@ def test_it_computes_the_int8_graph(int8, architecture, form):
         agree(logits(folder, "torch:attention=bf16", max(THREADS), pad), wanted, room=0.04)
 
 
+def test_without_avx512_no_product_is_asked_to_write_bf16(int8, monkeypatch):
+    """What oneDNN has in place of such a kernel takes a thousand times as long."""
+    folder, about, asked, dense = int8("bert", "qdq"), machine.describe(), [], torch_int8.Product._dense
+
+    def watched(self, levels, bias, onto, gelu=False, dtype=torch.float32):
+        asked.append(dtype)
+        return dense(self, levels, bias, onto, gelu, dtype)
+
+    monkeypatch.setattr(torch_int8.Product, "_dense", watched)
+    monkeypatch.setattr(machine, "describe", lambda: about | {"flags": about["flags"] | {"avx512f": False}})
+    rounded = logits(folder, "torch:attention=bf16")
+    assert set(asked) == {torch.float32}
+    exact = logits(folder, "torch")
+    assert (rounded != exact).any() and np.abs(rounded - exact).mean() < 0.04 * np.abs(exact).max()  # attention is
+
+
 def smaller_(model):
     remove_heads_(model, {0: [1, 3], 1: [0]})
     cut_neurons_(model, [20, 33])
