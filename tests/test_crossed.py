@@ -4,6 +4,7 @@ import itertools
 import math
 import socket
 
+import onnx
 import pytest
 import torch
 from torch.nn import functional
@@ -15,6 +16,7 @@ from mmalib.model.backbones import layers, parts
 from mmalib.prune import gates, search
 from mmalib.records import emissions
 from mmalib.reports import crossed as report
+from mmalib.studies import crossed
 
 
 def batch(rows=3, length=9, seed=0):
@@ -136,6 +138,13 @@ def test_a_speed_that_cannot_be_reached_is_one_line(random_model):
         search.search_(model, worth, 4.0, lambda model: 1.0)
 
 
+def test_what_a_busy_moment_says_of_heads_and_neurons_is_asked_again(random_model):
+    model, ratio = random_model("bert"), ratio_of(0.1)
+    worth, busy = [torch.rand(part.number) for part in gates.parts_of(model)], iter([1.2, 0.9])
+    found = search.search_(model, worth, 2.0, lambda candidate: next(busy, None) or ratio(candidate))
+    assert found["measured"] == pytest.approx(2.0, rel=search.NEAR)
+
+
 # ---- Emissions ----
 
 
@@ -159,13 +168,29 @@ def test_energy_is_estimated_without_a_connection(monkeypatch):
 
 @pytest.fixture(scope="module")
 def study(tiny_study):
-    return tiny_study(speedups=(), used_models=2, pair_rows=("FT", "P+A"), pair_criteria=("magnitude", "obs"))
+    return tiny_study(speedups=(1.5,), used_models=2, pair_rows=("FT", "P+A"), pair_criteria=("magnitude", "obs"))
 
 
 @pytest.fixture(scope="module")
 def records(study):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crossed.speed, "measured", counted)
+        study.make_all(study.runs(kind="searched"))
     study.make_all(study.runs("09"))
     return study.records()
+
+
+def counted(settings, folders, names, base):
+    """Speeds by the weights of the encoder, in place of a clock, which a busy machine would move."""
+    whole, own = (
+        sum(math.prod(tensor.dims) for tensor in onnx.load(folder / "model.onnx").graph.initializer if encodes(tensor))
+        for folder in (base, folders["candidate"])
+    )
+    return [{"ratio": 1 / (0.2 + 0.8 * own / whole)}]
+
+
+def encodes(tensor):
+    return len(tensor.dims) == 2 and "embeddings" not in tensor.name
 
 
 def made(records, row, task="entities"):
@@ -208,14 +233,24 @@ def test_pruned_rows_are_as_small_as_asked_for_and_adapters_leave_the_rest_alone
 def test_the_table_has_every_row_and_says_what_was_not_measured(records):
     table = report.table(records).set_index(["task", "row"])
     wanted = {("entities", row) for row in (*plan.ROWS, *plan.PRUNED_ROWS)}
-    wanted |= {("similarity", row) for row in ("FT", "A", "P+A", "magnitude", "obs", "int8")}
+    wanted |= {("entities", "search")} | {("similarity", row) for row in ("FT", "A", "P+A", "magnitude", "obs", "int8")}
     assert set(table.index) == wanted
     assert isinstance(table.loc[("entities", "FT"), "speed-up"], float)
     assert table.loc[("similarity", "P+A"), "speed-up"] == "not measured"
     assert table.loc[("entities", "P"), "training Wh"] >= 0 and table.loc[("entities", "P"), "asked"] == "0.6"
     drawn = reports.draw(records, "crossed", "searched", "gated", "use")
-    assert set(drawn) == {"table_crossed", "crossed_quality", "crossed_size", "crossed_removed", "crossed_emissions"}
-    assert report.searched(records).empty and not math.isnan(table["en mean"].sum())
+    figures = {"crossed_quality", "crossed_size", "crossed_removed", "crossed_emissions"}
+    assert set(drawn) == {"table_crossed", "table_searched"} | figures
+    assert not math.isnan(table["en mean"].sum())
+
+
+def test_a_searched_model_is_as_fast_as_asked_for_and_loads(study, records):
+    record, (row,) = made(records, "search"), report.searched(records).to_dict("records")
+    assert row["asked for"] == 1.5 and row["measured"] == pytest.approx(1.5, rel=search.NEAR)
+    heads, neurons = record["structure"]["heads_left"], record["structure"]["neurons_left"]
+    model, _ = disk.load(study.folder(record["run"]))
+    assert disk.heads_left(model) == heads and disk.neurons_left(model) == neurons
+    assert 0 < record["sparsity"]["measured"] < 1 and (sum(map(len, heads)), sum(neurons)) < (8, 128)
 
 
 def test_what_went_is_counted_of_the_model_that_entered():
