@@ -126,7 +126,7 @@ def test_notebooks_run_in_order_in_this_interpreter_with_their_parameters(write,
     assert len(store.read(home / "records")) == 8 and not (home / "shapes").exists()
 
 
-def test_what_a_notebook_elsewhere_is_measured_beside_stays(write, tmp_path, monkeypatch, capsys):
+def test_what_a_notebook_elsewhere_is_measured_beside_stays(write, tmp_path):
     (shapes := tmp_path / "quick" / "shapes").mkdir(parents=True)
     with lock.hold(tmp_path / "quick" / "locks" / "07-base-sample.lock", "A run"):
         assert batch.run("quick", runs=tmp_path, folder=write("01_first", "1")) == 0

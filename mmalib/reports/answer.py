@@ -34,7 +34,7 @@ def _compressed(records: list[dict]) -> str:
     for record in of_kind(records, "combination", "gradual", "student", "graph"):
         base, settings = tables.of_part(record, "base", records), record["settings"]
         as_large = settings.get("int8") == "float" or settings.get("setting") == "plain"
-        if base and not as_large and combined.target_text(record) not in (combined.READ, combined.OPEN):
+        if base and not as_large and combined.target_text(record) not in combined.HAS_READ:
             f1, dense = _f1(record), _f1(base)
             unseen = sum(f1[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), NOTHING)
             about = {"model": words.words(settings, record["run"]), "seed": settings["seed"]}

@@ -14,6 +14,7 @@ KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, smal
 FAITHFUL = "most faithful to the unseen languages"
 READING = [name for name, setting in COMBINED_STUDENTS.items() if setting in ("unlabelled", OPEN_TEXT)]
 READ, OPEN = "read, without labels", "open text, without labels"
+HAS_READ = (READ, OPEN)  # what `target_text` says of models that are no zero-shot ones
 GOALS = ("smallest", "fastest", FAITHFUL, f"{FAITHFUL}, zero-shot")
 
 

@@ -66,7 +66,7 @@ def trained(records: list[dict]) -> pd.DataFrame:
         ratio = speed.reported(best)["ratio"]
         left = tables.of_part(record, "model", records) or {"settings": {}}
         row = _about(record["settings"]["folder"], left, records) | {"source": "this study"}
-        row |= {"text read": "yes" if combined.target_text(left) in (combined.READ, combined.OPEN) else ""}
+        row |= {"text read": "yes" if combined.target_text(left) in combined.HAS_READ else ""}
         row |= {"runtime": best["runtime"], "batch": best["batch"]}
         row |= {"samples/s": round(best["samples_per_second"], 1), "speed-up": round(ratio, 2)}
         row |= {"over its own dense": round(ratio / dense.get(best["batch"], nan), 2)}
