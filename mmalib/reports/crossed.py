@@ -69,8 +69,7 @@ def size(records: list[dict]) -> Figure:
     with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
         _lines_(axes, rows(records).query("task == 'entities'"), "MB")
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("MB on disk, float32")
+        axes.set(ymargin=0.3, ylim=(0, None), ylabel="MB on disk, float32")
         return _told(drawn)
 
 
@@ -82,10 +81,11 @@ def emissions(records: list[dict]) -> Figure | None:
     with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             for one in read[read["task"] == task].to_dict("records"):
-                at, colour = (one["over FT"], 1000 * one["g CO2e per 1,000"]), COLOURS.get(one["row"], "#777777")
-                axes.plot(*at, "o", color=colour, label=one["row"] if one["row"] in COLOURS else None)
-                text = f"{100 * one['asked']:g}" if one["row"] in COLOURS else one["row"]
-                figures.note(axes, text, at, color=colour)
+                at, pruned = (one["over FT"], 1000 * one["g CO2e per 1,000"]), one["row"] in COLOURS
+                colour, left = COLOURS.get(one["row"], "#777777"), {"xytext": (-3, 0), "ha": "right"}
+                axes.plot(*at, "o", color=colour, label=one["row"] if pruned else None)
+                where = {"xytext": (0, -7), "ha": "center"} if pruned else left if one["row"] == "FT" else {}
+                figures.note(axes, f"{100 * one['asked']:g}" if pruned else one["row"], at, color=colour, **where)
             axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime")
             axes.margins(0.15)
             for axis in (axes.xaxis, axes.yaxis):
