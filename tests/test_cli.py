@@ -10,6 +10,7 @@ import pytest
 from mmalib.app import batch, bench, cli, doctor
 from mmalib.records import machine
 from mmalib.studies import workers
+from mmalib.use import shipped
 
 
 def test_help_explains_the_commands_without_importing_torch():
@@ -23,6 +24,21 @@ def test_help_explains_the_commands_without_importing_torch():
     commands = ("study", "figures", "bench", "predict", "models", "score", "ship", "doctor")
     for word in (*commands, "examples:", "MMALIB_DATA"):
         assert word in done.stdout
+
+
+def test_a_file_is_no_text(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("Madrid")
+    assert cli.main(["predict", str(tmp_path / "mine.txt")]) == 2
+    out, error = capsys.readouterr()
+    assert not out and error.endswith(f"python -m mmalib predict < {tmp_path}/mine.txt\n") and error.count("\n") == 1
+
+
+def test_a_shipped_model_can_be_timed_by_its_name(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(bench, "run", lambda folders, *_, **__: asked.extend(folders) or 0)
+    monkeypatch.setattr(shipped, "unpacked", lambda name: tmp_path / name)
+    assert cli.main(["bench", "fast", "other"]) == 0
+    assert asked == [tmp_path / "fast", Path("other")]
 
 
 def test_the_module_ends_with_one_line_where_there_is_no_notebook(tmp_path):

@@ -19,25 +19,13 @@ from mmalib.model.disk import PROVENANCE
 from mmalib.model.evaluate import TYPES
 from mmalib.plan import HALVED
 from mmalib.records import counts, store
-from mmalib.reports import combined, tables
+from mmalib.reports import combined, tables, words
 from mmalib.reports.figures import language_name
 from mmalib.speed import throughput
 from mmalib.use.ner import WINDOW
 
 TEMPLATE = Path(__file__).with_name("card.md")
 PACKAGES = ("torch", "transformers", "onnxruntime")
-METHODS = {
-    "baseline": "tuned on English, nothing taken out",
-    "heads": "attention heads removed by importance",
-    "uniform": "heads and neurons removed alike in every layer",
-    "vocabulary": "subwords removed",
-    "magnitude": "weights pruned by magnitude",
-    "movement": "weights pruned by movement",
-    "obs": "weights pruned by second order (Optimal BERT Surgeon)",
-    "layers": "layers dropped",
-    "distillation": "a smaller model tuned on English",
-    "quantization": "a tuned model as a graph",
-}
 LABELLED = {"conll": "CoNLL-2003", "sample": "the generated sample (it has learnt generated text and knows no other)"}
 UNLABELLED = {"conll": "CoNLL-2002", "sample": "the generated sample"}
 SHIPPED = "from multilingual-e5-small by way of a copy at 4 bits a weight, as mmalib/weights/README.md tells"
@@ -75,7 +63,7 @@ def text(
     """
     folder, own = folder or record["run"], record["settings"]
     settings = own.get("start", {}) | own  # with those of the model that a combination starts from
-    method, named = own.get("start", own)["method"], own.get("combination") or own.get("graph") or own.get("setting")
+    named = own.get("combination") or own.get("graph") or own.get("setting")
     backbone, int8 = Path(own["backbone"]).name, about.get("quantization")
     scores = [
         (language, split, after, (before or {}).get(language, {}).get(split))
@@ -88,7 +76,7 @@ def text(
         front=_front(settings, Path(folder).name, scores),
         title=Path(folder).name,
         backbone=f"`{backbone}`, {SHIPPED if backbone in backbones.SHIPPED else 'of which its own card tells'}",
-        method=f"{own['method']}{f' (`{named}`)' if named else ''}, {METHODS.get(method, method)}",
+        method=f"{own['method']}{f' (`{named}`)' if named else ''}: {words.words(own, folder)}",
         taken_out="; ".join(_taken_out(settings, record.get("sparsity") or {}, about)) or "nothing",
         numbers=_int8(**int8) if int8 else "float32",
         size=f"{about['megabytes']:,.2f} MB" + (f", {int8['megabytes_float']:,.2f} MB before int8" if int8 else ""),

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import tee
 from pathlib import Path
 
+import mmalib
+
 EXAMPLES = """examples:
-  python -m mmalib study                     the quick study: two CPU cores, offline, minutes
+  python -m mmalib study                     the quick study: two CPU cores, offline, half an hour
   python -m mmalib study --profile paper     the paper's own scale; wants a GPU
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
@@ -89,6 +91,8 @@ def _predict(options: argparse.Namespace) -> int:
     """
     from mmalib.use import ner
 
+    if file := next(filter(os.path.isfile, options.text), None):
+        raise ValueError(f"{file} is a file, and predict takes text. For its lines: python -m mmalib predict < {file}")
     typing = not options.text and sys.stdin.isatty()
     asked, texts = tee(options.text or ner.lines(sys.stdin.buffer))
     answers = ner.NER.load(options.model, batch_size=1 if typing else None)(asked)
@@ -137,13 +141,14 @@ def _ship(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    """Measure samples a second of exported models (folders with a model.onnx), each in turns with the baseline.
+    """Measure samples a second of models (shipped, or folders with a model.onnx), each in turns with the baseline.
 
     Prints a table and leaves a record of each model and runtime in RUNS/bench/records. Run it on an otherwise idle
     machine.
     """
     from mmalib.app import bench
     from mmalib.records import machine
+    from mmalib.use import shipped
 
     try:
         batches = [int(size) for size in options.batch.split(",")]
@@ -153,7 +158,8 @@ def _bench(options: argparse.Namespace) -> int:
     how = {"batches": batches, "length": options.length, "seconds": options.seconds}
     how["threads"] = machine.cores() if options.threads is None else options.threads
     records = options.runs / "bench" / "records"
-    return bench.run(options.folders, options.runtime.split(","), options.baseline, records, **how)
+    folders = [shipped.unpacked(str(one)) if str(one) in shipped.there() else one for one in options.folders]
+    return bench.run(folders, options.runtime.split(","), options.baseline, records, **how)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -172,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {mmalib.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int]) -> Callable:
@@ -186,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     model = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
 
     takes = command("study", _study)
-    sizes = "quick (default; minutes on two cores), small (days on two cores, or a GPU), paper (a GPU)"
+    sizes = "quick (default; half an hour on two cores), small (days on two cores, or a GPU), paper (a GPU)"
     sizes += ', or your own: a file like {"like": "small", "backbones": ["FOLDER"], "seeds": [1]}'
     takes("--profile", **profile, help=f"size of the study: {sizes}")
     takes("--runs", **runs)
@@ -205,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
 
     takes = command("predict", _predict)
     takes("--model", metavar="MODEL", help=f"{model} (default: the first that is shipped)")
-    takes("text", nargs="*", metavar="TEXT", help="default: the lines of the standard input, in UTF-8")
+    takes("text", nargs="*", metavar="TEXT", help="in quotes each; default: the lines of the standard input, in UTF-8")
     takes("--json", action="store_true", help="a line of JSON for every text instead")
 
     command("models", _models)
@@ -223,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         takes(f"--{name}", metavar="RUN", help=f"the run to ship as '{name}'")
 
     takes = command("bench", _bench)
-    takes("folders", nargs="+", type=Path, metavar="FOLDER")
+    takes("folders", nargs="+", type=Path, metavar="FOLDER", help="or 'fast', 'faithful'")
     names = "onnxruntime (default), openvino, deepsparse, torch, with commas between; settings follow a name"
     example = "openvino:precision=bf16:hint=throughput:shapes=fixed"
     takes("--runtime", default="onnxruntime", metavar="NAMES", help=f"{names}, as in {example}")

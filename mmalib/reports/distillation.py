@@ -1,5 +1,7 @@
 """Notebook 04, from records: table 4 beside the paper's, and F1 per language of every student in every setting."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,15 +19,7 @@ NAMES = {
     "self-taught 1": "self-taught, a round*",
     "self-taught 2": "self-taught, two rounds*",
 }
-TICKS = {
-    "plain": "no\nteacher",
-    "teacher": "teacher",
-    "longer": "teacher,\nlonger",
-    "unlabelled": "teacher,\nes+nl text*",
-    "open-text": "teacher,\nopen text*",
-    "self-taught 1": "self-taught,\na round*",
-    "self-taught 2": "self-taught,\ntwo rounds*",
-}
+TICKS = {key: fill(name.removeprefix("with "), 12, break_on_hyphens=False) for key, name in NAMES.items()}
 STEPS = {
     "the teacher": ("teacher", "plain"),
     "more steps": ("longer", "teacher"),

@@ -10,16 +10,8 @@ from matplotlib.figure import Figure
 from mmalib.plan import of_kind
 from mmalib.reports import combined, figures, speed, tables, words
 
-FAMILIES = {  # as in `words`, and their colours
-    "dense": "#222222",
-    "student": "#66CCEE",
-    "heads or neurons gone": "#CCBB44",
-    "zeros": "#AA3377",
-    "int8": "#228833",
-    "several at once": "#EE7733",
-    "others": "#4477AA",
-    "the paper's": "#999999",
-}
+COLOURS = ("#222222", "#66CCEE", "#CCBB44", "#AA3377", "#228833", "#EE7733", "#4477AA", "#999999")
+FAMILIES = dict(zip((*words.FAMILIES.values(), "others", "the paper's"), COLOURS, strict=True))
 NAMED = 5  # models
 
 

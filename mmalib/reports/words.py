@@ -8,7 +8,7 @@ FAMILIES = {  # kind of run → how a legend calls it
     "structured": "heads or neurons gone",
     "gradual": "zeros",
     "graph": "int8",
-    "combination": "several at once",
+    "combination": "combined",
 }
 GONE = {"heads": "heads", "uniform": "heads and neurons"}
 COMBINED = {

@@ -218,7 +218,7 @@ def test_a_folder_half_written_is_one_line(table, tmp_path, damage, said):
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a folder. Give the folder of a model"):
+    with pytest.raises(ValueError, match="nowhere is neither a folder nor a shipped model. Give the folder of a model"):
         NER.load(tmp_path / "nowhere")
 
 

@@ -89,7 +89,7 @@ def test_to_disk_and_back_the_model_comes_along(table, tmp_path):
 
 def test_an_unknown_model_is_one_line(tmp_path):
     nlp = piped("es", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="nowhere is not a folder"):
+    with pytest.raises(ValueError, match="nowhere is neither a folder"):
         nlp("Madrid")
 
 
