@@ -44,7 +44,16 @@ def score(f1):
 
 def record(run=RUN, *, scores=None, size=None, **more):
     """A record as the studies save it, every score another number."""
-    settings = {"notebook": "05", "method": "quantization", "graph": "float", "backbone": "tiny", "weights": "0000"}
+    settings = {
+        "kind": "graph",
+        "notebook": "05",
+        "method": "quantization",
+        "graph": "float",
+        "int8": "float",
+        "label": "tiny",
+        "backbone": "tiny",
+        "weights": "0000",
+    }
     settings |= {"corpus": "sample", "seed": 1, "train_sentences": None, "epochs": 3, "max_length": 77}
     f1 = {"en": (0.8514, 0.8023), "es": (0.4815, 0.4636), "nl": (0.5177, 0.4998)}
     ours = {name: {"dev": score(dev), "test": score(test)} for name, (dev, test) in f1.items()}
@@ -258,8 +267,9 @@ def test_a_search_over_the_labels_of_other_languages_is_told(graph):
 
 
 def test_a_combination_tells_of_what_it_started_from(graph):
-    start = {"method": "uniform", "removed": 0.5}
+    start = {"method": "uniform", "removed": 0.5, "label": "student"}
     more = {
+        "kind": "combination",
         "method": "combination",
         "backbone": "folder/of/student",
         "combination": "halved-q",
@@ -268,7 +278,7 @@ def test_a_combination_tells_of_what_it_started_from(graph):
     }
     text = card.text(record(**more), int8(about_of(graph), format="qoperator", embeddings=True))
     assert line_of(text, "Backbone").startswith("`student`")
-    assert line_of(text, "Method").startswith("combination (`halved-q`), heads and neurons removed")
+    assert line_of(text, "Method").startswith("combination (`halved-q`): student, half of heads and neurons")
     assert "50.0% of the heads and neurons" in line_of(text, "Taken out") and "subwords" in line_of(text, "Taken out")
     assert all(
         said in line_of(text, "Numbers") for said in ("int8, qat", "`qoperator`", "37 linear maps", "embeddings")

@@ -17,7 +17,7 @@ from mmalib.model.evaluate import score, scored
 from mmalib.records import machine, store
 from mmalib.reports import quantization as report
 from mmalib.reports import tables
-from mmalib.studies import int8_choices, quantization
+from mmalib.studies import quantization
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_the_choice_does_not_look_beyond_english(study, made, folder, run_of, it
     settings = run_of("static").settings
     caps = {"train": settings["calibration_sentences"], "dev": settings["int8_sentences"]}
     english = [encode_split(fewer(only["en"][split], cap), its_tokenizer, 128) for split, cap in caps.items()]
-    chosen = int8_choices.calibrated(settings, source, *english)
+    chosen = quantization.calibrated(settings, source, *english)
     assert chosen["calibration"] == made["static"]["calibration"]
     known, places = made["static"]["ranges"], made["float"]["places"]
-    found = int8_choices.searched(run_of("floor").settings, source, known, its_tokenizer, only, places)
+    found = quantization.searched(run_of("floor").settings, source, known, its_tokenizer, only, places)
     assert found["sensitivity"] == made["floor"]["sensitivity"]
     assert found["floor"]["skip"] == made["floor"]["floor"]["skip"]
 
@@ -154,7 +154,7 @@ def broken(made, monkeypatch):
     """Whatever is searched, one map is found that has to stay in float."""
     name = next(iter(made["float"]["places"]))
     found = {"floor": {"skip": [name], "languages": ["en"]}, "sensitivity": []}
-    monkeypatch.setattr(int8_choices, "searched", lambda *_: copy.deepcopy(found))
+    monkeypatch.setattr(quantization, "searched", lambda *_: copy.deepcopy(found))
     return found
 
 
@@ -219,9 +219,9 @@ def test_what_changed_is_the_difference_of_the_scores(study, made, compared, mon
 
 def test_layers_are_taken_evenly():
     where = {f"{layer}.{part}": [layer, part] for layer in range(6) for part in "ab"}
-    assert int8_choices.scanned(where, None) == list(where) == int8_choices.scanned(where, 9)
-    assert [name[0] for name in int8_choices.scanned(where, 3)] == ["0", "0", "2", "2", "5", "5"]
-    assert int8_choices.scanned(where, 1) == ["0.a", "0.b"]
+    assert quantization.scanned(where, None) == list(where) == quantization.scanned(where, 9)
+    assert [name[0] for name in quantization.scanned(where, 3)] == ["0", "0", "2", "2", "5", "5"]
+    assert quantization.scanned(where, 1) == ["0.a", "0.b"]
 
 
 def record(graph, seed, f1, size=(10.0, 40.0), **found):

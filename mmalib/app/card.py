@@ -101,14 +101,11 @@ def _front(settings: dict, title: str, scores: Sequence[tuple]) -> str:
     backbone, is_conll = Path(settings["backbone"]).name, settings["corpus"] == "conll"
     shipped, results = backbone in backbones.SHIPPED, []
     for language, split, after, before in scores:
-        about = {
-            "task_type": "token-classification",
-            "dataset_type": corpus.HUB_REPOSITORIES.get(language, "Babelscape/wikineural") if is_conll else "sample",
-            "dataset_name": "CoNLL-2002/2003, WikiNEuRal beyond" if is_conll else "the generated sample",
-            "dataset_config": language,
-            "dataset_split": "validation" if split == "dev" else split,
-            "metric_type": "f1",
-        }
+        about = {"task_type": "token-classification", "dataset_config": language, "metric_type": "f1"}
+        hub = corpus.HUB_REPOSITORIES.get(language, "Babelscape/wikineural")
+        about |= {"dataset_type": hub, "dataset_name": "CoNLL-2002/2003, WikiNEuRal beyond"}
+        about |= {} if is_conll else {"dataset_type": "sample", "dataset_name": "the generated sample"}
+        about["dataset_split"] = "validation" if split == "dev" else split
         named = {"F1 before compression": before, "F1 after compression": after} if before else {"F1": after}
         results += [EvalResult(**about, metric_name=name, metric_value=round(named[name]["f1"], 4)) for name in named]
     read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if _read(settings) == combined.READ else [])

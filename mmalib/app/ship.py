@@ -25,7 +25,7 @@ from mmalib.model.evaluate import Predict, further_scores, scored
 from mmalib.plan import of_kind
 from mmalib.records import machine
 from mmalib.reports import combined, tables
-from mmalib.studies import int8_choices
+from mmalib.studies import quantization
 from mmalib.studies.study import Study
 from mmalib.studies.training import english
 from mmalib.use import shipped
@@ -120,7 +120,7 @@ def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tup
     export.export(model, tokenizer, scratch / "float", provenance=about)
     text = english(study, tokenizer, study.profile.calibration_sentences, DEV)
     how = {"calibration_methods": study.profile.calibration_methods}
-    calibrated = int8_choices.calibrated(how, scratch / "float", *text)
+    calibrated = quantization.calibrated(how, scratch / "float", *text)
     about = {"calibration": calibrated["calibration"]["chosen"]}
     quantize.quantize(scratch / "float", scratch / "int8", kind="static", ranges=calibrated["ranges"], provenance=about)
     return scratch / "int8", {**record["scores"], **record.get("further", {})}

@@ -34,19 +34,12 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
     counts = _count(gold, predicted)
     low, high = np.percentile(_f1(resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
     total = counts.sum(axis=(0, 1))
-    return {
-        **_scores(total),
-        "f1_low": low,
-        "f1_high": high,
-        "sentences": len(gold),
-        "words": sum(len(tags) for tags in gold),
-        "entities": int(total[GOLD]),
-        "types": {
-            name: {**_scores(of_type), "entities": int(of_type[GOLD])}
-            for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
-        },
-        "counts": written(counts),
+    by_type = {
+        name: {**_scores(of_type), "entities": int(of_type[GOLD])}
+        for name, of_type in zip(TYPES, counts.sum(axis=0), strict=True)
     }
+    size = {"sentences": len(gold), "words": sum(map(len, gold)), "entities": int(total[GOLD])}
+    return {**_scores(total), "f1_low": low, "f1_high": high, **size, "types": by_type, "counts": written(counts)}
 
 
 def difference(

@@ -113,13 +113,6 @@ def _entities(text: sub.Encoded, logits: list[np.ndarray]) -> dict:
 
 
 ENTITIES = Task("entities", tuple(LABELS), sub.encode_split, _entities)
-SIMILARITY = Task(
-    "similarity",
-    GRADES,
-    _graded,
-    _similar,
-    rows=_graded_rows,
-    loss=distill.loss(hardness=1.0, temperature=1.0),
-    measured="pearson",
-)
+OF_GRADES = {"rows": _graded_rows, "loss": distill.loss(hardness=1.0, temperature=1.0), "measured": "pearson"}
+SIMILARITY = Task("similarity", GRADES, _graded, _similar, **OF_GRADES)
 TASKS = {task.name: task for task in (ENTITIES, SIMILARITY)}

@@ -32,16 +32,9 @@ def describe() -> dict:
     """The machine as plain data for a record: CPU, cores, memory, CPU flags, GPU, Python, platform."""
     import torch  # takes seconds, and most users of this module never ask
 
-    return {
-        "cpu": cpu(),
-        "cores": cores(),
-        "threads": threads(),
-        "ram_gib": _ram_gib(),
-        "flags": flags(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
+    told = {"cpu": cpu(), "cores": cores(), "threads": threads(), "ram_gib": _ram_gib(), "flags": flags()}
+    told["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return told | {"python": platform.python_version(), "platform": platform.platform()}
 
 
 def cpu() -> str:

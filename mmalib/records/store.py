@@ -47,16 +47,9 @@ def finished(folder: Path, run: str, settings: dict) -> dict | None:
 def save(folder: Path, run: str, settings: dict, *, scores: dict, **parts) -> Path:
     """Write the record of a finished run atomically, with the machine, versions and commit it came from."""
     finished(folder, run, settings)  # raises rather than overwrite a record with other settings
-    record = {
-        "run": run,
-        "settings": settings,
-        "scores": scores,
-        **parts,
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "commit": machine.commit(),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+    record = {"run": run, "settings": settings, "scores": scores, **parts, "machine": machine.describe()}
+    record |= {"versions": machine.versions(), "commit": machine.commit()}
+    record["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     path = _path(folder, run)
     write_atomic(path, _dumps(run, record) + "\n")
     return path

@@ -98,17 +98,11 @@ def compare(
                     theirs.append(_turn(base, pair, seconds / turns, calls))
     others = watch.others(candidate.threads)
     speeds, base_speeds = ([speed for speed, _ in turns_of] for turns_of in (ours, theirs))
-    times = np.concatenate([milliseconds for _, milliseconds in ours])
-    return {
-        **_spread("samples_per_second", speeds),
-        **_spread("baseline_samples_per_second", base_speeds),
-        **_spread("ratio", [one / other for one, other in zip(speeds, base_speeds, strict=True)]),
-        "milliseconds_p50": float(np.percentile(times, 50)),
-        "milliseconds_p95": float(np.percentile(times, 95)),
-        **others,
-        "samples": speeds,
-        "baseline_samples": base_speeds,
-    }
+    p50, p95 = np.percentile(np.concatenate([milliseconds for _, milliseconds in ours]), [50, 95]).tolist()
+    row = _spread("samples_per_second", speeds) | _spread("baseline_samples_per_second", base_speeds)
+    row |= _spread("ratio", [one / other for one, other in zip(speeds, base_speeds, strict=True)])
+    row |= {"milliseconds_p50": p50, "milliseconds_p95": p95, **others}
+    return row | {"samples": speeds, "baseline_samples": base_speeds}
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:

@@ -22,18 +22,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedModel, TrainerCallback
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from mmalib.data import LABELS
 from mmalib.data.corpus import fewer, fewer_to_score
-from mmalib.data.subwords import Encoded, run_of, tags, word_logits
-from mmalib.graph import export, qat, ranges
+from mmalib.data.subwords import Encoded, encode_split, run_of, tags, word_logits
+from mmalib.graph import export, floor, qat, ranges
 from mmalib.graph import quantize as int8
 from mmalib.model.backbones import layers, load_tokenizer, parts
 from mmalib.model.evaluate import changed_words, scored
 from mmalib.model.finetune import finetune
-from mmalib.plan import FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
-from mmalib.studies import int8_choices
+from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
 from mmalib.studies.study import Study
 from mmalib.studies.training import english, lesson, recipe_after
 
@@ -149,7 +149,7 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
     known, skip, facts = static["ranges"] if static else None, [], {}
     if name == "static":
         english_text = english(study, tokenizer, settings["calibration_sentences"], settings["int8_sentences"])
-        facts = int8_choices.calibrated(settings, source, *english_text)
+        facts = calibrated(settings, source, *english_text)
         known = facts["ranges"]
     elif name == "without-data":
         rows = ranges.random_rows(tokenizer, number=settings["calibration_sentences"], length=RANDOM_LENGTH)
@@ -158,7 +158,7 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
         needed = name == "floor" or max(losses(static["scores"], dense["scores"]).values()) > FLOOR_POINTS
         facts = {"floor": {"skip": [], "languages": FLOORS[name], "measured": 0, "met": True}}
         if needed:
-            facts = int8_choices.searched(settings, source, known, tokenizer, study.corpora, dense["places"])
+            facts = searched(settings, source, known, tokenizer, study.corpora, dense["places"])
         skip = facts["floor"]["skip"]
         if not skip:  # then it is the static graph
             return static["size"], {**facts, "same_as": static["run"]}
@@ -170,3 +170,49 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
 
 def _tokenizer(folder: Path):
     return load_tokenizer(str(folder.resolve()))
+
+
+def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> dict[str, dict]:
+    """The ranges of the method that is best on English dev, and what every method came to."""
+    rows, by_method, tried = [window.ids for window in train.windows], {}, {}
+    for method in settings["calibration_methods"]:
+        by_method[method] = ranges.calibrate(source, rows, method=method)
+        build = partial(int8.quantize, source, kind="static", ranges=by_method[method])
+        measure, _ = floor.measure_with(build, source, {"en": dev})
+        f1, drift = measure(frozenset())
+        tried[method] = {"f1": f1["en"], "drift": drift}
+    chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
+    return {"ranges": by_method[chosen], "calibration": {"chosen": chosen, "tried": tried}}
+
+
+def searched(
+    settings: dict,
+    source: Path,
+    known: int8.Ranges,
+    tokenizer: PreTrainedTokenizerFast,
+    corpora: dict[str, DatasetDict],
+    where: dict[str, list],
+) -> dict:
+    """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads."""
+    languages = settings["floor_languages"]
+    # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
+    splits = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
+    dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in splits.items()}
+    build = partial(int8.quantize, source, kind="static", ranges=known)
+    measure, base = floor.measure_with(build, source, dev)
+    names = scanned(where, settings["floor_layers"])
+    result = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, most=FLOOR_MAPS)
+    if len(languages) > 1:
+        return {"floor": result}
+    # For the picture, one map alone is int8: the errors of several partly cancel, so leaving one out tells less.
+    alone = {name: measure(frozenset(where) - {name})[1] for name in names}
+    rows = [{"map": name, "layer": where[name][0], "part": where[name][1], "drift": alone[name]} for name in names]
+    return {"floor": result, "sensitivity": rows}
+
+
+def scanned(where: dict[str, list], number: int | None) -> list[str]:
+    """The maps of `number` layers, evenly from the first to the last; of all layers, if it is None."""
+    there = sorted({layer for layer, _ in where.values()})
+    if number is not None and number < len(there):
+        there = [there[round(place)] for place in np.linspace(0, len(there) - 1, number)]
+    return [name for name, (layer, _) in where.items() if layer in there]

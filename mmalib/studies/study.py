@@ -22,37 +22,18 @@ from mmalib.plan import Run
 from mmalib.profiles import Profile, changed, load_profile
 from mmalib.records import clock, lock, store
 
-MAKERS = {  # kind of run → module and function: (study, run, folder for what is unfinished) → parts of its record
-    "recipe": "training.attempt",
-    "baseline": "training.tune",
-    "structured": "structured.shrink",
-    "vocabulary": "structured.cut_vocabulary",
-    "gradual": "unstructured.prune",
-    "one-shot": "unstructured.one_shot",
-    "trial": "unstructured.attempt",
-    "movement": "unstructured.attempt",
-    "student": "training.tune",
-    "graph": "quantization.quantize",
-    "changed words": "quantization.compare",
-    "halved": "combined.halve",
-    "combination": "combined.combine",
-    "shape": "speed.shape",
-    "text": "speed.text",
-    "trained": "speed.trained",
-    "layers": "compound.drop",
-    "compound": "unstructured.prune",
-    "compound int8": "compound.quantize",
-    "compound speed": "compound.measure",
-    "held": "compound.hold",
-    "upstream": "upstream.prune",
-    "transfer": "upstream.transfer",
-    "ablation": "unstructured.one_shot",
-    "crossed": "crossed.tune",
-    "gated": "crossed.prune",
-    "searched": "crossed.search",
-    "crossed sparse": "crossed.sparse",
-    "pairs int8": "crossed.int8",
-    "use": "crossed.use",
+MAKERS = {  # module → kind of run → its function: (study, run, folder for what is unfinished) → parts of the record
+    "training": {"recipe": "attempt", "baseline": "tune", "student": "tune"},
+    "structured": {"structured": "shrink", "vocabulary": "cut_vocabulary"},
+    "unstructured": {"gradual": "prune", "compound": "prune"}
+    | {"one-shot": "one_shot", "ablation": "one_shot", "trial": "attempt", "movement": "attempt"},
+    "quantization": {"graph": "quantize", "changed words": "compare"},
+    "combined": {"halved": "halve", "combination": "combine"},
+    "speed": {"shape": "shape", "text": "text", "trained": "trained"},
+    "compound": {"layers": "drop", "compound int8": "quantize", "compound speed": "measure", "held": "hold"},
+    "upstream": {"upstream": "prune", "transfer": "transfer"},
+    "crossed": {"crossed": "tune", "gated": "prune", "searched": "search", "use": "use"}
+    | {"crossed sparse": "sparse", "pairs int8": "int8"},
 }
 
 
@@ -130,8 +111,8 @@ class Study:
                 return record
             unfinished = self.home / "unfinished" / f"{run.name}-{run.digest}"
             spent = unfinished.with_name(f"{unfinished.name}.seconds")
-            module, _, function = MAKERS[run.kind].partition(".")
-            maker = getattr(importlib.import_module(f"mmalib.studies.{module}"), function)
+            module = next(name for name, kinds in MAKERS.items() if run.kind in kinds)
+            maker = getattr(importlib.import_module(f"mmalib.studies.{module}"), MAKERS[module][run.kind])
             with clock.sitting(spent) as seconds:
                 parts = {"scores": {}, **maker(self, run, unfinished)}
             store.save(self.home / "records", run.name, run.settings, needs=run.needs, timings=seconds, **parts)
