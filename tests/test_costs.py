@@ -54,14 +54,18 @@ def test_what_is_missing_would_take_as_long_as_its_kind_did():
     runs += [run("floor", 1, graph="floor"), Run("07-x", {"notebook": "07", "method": "shape"})]
     there = [
         record("qat1", 2, {"training": 3600.0, "scoring": 3600.0}),
-        {**record("qat2", 2, {"training": 7200.0}), "machine": {"cores": 2, "threads": 1}},
+        {
+            **record("qat2", 2, {"training": 7200.0}),
+            "machine": {"cores": 2, "threads": 1, "cpu": "EPYC", "flags": {"avx512_vnni": True, "avx2": True}},
+        },
         record("of another study", 2, {"training": 1e6}),
         {**record("floor", 16, {"training": 360.0}), "machine": {"cores": 16, "threads": 1, "gpu": "H100"}},
     ]
     assert costs.planned(there, runs).to_dict("records") == [
-        {"notebook": "05", "runs": 4, "there": 3, "seeds": "1, 2", "core-hours": "6.0"}
+        {"notebook": "05", "runs": 4, "there": 3, "seeds": "1, 2", "made on": "EPYC VNNI, H100, Xeon"}
+        | {"core-hours": "6.0"}
         | {"hours of runs on a GPU": "0.1", "still, about": "3.0"},
-        {"notebook": "07", "runs": 1, "there": 0, "seeds": "", "core-hours": "0.0"}
+        {"notebook": "07", "runs": 1, "there": 0, "seeds": "", "made on": "", "core-hours": "0.0"}
         | {"hours of runs on a GPU": "0.0", "still, about": "0.0 and 1 never timed"},
     ]
     assert list(costs.planned([], runs)["core-hours"]) == ["0.0", "0.0"]

@@ -237,7 +237,9 @@ def test_the_table_has_every_row_and_says_what_was_not_measured(records):
     assert set(table.index) == wanted
     assert isinstance(table.loc[("entities", "FT"), "speed-up"], float)
     assert table.loc[("similarity", "P+A"), "speed-up"] == "not measured"
-    assert table.loc[("entities", "P"), "training Wh"] >= 0 and table.loc[("entities", "P"), "asked"] == "0.6"
+    over = table.loc[("entities", "FT"), [*report.OVER_FT]]
+    assert over["over FT low"] <= over["over FT"] <= over["over FT high"]
+    assert table.loc[("entities", "P"), "own training Wh"] >= 0 and table.loc[("entities", "P"), "asked"] == "0.6"
     drawn = reports.draw(records, "crossed", "searched", "gated", "use")
     figures = {"crossed_quality", "crossed_size", "crossed_removed", "crossed_emissions"}
     assert set(drawn) == {"table_crossed", "table_searched"} | figures

@@ -280,6 +280,47 @@ def test_the_fastest_open_configurations_are_ordered_and_have_the_papers_best_am
     assert open_rows["configuration"].iloc[0] == "minilm 3 layers uniform 50% int8"
 
 
+def in_turns(row, ratios):
+    """The row as it is measured in turns, with the ratio of all of them."""
+    low, middle, high = np.percentile(ratios, [25, 50, 75]).tolist()
+    turns = {"samples": [8 * ratio for ratio in ratios], "baseline_samples": [8.0] * len(ratios)}
+    return row | turns | {"ratio": middle, "ratio_low": low, "ratio_high": high}
+
+
+@pytest.fixture
+def lucky(records):
+    """At batch 1 the static model is fast in every second turn, at batch 8 by luck in the other one."""
+    (static,) = (one for one in records if one["settings"]["case"] == "base int8")
+    of_batch = {1: [4.0, 3.0, 5.0], 8: [1.0, 9.0, 2.0]}
+    static["throughput"] = [in_turns(one, of_batch[one["batch"]]) for one in static["throughput"]]
+    return records
+
+
+def test_a_speed_up_is_the_median_of_all_turns_where_nothing_is_chosen(lucky):
+    table = report.table(lucky, 11).set_index(["measured as", "runtime", "batch"])["speed-up"]
+    assert [table["base int8", "onnxruntime", batch] for batch in ("1", "8")] == [4.0, 2.0]
+    measured = report.rows(lucky).set_index(["case", "runtime", "batch"]).loc[("base int8", "onnxruntime", 1)]
+    assert (measured["ratio_low"], measured["ratio_high"]) == (3.5, 4.5)
+
+
+def test_the_fastest_is_chosen_in_every_second_turn_and_its_speed_up_is_that_of_the_others(lucky):
+    extract = report.table(lucky, 7).set_index(["measured as", "runtime"]).loc[("base int8", "onnxruntime")]
+    assert (extract["batch"], extract["speed-up"]) == ("1", 3.0)
+    fastest = report.fastest([one for one in lucky if one["settings"]["case"] == "base int8"])
+    assert fastest["batch"].iloc[-1] == "1" and fastest["speed-up"].iloc[-1] == 3.0
+    axes = report.speedups(lucky).axes[0]
+    place = [label.get_text() for label in axes.get_yticklabels()].index("base int8")
+    drawn = {line.get_label(): line.get_xdata() for line in axes.lines}
+    assert [drawn[name][place] for name, *_ in report.RUNTIMES.values() if name in drawn] == [3.0] * 3
+
+
+def test_one_turn_that_is_left_has_no_quartiles_but_the_range_of_all():
+    one, several = (in_turns({}, ratios) for ratios in ([5.0, 6.0, 1.0], [9.0, 1.0, 9.0, 2.0, 9.0, 3.0, 9.0]))
+    assert report.reported(one) == {"ratio": 6.0, "ratio_low": 1.0, "ratio_high": 6.0, "turns": 1}
+    assert report.reported(several) == {"ratio": 2.0, "ratio_low": 1.5, "ratio_high": 2.5, "turns": 3}
+    assert report.reported({"ratio": 2.0, "samples": []}) == {"ratio": 2.0}
+
+
 def test_table_17_is_over_the_dense_model_in_deepsparse(records):
     table = report.table_17(records)
     assert len(table) == 10 and table["speed-up"].iloc[0] == 1.0 and table["smaller by"].iloc[0] == 1.0

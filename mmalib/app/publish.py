@@ -16,6 +16,7 @@ import pandas as pd
 from mmalib import plan, profiles, reports
 from mmalib.app import batch
 from mmalib.records import store
+from mmalib.use import shipped
 
 PROFILE = "small"  # whose study is in figures/
 PAGE = "README.md"  # of the repository, and of figures/
@@ -30,7 +31,8 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
     written = reports.redraw(records, folder, folder, formats)
-    about = benchmarks(root) | reports.backbones.draw(reports.backbones.read()) | {"table_planned": planned(records)}
+    about = benchmarks(root) | reports.backbones.draw(reports.backbones.read())
+    about |= {"table_planned": planned(records), "table_shipped": shipped_models()}
     written += reports.write(about, folder, folder, formats)
     store.write_atomic(folder / "answer.md", reports.answer.text(records))
     if tuple(formats) == reports.FORMATS:  # what an earlier study drew and this one does not
@@ -44,6 +46,16 @@ def planned(records: list[dict]) -> pd.DataFrame:
     """What of the whole study is there, and what the rest would take."""
     runs = plan.runs(profiles.load_profile(PROFILE), reports.tables.of_the_study(records)[0]["settings"]["corpus"])
     return reports.costs.planned(records, runs)
+
+
+def shipped_models() -> pd.DataFrame:
+    """The models in the package: what they are, what they weigh unpacked, and test F1 by language."""
+    rows = []
+    for name in shipped.there():
+        about = store.read_json(shipped.MODELS / name / "mmalib.json")
+        scores = {language: f"{splits['test']:.3f}" for language, splits in about["scores"]["after"].items()}
+        rows.append({"model": name, "what it is": shipped.NAMES[name], "MB": round(about["megabytes"], 1)} | scores)
+    return pd.DataFrame(rows)
 
 
 def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:

@@ -1,19 +1,17 @@
 """The study's answer, from records: what the dense models find, what compression leaves of it, how many claims hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from mmalib.plan import of_kind
-from mmalib.reports import claims, combined, figures, tables, words
-from mmalib.reports.intervals import NOTHING, UNSEEN
+from mmalib.reports import claims, combined, figures, intervals, tables, words
+from mmalib.reports.intervals import NOTHING, UNSEEN, Number, Seed
 
-HOW = {  # family of `words` → what has been done
-    "int8": "int8 alone",
-    "student": "a student of fewer weights",
-    "combined": "a student or zeros, and int8",
-    "zeros": "zeros for most of the weights",
-}
+# family of `words` → what has been done
+HOW = {"int8": "int8 alone", "student": "a student of fewer weights", "combined": "a student or zeros, and int8"}
+HOW |= {"zeros": "zeros for most of the weights"}
 THEIRS = "a student that has read unlabelled text in those two"
 
 
@@ -41,34 +39,41 @@ def _dense(records: list[dict]) -> str:
 
 def _compressed(records: list[dict]) -> str:
     """How many models keep less of the unseen languages than of English; and what each way keeps, the best first."""
-    rows = []
+    ways: dict[str, dict[str, list[Seed]]] = {}
     for record in of_kind(records, "combination", "gradual", "student", "graph"):
-        base, settings = tables.of_part(record, "base", records), record["settings"]
-        as_large = settings.get("int8") == "float" or settings.get("setting") == "plain"
-        if base and not as_large:
-            f1, dense = _f1(record), _f1(base)
-            unseen = sum(f1[name] for name in UNSEEN) / max(sum(dense[name] for name in UNSEEN), NOTHING)
+        dense, settings = (
+            combined.whole_of(record, records) or tables.of_part(record, "base", records),
+            record["settings"],
+        )
+        if dense and settings.get("int8") != "float" and settings.get("setting") != "plain":  # both are compared with
             how = THEIRS if combined.target_text(record) in combined.HAS_READ else HOW[words.family(settings)]
-            about = {"how": how, "model": words.words(settings, record["run"])}
-            rows.append(about | {"English": f1["en"] / max(dense["en"], NOTHING), "unseen": unseen})
-    if not rows:
+            seeds = ways.setdefault(how, {}).setdefault(words.words(settings, record["run"]), [])
+            seeds.append({"dense": dense, "made": record})
+    if not ways:
         return "What pruning, students and int8 leave of that has not been run on it yet.\n"
-    models = pd.DataFrame(rows).groupby(["how", "model"])
-    kept = models.mean().assign(seeds=models.size())
-    blind = kept.drop(index=THEIRS, errors="ignore")
-    ways = [
-        {"made smaller or faster by": how, "models": len(group), "seeds": _range(group["seeds"], "d")}
-        | {"English F1 kept": _range(group["English"]), "Spanish and Dutch F1 kept": _range(group["unseen"])}
-        for how, group in sorted(kept.groupby("how"), key=lambda pair: -pair[1]["unseen"].max())
-    ]
+    rows, apart = [], []
+    for how, models in ((how, ways[how]) for how in (*HOW.values(), THEIRS) if how in ways):
+        shares = [intervals.over_seeds(seeds, _kept, ("English", "unseen")) for seeds in models.values()]
+        row = {"made smaller or faster by": how, "models": len(models), "seeds": _range(map(len, models.values()), "d")}
+        row |= {"English F1 kept": _range(share["English"][0] for share in shares)}
+        rows.append(row | {"Spanish and Dutch F1 kept": _range(share["unseen"][0] for share in shares)})
+        apart += [intervals.of(share["unseen"] - share["English"]) for share in shares if how != THEIRS]
+    less, clearly = sum(one.value < 0 for one in apart), sum(one.high < 0 for one in apart)
     return (
-        f"Made smaller or faster without text in those two, {(blind['unseen'] < blind['English']).sum()} of "
-        f"{len(blind)} models keep less of them than of English:\n\n{tables.markdown(pd.DataFrame(ways))}"
+        f"Of {len(apart)} models that were made smaller or faster and read no more text in those two, {less} keep less "
+        f"of them than of English, {clearly} by more than the 95% interval:\n\n{tables.markdown(pd.DataFrame(rows))}"
     )
 
 
-def _range(values: pd.Series, form: str = ".0%") -> str:
-    low, high = format(values.min(), form), format(values.max(), form)
+def _kept(seed: Seed, which: str) -> Number:
+    """The share of the dense F1 that is left in English, or in the unseen languages together."""
+    languages = ("en",) if which == "English" else UNSEEN
+    dense, made = (sum(intervals.f1(seed[part], language) for language in languages) for part in ("dense", "made"))
+    return made / np.maximum(dense, NOTHING)
+
+
+def _range(values: Iterable[float], form: str = ".0%") -> str:
+    low, *_, high = [format(value, form) for value in sorted(values)] * 2
     return low if low == high else f"{low.rstrip('%')} to {high}"
 
 

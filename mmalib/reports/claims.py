@@ -156,23 +156,26 @@ def _upstream(*at) -> dict[str, str]:
 
 def _static(records: list[dict]) -> Answer:
     """Static is faster wherever both run; against it: slower everywhere, beyond the quartiles."""
-    names = {case: plan.speed_name(case, _corpus(records)) for case in ("base int8", "base dynamic")}
-    if missing := [run for run in names.values() if run not in {record["run"] for record in records}]:
+    names = {case: plan.speed_name(case, _corpus(records)) for case in ("base int8", "base dynamic", "base")}
+    there = {record["run"] for record in records}
+    if missing := [run for case, run in names.items() if case != "base" and run not in there]:
         return _without(missing)
     rows = speed.rows(records).query("case in @names").sort_values(["runtime", "batch"], kind="stable")
     failed = [f"{row.case} in {row.runtime}" for row in rows[rows["ratio"].isna()].itertuples()]
-    ran = rows.dropna(subset="ratio")
-    ran = ran[ran.duplicated(["runtime", "batch"], keep=False)]
-    faster, texts = [], {}
-    for (runtime, batch), both in ran.groupby(["runtime", "batch"]):
-        times = intervals.times(*both.set_index("case").loc[list(names)].to_dict("records"))
-        faster.append(within(times, 1.0))
-        texts.setdefault(runtime, []).append(f"{intervals.show(times, digits=2)} at batch {batch:.0f}")
-    text = [f"static over dynamic in {runtime}: {', '.join(of_runtime)}" for runtime, of_runtime in texts.items()]
+    faster, text, busy = [], [], False
+    for runtime, ran in rows.dropna(subset="ratio").groupby("runtime"):
+        static, dynamic, whole = (ran[ran["case"] == case].set_index("batch").to_dict("index") for case in names)
+        if times := {batch: intervals.times(row, dynamic[batch]) for batch, row in static.items() if batch in dynamic}:
+            gains = [intervals.times(row, whole[batch]).value for batch, row in dynamic.items() if batch in whole]
+            slow = " (where dynamic is no faster than float)" * bool(gains and max(gains) <= 1)
+            shown = [f"{intervals.show(one, digits=2)} at batch {batch:.0f}" for batch, one in times.items()]
+            text.append(f"static over dynamic in {runtime}{slow}: {', '.join(shown)}")
+            faster += [within(one, 1.0) for one in times.values()]
+            busy |= bool(ran["busy"].eq(True).any())
     text += [f"failed: {', '.join(dict.fromkeys(failed))}"] * bool(failed)
-    text += ["the machine was busy"] * bool(ran["busy"].eq(True).any())
+    text += ["the machine was busy"] * busy
     verdict = decided(faster, none_met(faster)) if faster else MISSING
-    return verdict, "; ".join(text or ["no runtime ran both"]), list(names.values())
+    return verdict, "; ".join(text or ["no runtime ran both"]), [run for run in names.values() if run in there]
 
 
 def _sums(records: list[dict]) -> Answer:
@@ -193,7 +196,7 @@ def _sums(records: list[dict]) -> Answer:
 
 def _fastest(records: list[dict]) -> Answer:
     """The paper's model in DeepSparse is nearly 11.5 times as fast; against it: it is no faster at all."""
-    measured = speed.rows(records)
+    measured = speed.rows(records, held_out=True)
     if measured.empty:
         return _without([plan.speed_name(case, _corpus(records)) for case in FASTEST])
     ran = measured.dropna(subset="ratio")
@@ -204,15 +207,13 @@ def _fastest(records: list[dict]) -> Answer:
     best = {name: rows.loc[rows["chosen by"].idxmax()].to_dict() for name, rows in wanted.items() if len(rows)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
-        f"batch {row['batch']:.0f}{', busy machine' * bool(row['busy'])})"
+        f"batch {row['batch']:.0f}{', one turn, brackets: all turns' * (row.get('turns') == 1)}"
+        f"{', busy machine' * bool(row['busy'])})"
         for name, row in best.items()
     ]
-    missing = [f"{case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
-    text += [f"missing: {', '.join(missing)}"] * bool(missing)
-    verdict = MISSING
-    if "in DeepSparse" in best:
-        ours = intervals.times(best["in DeepSparse"])
-        verdict = decided([within(ours, NEARLY * SPEEDUP)], ours.high < 1)
+    text += [f"missing: {case} in DeepSparse" for case in FASTEST if case not in set(printed["case"])]
+    ours = intervals.times(best["in DeepSparse"]) if "in DeepSparse" in best else None
+    verdict = decided([within(ours, NEARLY * SPEEDUP)], ours.high < 1) if ours else MISSING
     return verdict, "; ".join(text), [plan.speed_name(row["case"], _corpus(records)) for row in best.values()]
 
 
@@ -251,8 +252,7 @@ def _tasks(records: list[dict]) -> Answer:
         settings = record["settings"]
         if settings["task"] != "similarity" or settings["row"] == "FT":
             continue
-        row, share = settings["row"], settings.get("share")
-        at = [settings[key] for key in ("backbone", "corpus", "seed")]
+        row, *at, share = (settings.get(key) for key in ("row", "backbone", "corpus", "seed", "share"))
         entities, full = plan.crossed_name("entities", row, *at, share=share), _full(records, *at)
         if settings["kind"] == "crossed sparse" and full == plan.baseline_name(*at):  # notebook 03 has pruned it
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
@@ -282,17 +282,16 @@ def _full(records: list[dict], *at) -> str:
 
 def _crossed(records: list[dict]) -> Answer:
     """From the rows of the truth table at 60%, on entities."""
-    used = {record["settings"]["model"]: record for record in of_kind(records, "use")}
+    milligrams = {r["settings"]["model"]: 1000 * crossed.per_thousand(r)[1] for r in of_kind(records, "use")}
 
     def wanted(*at) -> dict[str, str]:
         rows = {row: plan.crossed_name("entities", row, *at, share=share) for row, share in KEPT_AT.items()}
         return {"FT": _full(records, *at)} | rows
 
     def judge(seeds: list[Seed]) -> tuple[str, str]:
-        read = {row: used[one["run"]] for row, one in seeds[0].items() if one["run"] in used}
-        grams = {row: 1000 * crossed.per_thousand(one)[1] for row, one in read.items()}
+        emitted = {row: milligrams[one["run"]] for row, one in seeds[0].items() if one["run"] in milligrams}
         gone = [crossed.gone_by_layer(seed[row]) for seed in seeds for row in ("P", "P+A")]
-        verdict, text = verdicts.crossed(seeds, grams, gone)
+        verdict, text = verdicts.crossed(seeds, emitted, gone)
         return verdict, _on(seeds[0]["A"]) + text
 
     return _judged(records, "crossed", wanted, judge, needed=("en",))

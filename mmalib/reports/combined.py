@@ -124,6 +124,7 @@ def goals(records: list[dict]) -> pd.DataFrame:
         rows.append(row | {"unseen": tables.unseen(record, "dev"), "english": _f1(record, "en", "dev")})
     chosen = []
     for corpus, models in pd.DataFrame(rows).groupby("corpus") if rows else ():
+        models = models.sort_values("unseen", ascending=False, kind="stable")  # among equals the first is taken
         good, blind = models[models["kept on dev"] >= KEEPS], models[models["Spanish and Dutch text"] == "none"]
         timed = good.dropna(subset=["speed-up"])
         orders = (-good["MB"], timed["speed-up"], models["unseen"], blind["english"])
@@ -175,7 +176,7 @@ def target_text(record: dict) -> str:
         return OPEN if start.get("text") == "folder" else READ
     if len(record["settings"].get("floor_languages", ())) > 1:
         return "labelled dev sets chose its maps"
-    return "for its subwords" if record["settings"].get("combination") in HALVED else "none"
+    return "to choose subwords" if record["settings"].get("combination") in HALVED else "none"
 
 
 def _fastest(record: dict, records: list[dict]) -> dict:

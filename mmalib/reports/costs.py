@@ -6,6 +6,8 @@ import pandas as pd
 
 from mmalib.plan import Run
 
+INT8 = {"amx_int8": "AMX", "avx512_vnni": "VNNI", "avx_vnni": "VNNI", "avx2": "AVX2"}
+
 
 def table(records: list[dict]) -> pd.DataFrame:
     """Median minutes that runs took by their records, by notebook, kind and machine, all sittings together.
@@ -33,8 +35,10 @@ def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
     """
     on_cpu = {record["run"]: _hours(record) for record in records if not record["machine"].get("gpu")}
     on_gpu = {record["run"]: _hours(record) for record in records if record["machine"].get("gpu")}
+    machines = {record["run"]: _chip(record["machine"]) for record in records}
     frame = pd.DataFrame(
-        {"notebook": run.settings["notebook"], "kind": _kind(run.settings), "seed": run.settings.get("seed")}
+        {"run": run.name, "notebook": run.settings["notebook"], "kind": _kind(run.settings)}
+        | {"seed": run.settings.get("seed")}
         | {"hours": on_cpu.get(run.name), "gpu": on_gpu.get(run.name)}
         for run in runs
     )
@@ -46,6 +50,7 @@ def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
         unknown = int(missing.isna().sum())
         row = {"notebook": notebook, "runs": len(group), "there": int(there.sum())}
         row["seeds"] = ", ".join(f"{seed:.0f}" for seed in sorted(group[there]["seed"].dropna().unique()))
+        row["made on"] = ", ".join(sorted({machines[name] for name in group["run"] if name in machines}))
         row |= {"core-hours": f"{group['hours'].sum():.1f}", "hours of runs on a GPU": f"{group['gpu'].sum():.1f}"}
         row["still, about"] = f"{missing.sum():.1f}" + (f" and {unknown} never timed" if unknown else "")
         rows.append(row)
@@ -59,7 +64,13 @@ def _hours(record: dict) -> float:
 
 def _on(machine: dict) -> str:
     cores = f"{machine['cores']} cores" if machine["cores"] > 1 else "1 core"
-    return machine.get("gpu") or f"{cores}, {machine['cpu'].split('(')[0].removesuffix(' Processor')}"
+    return machine.get("gpu") or f"{cores}, {_chip(machine)}"
+
+
+def _chip(machine: dict) -> str:
+    """The GPU, or the CPU with the best that it has for int8."""
+    has = [name for flag, name in INT8.items() if machine.get("flags", {}).get(flag)]
+    return machine.get("gpu") or " ".join([machine["cpu"].replace("(R)", "").removesuffix(" Processor"), *has[:1]])
 
 
 def _kind(settings: dict) -> str:

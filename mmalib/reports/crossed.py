@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
-from mmalib.reports import figures, tables
+from mmalib.reports import figures, intervals, tables
 
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
-COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2, "over FT": 2}  # and their digits
-COSTS |= {"training minutes": 1, "training Wh": 2, "Wh per 1,000": 4, "g CO2e per 1,000": 4}
+OVER_FT = ("over FT", "over FT low", "over FT high")  # in turns; low and high from the quartiles of both
+COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2} | dict.fromkeys(OVER_FT, 2)  # digits
+COSTS |= {"own training minutes": 1, "own training Wh": 2, "Wh per 1,000": 4, "g CO2e per 1,000": 4}
 
 
 def rows(records: list[dict]) -> pd.DataFrame:
@@ -78,6 +79,7 @@ def emissions(records: list[dict]) -> Figure | None:
     if (read := rows(records).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
         return None
     tasks = [task for task in SCORE if task in set(read["task"])]
+    watts = [record["emissions"]["inference"]["watts"] for record in of_kind(records, "use")]
     with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             for one in read[read["task"] == task].to_dict("records"):
@@ -89,11 +91,10 @@ def emissions(records: list[dict]) -> Figure | None:
             axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime")
             axes.margins(0.15)
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_formatter("{x:g}")
+                axis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
-        drawn.supxlabel("emissions are an estimate; numbers: % of the encoder that went", fontsize=7)
+        drawn.supxlabel(f"estimate: seconds × {min(watts):.1f} to {max(watts):.1f} W; numbers: % that went", fontsize=7)
         by_row = {row: line for axes in drawn.axes for line, row in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
     return drawn
@@ -147,13 +148,13 @@ def _row(record: dict, used: dict | None) -> dict:
     line |= {"million parameters": record["parameters"] / 1e6}
     line |= {"MB": record.get("megabytes", 4 * record["parameters"] / 1e6)}
     line |= {"million trained": record.get("trained_weights", nan) / 1e6}
-    line |= {"training minutes": timings.get("training", nan) / 60}
+    line |= {"own training minutes": timings.get("training", nan) / 60}  # not its start's, nor its teacher's
     if estimate := record.get("emissions", {}).get("training"):  # its power, over all sittings
-        line["training Wh"] = estimate["watts"] * timings.get("training", estimate["seconds"]) / 3600
+        line["own training Wh"] = estimate["watts"] * timings.get("training", estimate["seconds"]) / 3600
     if used:
-        speeds = {one["model"]: one["ratio"] for one in used["throughput"] if "failed" not in one}
-        line |= {"speed-up": speeds.get("model", nan)}
-        line |= {"over FT": line["speed-up"] / speeds.get("dense", nan)}
+        speeds = {one["model"]: one for one in used["throughput"] if "failed" not in one}
+        own, full = (speeds.get(model, {"ratio": nan}) for model in ("model", "dense"))
+        line |= {"speed-up": own["ratio"]} | dict(zip(OVER_FT, intervals.times(own, full), strict=True))
         line |= dict(zip(("Wh per 1,000", "g CO2e per 1,000"), per_thousand(used), strict=True))
     return dict.fromkeys(COSTS, nan) | line
 

@@ -14,7 +14,7 @@ NAMES = {
     "plain": "without teacher",
     "teacher": "with teacher",
     "longer": "with teacher, longer",
-    "unlabelled": "with teacher, unlabelled text*",
+    "unlabelled": "with teacher, es+nl training text*",
     "open-text": "with teacher, open text*",
     "self-taught 1": "self-taught, a round*",
     "self-taught 2": "self-taught, two rounds*",

@@ -90,14 +90,14 @@ def falling(records: list[dict], method: str) -> Figure | None:
 
 
 def lines_(axes: Axes, curves: pd.DataFrame, along: str, knees: Mapping[str, Sequence[float]]) -> None:
-    """A line a language and split, in the mean over seeds, and where it falls: a circle, and a number at its end."""
+    """A line a language and split, in the mean over seeds, and where it falls, if told: a circle, a number."""
     ends = []
     for (language, split), line in curves.groupby(["language", "split"]):
         mean = line.groupby(along)["f1"].mean()
         colour, test = figures.COLOURS[language], split == "test"
         axes.plot(mean.index, mean, color=colour, linestyle="-" if test else (0, (2, 2)))
         if test:
-            fell, at = over_seeds(knees[language])
+            fell, at = over_seeds(knees[language]) if language in knees else ("", None)
             ends.append((mean.iloc[-1], f"{figures.LANGUAGE_NAMES[language]} {fell}", colour))
             if at is not None:
                 height = np.interp(at, mean.index, mean)

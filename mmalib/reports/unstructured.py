@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from mmalib.plan import GRADUAL, MOVEMENT, SCHEDULE, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
-from mmalib.reports.structured import knee, lines_
+from mmalib.reports.structured import KEPT, knee, lines_
 
 COLLAPSED = 50.0  # % of English: a model that keeps less is named in the figure and not drawn
 MARKERS = {"random": "x", "magnitude": "s", "movement": "^", "obs": "o"}
@@ -18,6 +18,11 @@ def gradual_runs(records: list[dict]) -> list[dict]:
     return [record for record in of_kind(records, "gradual") if "hardness" not in record["settings"]]
 
 
+def name(settings: dict) -> str:
+    """A criterion in words; movement whose scores begin at the weights' sizes is not the published one."""
+    return "magnitude + " * bool(settings.get("score_start")) + NAMES[settings["method"]]
+
+
 def table_3(records: list[dict]) -> pd.DataFrame:
     """Table 3: F1 and multilingual score after pruning, mean and sample deviation over seeds, and the paper's."""
     rows = []
@@ -25,7 +30,7 @@ def table_3(records: list[dict]) -> pd.DataFrame:
         settings = record["settings"]
         method, share, schedule = (settings[name] for name in ("method", "share", "schedule"))
         teacher = "dense, first jump to 70%" if "hardness" in settings else "none"
-        row = {"model": f"{settings['label']} {NAMES[method]} {100 * share:.0f}", "schedule": schedule}
+        row = {"model": f"{settings['label']} {name(settings)} {100 * share:.0f}", "schedule": schedule}
         row |= {"teacher": teacher, "source": f"this study, {settings['corpus']}"}
         row["order"] = (share, GRADUAL.index(method), schedule, teacher, settings["label"], settings["corpus"])
         rows.append(row | tables.scores_of(record, tables.of_part(record, "base", records)))
@@ -35,7 +40,10 @@ def table_3(records: list[dict]) -> pd.DataFrame:
 
 
 def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | None:
-    """F1 of every language and split against sparsity while it grows, for the highest final sparsity."""
+    """F1 of every language and split against sparsity while it grows, for the highest final sparsity.
+
+    Hollow is what training on made of the dense model before anything went; where that is a fall, no other is told.
+    """
     how = {"method": criterion, "schedule": schedule}
     runs = [run for run in gradual_runs(records) if how.items() <= run["settings"].items()]
     share = max((run["settings"]["share"] for run in runs), default=None)
@@ -43,18 +51,25 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
         return None
     runs = [run for run in runs if run["settings"]["share"] == share]
     lines = store.curves([run | {"curve": held(run)} for run in runs])
-    knees = {language: [] for language in figures.COLOURS}
+    left = {language: [trained_on(run, language) for run in runs] for language in figures.COLOURS}
+    knees = {language: [] for language, shares in left.items() if min(shares) >= KEPT}
     for (language, _), line in lines[lines["split"] == "test"].groupby(["language", "run"]):
-        knees[language].append(knee(line["sparsity"].tolist(), line["f1"].tolist()))
+        if language in knees:
+            knees[language].append(knee(line["sparsity"].tolist(), line["f1"].tolist()))
     hurt = store.curves(runs).query("stage == 'pruned' and split == 'test'")
     with figures.drawing(3.4, 2.5) as drawn:
         axes = drawn.subplots()
         for language, points in hurt.groupby("language"):
             mean = points.groupby("sparsity")["f1"].mean()
             axes.plot(mean.index, mean, "v", color=figures.COLOURS[language], markersize=3, alpha=0.5)
+        for (language, _), line in lines.query("split == 'test' and sparsity == 0").groupby(["language", "run"]):
+            height = line["f1"].iloc[0] * min(left[language])
+            axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
         lines_(axes, lines, "sparsity", knees)
         axes.set_xlim(left=0)
-        axes.set_xlabel("sparsity during pruning (▾ right after a mask update;\ncircle, number: F1 falls under 95%)")
+        of = f", on {number} sentences" if (number := runs[0]["settings"].get("curve_sentences")) else ""
+        marks = "(○ trained on, nothing pruned yet;\n▾ after a mask update; ● under 95%)"
+        axes.set_xlabel(f"sparsity during pruning{of}\n{marks}")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
         axes.set_title(f"{NAMES[criterion]}, {schedule}".capitalize() + several, loc="left")
@@ -74,6 +89,12 @@ def held(record: dict) -> list[dict]:
     return [by_sparsity[sparsity] for sparsity in sorted(by_sparsity)]
 
 
+def trained_on(record: dict, language: str) -> float:
+    """The share of the dense test F1 that training on has left before anything went; 1 where that was not measured."""
+    whole = [point["scores"][language]["test"]["f1"] for point in record["curve"] if not point["sparsity"]] or [1.0]
+    return whole[-1] / max(whole[0], 1e-9)
+
+
 def kept(records: list[dict]) -> Figure:
     """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
     points, collapsed = [], []
@@ -81,7 +102,7 @@ def kept(records: list[dict]) -> Figure:
         base, settings = tables.of_part(record, "base", records), record["settings"]
         if base and settings["schedule"] == SCHEDULE[settings["method"]]:
             left = tables.retention(record["scores"], base["scores"], "test")
-            point = {"what": f"{NAMES[settings['method']]} {settings['share']:.0%}", "x": left["en"]}
+            point = {"what": f"{name(settings)} {settings['share']:.0%}", "x": left["en"]}
             point |= {"y": (left["es"] + left["nl"]) / 2, "marker": MARKERS[settings["method"]]}
             point |= {"colour": {0.8: "#66CCEE", 0.9: "#AA3377"}.get(settings["share"], "#4477AA")}
             (points if left["en"] >= COLLAPSED else collapsed).append(point)
@@ -101,7 +122,7 @@ def kept(records: list[dict]) -> Figure:
             axes.text(0.97, 0.03, under, transform=axes.transAxes, ha="right", fontsize=7, in_layout=False)
         axes.set_xlabel("English: % of the dense F1 kept")
         axes.set_ylabel("Spanish and Dutch: % kept")
-        axes.set_title("Who keeps the languages nobody trained on", loc="left")
+        axes.set_title("Who keeps the languages not tuned on", loc="left")
     return drawn
 
 

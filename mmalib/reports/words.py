@@ -13,10 +13,10 @@ FAMILIES = {  # kind of run → how a legend calls it
 GONE = {"heads": "heads", "uniform": "heads and neurons"}
 COMBINED = {
     "distil-q": "taught, int8",
-    "distil-text-q": "taught on unlabelled text, int8",
-    "distil-open-q": "taught on open text, int8",
-    "halved-q": "half of heads and neurons, int8",
-    "distil-halved-q": "taught, half of heads and neurons, int8",
+    "distil-text-q": "taught on es+nl training text*, int8",
+    "distil-open-q": "taught on open text*, int8",
+    "halved-q": "half of heads and neurons, subwords cut, int8",
+    "distil-halved-q": "taught, half of heads and neurons, subwords cut, int8",
 }
 
 
@@ -37,7 +37,7 @@ def words(settings: dict, folder: str) -> str:
         return f"{label}, {folder.rpartition('-')[2]}% of {GONE[settings['method']]} gone"
     if kind == "gradual":
         taught = ", taught" if "hardness" in settings else ""
-        return f"{label}, {settings['share']:.0%} zeros by {unstructured.NAMES[settings['method']]}{taught}"
+        return f"{label}, {settings['share']:.0%} zeros by {unstructured.name(settings)}{taught}"
     if kind == "graph":
         name = quantization.NAMES[settings["graph"]].lower().replace("qat", "QAT").replace("qo", "QO")
         return f"{label}, {name if settings['int8'] == 'float' else f'int8, {name}'}"
