@@ -9,9 +9,8 @@ from mmalib.plan import of_kind
 from mmalib.reports import claims, combined, figures, intervals, tables, words
 from mmalib.reports.intervals import NOTHING, UNSEEN, Number, Seed
 
-# family of `words` → what has been done
 HOW = {"int8": "int8 alone", "student": "a student of fewer weights", "combined": "a student or zeros, and int8"}
-HOW |= {"zeros": "zeros for most of the weights"}
+HOW |= {"zeros": "zeros for most of the weights"}  # family of `words` → what has been done
 THEIRS = "a student that has read unlabelled text in those two"
 
 

@@ -3,8 +3,8 @@
 Throughput depends on layers, widths, the pattern of zeros and the number format, not on what the weights are. So the
 speed tables build their models here, from configuration, with random weights and zeros at random places. The
 vocabulary is a matter of size on disk alone (one row of the embedding is read for each token whatever its height): it
-is small unless it is asked for as it was, which only sizes need. Which zeros, heads and neurons go is drawn at random;
-ranges of activations come from random subwords for the same reason.
+is `FEW` unless it is asked for as it was, which only sizes need, or text is read, as by base. Which zeros, heads and
+neurons go is drawn at random; ranges of activations come from random subwords for the same reason.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mmalib.graph import export, quantize, ranges
 from mmalib.model.backbones import layers
 from mmalib.model.disk import neurons_left
 from mmalib.prune import heads, sparsity, uniform
-from mmalib.speed.cases import Case
+from mmalib.speed.cases import Case, is_whole_base
 
 # name → (architecture, layers, width, width of the feed-forward part, the vocabulary it has in the paper)
 SHAPES = {
@@ -31,6 +31,7 @@ SHAPES = {
 }
 HEADS = 12  # all of them have as many
 CALIBRATION = {"number": 4, "length": 32}  # random subwords
+FEW = 1000  # subwords
 
 
 def shape(name: str, *, vocabulary: int | None = None, layers: int | None = None) -> PreTrainedModel:
@@ -75,12 +76,12 @@ def build(
     folders = {form: Path(target) / form for form in forms} | {"float": source or Path(target) / "float"}
     if not all((folder / export.GRAPH).is_file() for folder in folders.values()):
         if source is None:
-            model = random_model(case, len(tokenizer), deepest)
+            model = random_model(case, len(tokenizer) if is_whole_base(case) else FEW, deepest)
             export.export(model, tokenizer, folders["float"], provenance={"case": case.name})
             del model
         known = None
         if {"qdq", "qoperator"} & set(forms):
-            subwords = min(len(tokenizer), SHAPES[case.shape][4]) if case.sized else len(tokenizer)
+            subwords = min(len(tokenizer), FEW, SHAPES[case.shape][4])
             rows = ranges.random_rows(tokenizer, vocabulary=subwords, **CALIBRATION)
             known = ranges.calibrate(folders["float"], rows)
         for form in set(forms) - {"float"}:
