@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import of_kind
 from mmalib.reports import figures, tables, words
-from mmalib.reports.unstructured import gradual_runs, name
+from mmalib.reports.unstructured import called, gradual_runs
 
 
 def kept(records: list[dict]) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def kept(records: list[dict]) -> pd.DataFrame:
         if base is None or not (record.get("further") and base.get("further")):
             continue
         if settings["kind"] == "gradual":
-            model = f"{name(settings)} {settings['share']:.0%}, {settings['schedule']}"
+            model = f"{called(settings)} {settings['share']:.0%}, {settings['schedule']}"
         elif settings["kind"] == "combination":
             model = words.words(settings, record["run"])
         before = {**base["scores"], **base["further"]}

@@ -18,7 +18,7 @@ def gradual_runs(records: list[dict]) -> list[dict]:
     return [record for record in of_kind(records, "gradual") if "hardness" not in record["settings"]]
 
 
-def name(settings: dict) -> str:
+def called(settings: dict) -> str:
     """A criterion in words; movement whose scores begin at the weights' sizes is not the published one."""
     return "magnitude + " * bool(settings.get("score_start")) + NAMES[settings["method"]]
 
@@ -30,7 +30,7 @@ def table_3(records: list[dict]) -> pd.DataFrame:
         settings = record["settings"]
         method, share, schedule = (settings[name] for name in ("method", "share", "schedule"))
         teacher = "dense, first jump to 70%" if "hardness" in settings else "none"
-        row = {"model": f"{settings['label']} {name(settings)} {100 * share:.0f}", "schedule": schedule}
+        row = {"model": f"{settings['label']} {called(settings)} {100 * share:.0f}", "schedule": schedule}
         row |= {"teacher": teacher, "source": f"this study, {settings['corpus']}"}
         row["order"] = (share, GRADUAL.index(method), schedule, teacher, settings["label"], settings["corpus"])
         rows.append(row | tables.scores_of(record, tables.of_part(record, "base", records)))
@@ -102,7 +102,7 @@ def kept(records: list[dict]) -> Figure:
         base, settings = tables.of_part(record, "base", records), record["settings"]
         if base and settings["schedule"] == SCHEDULE[settings["method"]]:
             left = tables.retention(record["scores"], base["scores"], "test")
-            point = {"what": f"{name(settings)} {settings['share']:.0%}", "x": left["en"]}
+            point = {"what": f"{called(settings)} {settings['share']:.0%}", "x": left["en"]}
             point |= {"y": (left["es"] + left["nl"]) / 2, "marker": MARKERS[settings["method"]]}
             point |= {"colour": {0.8: "#66CCEE", 0.9: "#AA3377"}.get(settings["share"], "#4477AA")}
             (points if left["en"] >= COLLAPSED else collapsed).append(point)

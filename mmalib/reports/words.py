@@ -37,7 +37,7 @@ def words(settings: dict, folder: str) -> str:
         return f"{label}, {folder.rpartition('-')[2]}% of {GONE[settings['method']]} gone"
     if kind == "gradual":
         taught = ", taught" if "hardness" in settings else ""
-        return f"{label}, {settings['share']:.0%} zeros by {unstructured.name(settings)}{taught}"
+        return f"{label}, {settings['share']:.0%} zeros by {unstructured.called(settings)}{taught}"
     if kind == "graph":
         name = quantization.NAMES[settings["graph"]].lower().replace("qat", "QAT").replace("qo", "QO")
         return f"{label}, {name if settings['int8'] == 'float' else f'int8, {name}'}"
