@@ -53,7 +53,14 @@ def study(tiny_backbone, tmp_path, monkeypatch):
     home = tmp_path / "runs" / "smoke"
     model, tokenizer = load_model(str(tiny_backbone), seed=1), load_tokenizer(str(tiny_backbone))
     disk.save(model, tokenizer, home / "models" / RUN)
-    settings = {"kind": "baseline", "notebook": "01", "method": "baseline", "backbone": "tiny", "weights": "0"}
+    settings = {
+        "kind": "baseline",
+        "notebook": "01",
+        "method": "baseline",
+        "backbone": "tiny",
+        "label": "tiny",
+        "weights": "0",
+    }
     settings |= {"corpus": "sample", "seed": 1, "train_sentences": None, "max_length": 128}
     scores = {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6, "sentences": 32}
     every = {language: {"dev": scores, "test": scores} for language in corpus.LANGUAGES}
