@@ -118,7 +118,7 @@ def test_the_committed_tables_come_from_the_committed_records():
     folder, records = FIGURES, store.read(FIGURES / "records")
     drawn = reports.draw(records)
     drawn |= publish.benchmarks() | reports.backbones.draw(reports.backbones.read())
-    drawn["table_planned"] = publish.planned(records)
+    drawn |= {"table_planned": publish.planned(records), "table_shipped": publish.shipped_models()}
     tables_there = {path.stem for path in folder.glob("*.csv")}
     assert tables_there == {name for name, made in drawn.items() if isinstance(made, pd.DataFrame)}
     for name in tables_there:
