@@ -62,8 +62,8 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
         for language, points in hurt.groupby("language"):
             mean = points.groupby("sparsity")["f1"].mean()
             axes.plot(mean.index, mean, "v", color=figures.COLOURS[language], markersize=3, alpha=0.5)
-        for (language, _), line in lines.query("split == 'test' and sparsity == 0").groupby(["language", "run"]):
-            height = line["f1"].iloc[0] * min(left[language])
+        for language, dense in lines.query("split == 'test' and sparsity == 0").groupby("language"):
+            height = dense["f1"].mean() * sum(left[language]) / len(runs)
             axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
         lines_(axes, lines, "sparsity", knees)
         axes.set_xlim(left=0)
