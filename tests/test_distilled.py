@@ -194,7 +194,7 @@ def test_table_4_by_hand(by_hand):
         "small without teacher",
         "small with teacher",
         "small with teacher, longer",
-        "small with teacher, unlabelled text*",
+        "small with teacher, es+nl training text*",
         *tables.paper(4)["model"],
     ]
     plain, last = made.iloc[1], made.iloc[4]
