@@ -89,7 +89,7 @@ def test_one_reads_unlabelled_text_in_both_trainings(study, made, monkeypatch):
     record, folder = made("distil-text-q")
     start = record["settings"]["start"]
     assert start["setting"] == "unlabelled" and start["sees_target_text"]
-    assert report.target_text(record) == "read, without labels"
+    assert report.target_text(record["settings"]) == "read, without labels"
     asked, real = {}, quantization.lesson
     monkeypatch.setattr(quantization, "lesson", lambda *given: asked.update(tags=given[-1].tags) or real(*given))
     folder.rename(folder.with_name("away"))

@@ -197,7 +197,7 @@ def test_a_card_tells_the_speeds_of_its_own_form(study, records, run_of):
 @pytest.mark.skipif(not shutil.which("gzip"), reason="there is no gzip here")
 def test_sizes_are_those_of_gzip_on_the_command_line(study, records, run_of):
     for leaf, size in study.make(run_of("speed-1-layers-50-4-block-int8"))["sizes"].items():
-        packed = subprocess.run(["gzip", "-c", study.folder(leaf) / runtimes.MODEL], capture_output=True, check=True)
+        packed = subprocess.run(["gzip", "-c", study.folder(leaf) / runtimes.GRAPH], capture_output=True, check=True)
         assert size["gzip_megabytes"] == pytest.approx(len(packed.stdout) / 1e6, rel=0.01)
     backbone = study.make(run_of("upstream-three-90"))
     packed = subprocess.run(

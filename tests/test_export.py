@@ -115,7 +115,7 @@ def test_tags_are_those_of_pytorch(random_model, tokenizer, tmp_path):
     export.export(model, tokenizer, tmp_path / "out")
     sentences = [words for words, _ in sample.generate()["en"]["dev"][:40]] + [[], ["x"] * 70]
     run = export.session(tmp_path / "out")
-    assert export.predict_tags(run, tokenizer, sentences, 32) == subwords.predict_tags(
+    assert subwords.tagged(run, tokenizer, sentences, 32) == subwords.predict_tags(
         model, tokenizer, sentences, max_length=32
     )
 

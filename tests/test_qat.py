@@ -81,7 +81,7 @@ def test_the_int8_graph_predicts_as_the_fake_quantized_model(tiny_backbone, toke
         optimizer.zero_grad()
     to_int8(model, tokenizer, tmp_path, format)
     fake = subwords.predict_tags(model, tokenizer, some["words"], max_length=64)
-    graph = export.predict_tags(export.session(tmp_path / "int8", 1), tokenizer, some["words"], 64)
+    graph = subwords.tagged(export.session(tmp_path / "int8", 1), tokenizer, some["words"], 64)
     flat = [[tag for tags in side for tag in tags] for side in (list(some["tags"]), fake, graph)]
     gold, fake, graph = map(np.array, flat)
     assert (fake == graph).mean() >= 0.995

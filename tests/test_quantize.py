@@ -289,7 +289,7 @@ def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
     texts = {"en": WORDS[:12], "es": WORDS[12:24]}
     # What the float model says is taken for right: its F1 is 1, and every loss is quantization's.
     dev = {
-        name: subwords.encode(words, tokenizer, 64, export.predict_tags(run, tokenizer, words, 64))
+        name: subwords.encode(words, tokenizer, 64, subwords.tagged(run, tokenizer, words, 64))
         for name, words in texts.items()
     }
     names = names_in(source)
@@ -312,5 +312,5 @@ def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
 def test_the_model_of_the_tests_is_tagged_as_pytorch_does(random_model, tokenizer, source):
     model = random_model("xlm-r")
     sparse_(model, 0.5)
-    ours = export.predict_tags(export.session(source), tokenizer, WORDS, 64)
+    ours = subwords.tagged(export.session(source), tokenizer, WORDS, 64)
     assert ours == subwords.predict_tags(model, tokenizer, WORDS, max_length=64)

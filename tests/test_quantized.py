@@ -10,7 +10,7 @@ from datasets import DatasetDict
 
 from mmalib import plan, profiles, reports
 from mmalib.data.corpus import Corpora, fewer, fewer_to_score
-from mmalib.data.subwords import encode_split
+from mmalib.data.subwords import encode_split, tagged
 from mmalib.graph import export, quantize, ranges
 from mmalib.model import disk
 from mmalib.model.evaluate import score, scored
@@ -69,7 +69,7 @@ def test_the_graph_itself_is_scored_and_float_is_what_pytorch_says(study, made, 
     assert made["float"]["scores"]["en"]["dev"]["f1"] > 0.2
     for graph in ("dynamic", "qat-qoperator"):
         session = export.session(folder(graph), 1)
-        assert made[graph]["scores"] == scored(partial(export.predict_tags, session, tokenizer, max_length=size), some)
+        assert made[graph]["scores"] == scored(partial(tagged, session, tokenizer, max_length=size), some)
 
 
 def test_a_baseline_comes_back_on_the_machines_device(study, made, monkeypatch):

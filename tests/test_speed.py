@@ -226,8 +226,12 @@ def test_f1_is_that_of_the_recovered_point_that_was_kept():
         return {language: {"test": {"f1": f1}} for language in ("en", "es", "nl")}
 
     curve = [{"share": 0.5, "recovered": again, "scores": scores(f1)} for again, f1 in ((False, 0.1), (True, 0.6))]
-    assert speed._f1({"scores": {}, "curve": curve}, "50") == {"en": 0.6, "es": 0.6, "nl": 0.6}
-    assert speed._f1({"scores": scores(0.8)}, "") == {"en": 0.8, "es": 0.8, "nl": 0.8}
+    assert speed._f1({"run": "02-heads", "scores": {}, "curve": curve}, "02-heads-50") == {
+        "en": 0.6,
+        "es": 0.6,
+        "nl": 0.6,
+    }
+    assert speed._f1({"run": "01-e5", "scores": scores(0.8)}, "01-e5") == {"en": 0.8, "es": 0.8, "nl": 0.8}
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ def test_depth_and_vocabulary_may_be_others():
 @pytest.mark.parametrize("pattern", ["1", "4"])
 def test_zeros_are_imposed_exactly_and_in_the_pattern(pattern):
     model = shapes.shape("minilm", vocabulary=1000, layers=1)
-    shapes.impose_(model, 0.8, pattern)
+    sparsity.one_shot_(model, sparsity.at_random(), 0.8, pattern)
     weights = [weight.detach().numpy() for weight in sparsity.weights(model).values()]
     zeros, size = sum((weight == 0).sum() for weight in weights), sum(weight.size for weight in weights)
     assert zeros == 0.8 * size or abs(zeros / size - 0.8) < 4 / size

@@ -23,7 +23,7 @@ from mmalib.app.kernels import Kernels
 from mmalib.records import lock, machine, store
 from mmalib.studies.workers import CLUSTER, asked_for
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = machine.ROOT / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
 # Those that begin from 01 alone, draw nothing but their own runs and measure no speed; the longest begin first.
 BESIDE = ("03", "05", "02", "04")
@@ -72,26 +72,22 @@ def run(
     return 0
 
 
-def redraw(profile: str, runs: Path = Path("runs"), formats: Sequence[str] = ()) -> int:
-    """Draw every table and figure again from the records alone; 0 if nothing is missing, else 1 and a list."""
+def redraw(profile: str, runs: Path, formats: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Draw every table and figure again from the records alone: what is still missing, and what was written."""
     from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
 
-    home = Path(runs) / profiles.load_profile(profile).name
-    records = store.read(home / "records")
-    if not records:
+    home, records, missing = recorded(profile, runs)
+    return missing, reports.redraw(records, home / "tables", home / "figures", formats)
+
+
+def recorded(profile: str, runs: Path) -> tuple[Path, list[dict], list[str]]:
+    """The folder and the records of a profile, and what its whole study has that they have not, on their corpora."""
+    size = profiles.load_profile(profile)
+    home = Path(runs) / size.name
+    if not (records := store.read(home / "records")):
         raise ValueError(f"There are no records in {home}. Run `python -m mmalib study --profile {profile}` first.")
-    if missing := missing_in(records, profile):
-        print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
-    written = reports.redraw(records, home / "tables", home / "figures", formats or reports.FORMATS)
-    print("Written:", *written, sep="\n  ")
-    return 1 if missing else 0
-
-
-def missing_in(records: list[dict], profile: str) -> list[str]:
-    """What the whole study of this profile has and these records have not, on every corpus that they know."""
     corpora = sorted({record["settings"]["corpus"] for record in records})
-    wanted = [run for corpus in corpora for run in plan.runs(profiles.load_profile(profile), corpus)]
-    return plan.missing(records, wanted)
+    return home, records, plan.missing(records, [run for corpus in corpora for run in plan.runs(size, corpus)])
 
 
 def _choose(paths: list[Path], only: str | None) -> list[Path]:
@@ -112,10 +108,9 @@ def _check(profile: profiles.Profile, home: Path) -> None:
 
     corpus.check(profile)
     if folder := os.environ.get("MMALIB_TEXT"):
-        from mmalib.plan import THREE
         from mmalib.pretrain import text
 
-        text.lines_of(folder, THREE)
+        text.lines_of(Path(folder).expanduser(), plan.THREE)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free / 2**30
     if free < ROOM:

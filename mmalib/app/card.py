@@ -108,7 +108,7 @@ def _front(settings: dict, title: str, scores: Sequence[tuple]) -> str:
         about["dataset_split"] = "validation" if split == "dev" else split
         named = {"F1 before compression": before, "F1 after compression": after} if before else {"F1": after}
         results += [EvalResult(**about, metric_name=name, metric_value=round(named[name]["f1"], 4)) for name in named]
-    read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if _read(settings) == combined.READ else [])
+    read = ["eriktks/conll2003"] + (["eriktks/conll2002"] if combined.target_text(settings) == combined.READ else [])
     return ModelCardData(
         language=list(dict.fromkeys([*corpus.LANGUAGES, *(language for language, *_ in scores)])),
         license="mit" if shipped else "apache-2.0",
@@ -182,7 +182,7 @@ def _speed_table(speeds: Sequence[dict]) -> str:
     machines = [f"{_cpu(row['machine'])}, threads: {row['threads']}" for row in speeds]
     shown = throughput.table(speeds).assign(machine=machines)
     shown = shown[["runtime", "batch", "samples/s", "speed-up", "machine", "note"]].astype(str)
-    shown = shown.map(lambda cell: " ".join(cell.split()).replace("|", "\\|"))
+    shown = shown.map(lambda cell: " ".join(cell.split()))
     lengths = " or ".join(map(str, sorted({row["length"] for row in speeds})))
     return (
         f"{tables.markdown(shown)}\nSamples of {lengths} subwords. Speed-up: over the dense float baseline in ONNX "
@@ -215,10 +215,10 @@ def _types(told: str, split: str, most: int = 3) -> list[str]:
 def _training(settings: dict) -> list[str]:
     """Which text and which labels have played a part, and the teacher."""
     corpus, seen, more = settings["corpus"], [], []
-    if _read(settings) == combined.READ:
+    if combined.target_text(settings) == combined.READ:
         whose, number = f"{UNLABELLED[corpus]} with the teacher's answers", _at_most(settings["unlabelled_sentences"])
         seen.append(f"Spanish and Dutch training sentences of {whose}, {number} in each language")
-    elif _read(settings) == combined.OPEN:
+    elif combined.target_text(settings) == combined.OPEN:
         seen.append("open text in other languages than English, of none of these corpora, with the teacher's answers")
     if _cut(settings):
         seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
@@ -235,10 +235,6 @@ def _training(settings: dict) -> list[str]:
         *more,
         f"- Teacher: {f'`{teacher}`, tuned on the same labels' if settings.get('hardness') else 'none'}",
     ]
-
-
-def _read(settings: dict) -> str:
-    return combined.target_text({"settings": settings})
 
 
 def _cut(settings: dict) -> bool:

@@ -75,11 +75,13 @@ def _figures(options: argparse.Namespace) -> int:
     if options.publish and not options.profile:
         raise ValueError("--publish takes the records of a profile: say which with --profile.")
     if options.profile and not options.publish:
-        return batch.redraw(options.profile, options.runs, formats)
-    missing = publish.take(options.profile, options.runs) if options.publish else []
+        missing, written = batch.redraw(options.profile, options.runs, formats)
+    else:
+        missing = publish.take(options.profile, options.runs) if options.publish else []
+        written = publish.redraw(formats)
     if missing:
-        print("Not run yet, and missing in what follows:", *missing, sep="\n  ")
-    print("Written:", *publish.redraw(formats), sep="\n  ")
+        print("Not run yet, and missing in what was written:", *missing, sep="\n  ")
+    print("Written:", *written, sep="\n  ")
     return 1 if missing else 0
 
 
@@ -158,8 +160,10 @@ def _bench(options: argparse.Namespace) -> int:
     how = {"batches": batches, "length": options.length, "seconds": options.seconds}
     how["threads"] = machine.cores() if options.threads is None else options.threads
     records = options.runs / "bench" / "records"
-    folders = [shipped.unpacked(str(one)) if str(one) in shipped.there() else one for one in options.folders]
-    return bench.run(folders, options.runtime.split(","), options.baseline, records, **how)
+    named = [*options.folders, *filter(None, [options.baseline])]
+    folders = [shipped.unpacked(str(one)) if str(one) in shipped.there() else one for one in named]
+    baseline = folders.pop() if options.baseline else None
+    return bench.run(folders, options.runtime.split(","), baseline, records, **how)
 
 
 def _doctor(options: argparse.Namespace) -> int:

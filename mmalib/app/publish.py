@@ -16,11 +16,11 @@ import pandas as pd
 from mmalib import plan, profiles, reports
 from mmalib.app import batch
 from mmalib.records import store
+from mmalib.records.machine import ROOT
 from mmalib.use import shipped
 
 PROFILE = "small"  # whose study is in figures/
 PAGE = "README.md"  # of the repository, and of figures/
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 
 
@@ -66,14 +66,11 @@ def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
     """Put the records of a profile in the place of those in `figures/`; what is still missing."""
-    there = Path(runs) / profiles.load_profile(profile).name / "records"
-    records = store.read(there)
-    if not records:
-        raise ValueError(f"There are no records in {there}. Run `python -m mmalib study --profile {profile}` first.")
+    home, _, missing = batch.recorded(profile, runs)
     target = Path(root) / "figures" / "records"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(there, target, ignore=shutil.ignore_patterns(".*"))
-    return batch.missing_in(records, profile)
+    shutil.copytree(home / "records", target, ignore=shutil.ignore_patterns(".*"))
+    return missing
 
 
 def inject(page: Path, folder: Path) -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mmalib.data.corpus import read_conll
-from mmalib.model.evaluate import TYPES, entity_scores, resampled
-from mmalib.records import counts
+from mmalib.model.evaluate import TYPES, counted, resampled
+from mmalib.records.counts import GOLD, PREDICTED, RIGHT
 from mmalib.reports import tables
 from mmalib.use.ner import NER
 
@@ -52,10 +52,10 @@ def renaming(pairs: Sequence[str]):
 
 def table(gold: list[list[str]], predicted_tags: list[list[str]]) -> pd.DataFrame:
     """Precision, recall and F1 with 95% intervals over sentences: of all entities, and of every type there is."""
-    counted = counts.read(entity_scores(gold, predicted_tags, resamples=1)["counts"])
-    drawn = np.concatenate([counted.sum(axis=0)[None], resampled(counted, 1000, 0)])  # [1 + draws, types, 3]
+    by_type = counted(gold, predicted_tags)
+    drawn = np.concatenate([by_type.sum(axis=0)[None], resampled(by_type, 1000, 0)])  # [1 + draws, types, 3]
     drawn = np.concatenate([drawn.sum(axis=1, keepdims=True), drawn], axis=1)  # all types in front
-    right, predicted, there = (drawn[..., what] for what in (counts.RIGHT, counts.PREDICTED, counts.GOLD))
+    right, predicted, there = (drawn[..., what] for what in (RIGHT, PREDICTED, GOLD))
     frame = pd.DataFrame({"type": ["all", *TYPES], "entities": there[0], "predicted": predicted[0]})
     shares = {"precision": (right, predicted), "recall": (right, there), "F1": (2 * right, predicted + there)}
     for name, (part, whole) in shares.items():

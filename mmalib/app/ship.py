@@ -5,7 +5,6 @@ ranges from English. Either way the word embeddings shrink to a byte each, and F
 No model is chosen that has seen text of CoNLL-2002, labelled or not.
 """
 
-import json
 import shutil
 import tempfile
 import zlib
@@ -23,7 +22,7 @@ from mmalib.model import cache, disk
 from mmalib.model.cache import complete_folder
 from mmalib.model.evaluate import Predict, further_scores, scored
 from mmalib.plan import of_kind
-from mmalib.records import machine
+from mmalib.records import machine, store
 from mmalib.reports import combined, tables
 from mmalib.studies import quantization
 from mmalib.studies.study import Study
@@ -44,7 +43,7 @@ def run(profile: str, runs: Path, chosen: Mapping[str, str | None], models: Path
     for run_name in names.values():
         if run_name not in records:
             raise ValueError(f"There is no record of '{run_name}' in {study.home / 'records'}. Name another run.")
-        if combined.target_text(records[run_name]) not in SHIPPABLE:
+        if combined.target_text(records[run_name]["settings"]) not in SHIPPABLE:
             raise ValueError(f"{run_name} has seen text of CoNLL-2002, which no shipped model may. Name another run.")
     for name, run_name in names.items():
         print(f"{name}: {run_name}", flush=True)
@@ -60,7 +59,7 @@ def best(name: str, records: list[dict]) -> str:
     Of the first seed, then, 'faithful' is the best on the unseen languages' dev sets, and 'fast' the smallest that
     keeps enough of that.
     """
-    blind = [record for record in records if combined.target_text(record) in SHIPPABLE]
+    blind = [record for record in records if combined.target_text(record["settings"]) in SHIPPABLE]
     chosen = {row["goal"]: row["run"] for row in combined.goals(blind).to_dict("records")}
     for goal in ("fastest", "smallest") if name == "fast" else (combined.FAITHFUL,):
         if chosen.get(goal) in {record["run"] for record in blind}:
@@ -85,12 +84,12 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         (folder / "onnx").mkdir(parents=True)
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             shutil.copy(source / name, folder)
-        quantize.table_in_bytes(source / runtimes.MODEL, folder / runtimes.QUANTIZED)
+        quantize.table_in_bytes(source / runtimes.GRAPH, folder / runtimes.QUANTIZED)
         ner = NER.load(folder, runtime="onnxruntime")
         scores = scored(ner.tags, study.corpora)
         further = further_scores(ner.tags, study.corpora.further)
         wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
-        about = json.loads((source / disk.PROVENANCE).read_text(encoding="utf-8"))
+        about = store.read_json(source / disk.PROVENANCE)
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
@@ -110,7 +109,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
 def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tuple[Path, dict]:
     """The folder of a run's int8 graph, made here where the run left weights; and the scores before int8."""
     folder = study.folder(record.get("same_as") or record["run"])
-    if (folder / runtimes.MODEL).is_file():
+    if (folder / runtimes.GRAPH).is_file():
         if not record["size"]["quantized"]:
             raise ValueError(f"{record['run']} is a graph in float. Name one in int8, or the run of its weights.")
         float_record = combined.whole_of(record, records)

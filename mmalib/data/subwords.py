@@ -224,6 +224,18 @@ def predict_tags(
     return tags(word_logits(run_of(model), encode(sentences, tokenizer, max_length)), model.config.id2label)
 
 
+def tagged(
+    run: Run,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[list[str]],
+    max_length: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[str]]:
+    """One tag for every word of every sentence, from any runtime."""
+    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), LABELS)
+
+
 def padded(
     windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ padding. How the graph is made is in `trace`.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,14 +19,14 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib import runtimes
-from mmalib.data import LABELS
-from mmalib.data.subwords import BATCH_TOKENS, Run, encode, tags, word_logits
-from mmalib.graph.trace import OPSET, linears, trace
+from mmalib.data.subwords import Run, tagged
+from mmalib.graph.trace import OPSET, trace
+from mmalib.model.backbones import linears
 from mmalib.model.cache import complete_folder
-from mmalib.model.disk import size_mb, tell
+from mmalib.model.disk import size_mb, tell, tokenizer_in
 from mmalib.records import clock, machine
+from mmalib.runtimes import GRAPH
 
-GRAPH = "model.onnx"
 CARD = "README.md"  # written by `card`, once the model is scored
 TOLERANCE = 1e-3  # largest |difference| of a logit from PyTorch's; float32 usually stays below 1e-5
 
@@ -59,16 +60,9 @@ def session(folder: Path, threads: int | None = None) -> Run:
     return runtimes.load(folder, threads or machine.threads())
 
 
-def predict_tags(
-    run: Run,
-    tokenizer: PreTrainedTokenizerFast,
-    sentences: Sequence[list[str]],
-    max_length: int,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-) -> list[list[str]]:
-    """One tag for every word of every sentence, from any runtime."""
-    return tags(word_logits(run, encode(sentences, tokenizer, max_length), batch_tokens=batch_tokens), LABELS)
+def tagger(folder: Path, max_length: int) -> Callable[[Sequence[list[str]]], list[list[str]]]:
+    """What tags sentences by a folder's graph in ONNX Runtime and the tokenizer beside it."""
+    return partial(tagged, session(folder), tokenizer_in(folder), max_length=max_length)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmalib.model.backbones import hooked, layers, parts
+from mmalib.model.backbones import hooked, linears
 
 INPUTS = ("input_ids", "attention_mask")
 OPSET = 14
@@ -36,12 +36,6 @@ def trace(model: PreTrainedModel, path: Path) -> tuple[int, int]:
         for linear in maps.values():
             del linear.forward
     return _fill({name: linear.weight.detach() for name, linear in maps.items()}, path)
-
-
-def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The linear maps of the encoder's layers by the names of their modules, in the order in which they run."""
-    names = {module: name for name, module in model.named_modules()}
-    return {names[linear]: linear for layer in layers(model) for linear in parts(layer)}
 
 
 def matmuls(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

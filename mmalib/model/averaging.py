@@ -14,13 +14,13 @@ TAKEN, BESIDE = "taken", "average"
 
 
 class Averaging(TrainerCallback):
-    """Takes the weights `an_epoch` times an epoch once `begin` epochs are over, and keeps their mean.
+    """Takes the weights ten times an epoch once `begin` epochs are over, and keeps their mean.
 
     A run that is continued from a checkpoint goes on from the mean that was saved there.
     """
 
-    def __init__(self, begin: float, an_epoch: int = 10) -> None:
-        self.begin, self.an_epoch, self.taken, self.mean = begin, an_epoch, 0, {}
+    def __init__(self, begin: float) -> None:
+        self.begin, self.taken, self.mean = begin, 0, {}
 
     def on_train_begin(self, args, state, control, **_) -> None:
         """Take up the mean that belongs to the checkpoint that training goes on from."""
@@ -31,7 +31,7 @@ class Averaging(TrainerCallback):
     @torch.no_grad()
     def on_step_end(self, args, state, control, model: nn.Module, **_) -> None:
         """Take these weights into the mean, if it is time."""
-        every = max(1, round(state.max_steps / args.num_train_epochs / self.an_epoch))
+        every = max(1, round(state.max_steps / args.num_train_epochs / 10))
         last = state.global_step == state.max_steps and not self.taken  # at least one is taken
         if not last and (state.epoch <= self.begin or state.global_step % every):
             return

@@ -67,7 +67,7 @@ def load_model(name: str, *, seed: int = 0, labels: Sequence[str] = LABELS, spar
     if lost := sorted(key for key in report["missing_keys"] if not key.startswith("classifier.")):
         raise ValueError(f"The weights of '{name}' are missing {len(lost)} tensors, {lost[0]} first. Fetch them again.")
     with torch.no_grad():
-        for linear in (linear for layer in layers(model) for linear in parts(layer) if not sparse):
+        for linear in () if sparse else linears(model).values():
             linear.weight[linear.weight == 0] = ALMOST_ZERO
     return model
 
@@ -106,6 +106,12 @@ def parts(layer: nn.Module) -> Parts:
         return Parts(attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, ffn.lin1, ffn.lin2)
     own, after = attention.self, attention.output.dense
     return Parts(own.query, own.key, own.value, after, layer.intermediate.dense, layer.output.dense)
+
+
+def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The linear maps of the encoder's layers by the names of their modules, in the order in which they run."""
+    names = {module: name for name, module in model.named_modules()}
+    return {names[linear]: linear for layer in layers(model) for linear in parts(layer)}
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 It is put there at the end of an epoch, before the Trainer writes that checkpoint: none is without what belongs to it.
 """
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from mmalib.records import store
 
 
 def put(kind: str, args, step: int, held: dict[str, torch.Tensor]) -> None:
@@ -37,7 +38,5 @@ def sweep(kind: str, args) -> None:
 
 def write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors to a file that is complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-    os.replace(temporary, path)
+    with store.replacing(path) as fresh:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh, metadata)

@@ -47,7 +47,7 @@ def save(
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model (float32, ready to predict) and the tokenizer that `save` put into `folder`, pruned or not."""
-    folder = Path(folder).resolve()  # so that no folder is mistaken for a backbone's short name
+    folder = Path(folder).resolve()
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}. Give a folder that mmalib.model.disk.save has written.")
@@ -59,7 +59,12 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()[:300]  # of what is missing, unexpected or of another shape
         raise ValueError(f"{folder / WEIGHTS} does not fit its config.json: {first} Save the model again.") from error
-    return model.eval(), load_tokenizer(str(folder))
+    return model.eval(), tokenizer_in(folder)
+
+
+def tokenizer_in(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer beside a model."""
+    return load_tokenizer(str(Path(folder).resolve()))  # so that no folder is mistaken for a backbone's short name
 
 
 def skeleton(folder: Path) -> PreTrainedModel:

@@ -30,8 +30,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
     `counts` holds, in short, what was right, predicted and gold in every sentence (`mmalib.records.counts`).
     All scores lie between 0 and 1. A quotient of nothing by nothing is 0: without entities F1 is 0.
     """
-    _check(gold, predicted)
-    counts = _count(gold, predicted)
+    counts = counted(gold, predicted)
     low, high = np.percentile(_f1(resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
     total = counts.sum(axis=(0, 1))
     by_type = {
@@ -50,9 +49,7 @@ def difference(
     Both are scored on the same drawn sentences, so that what is hard for both takes no part: the interval is narrower
     than what two single ones would give.
     """
-    for predicted in (before, after):
-        _check(gold, predicted)
-    pair = np.stack([_count(gold, predicted).sum(axis=1) for predicted in (before, after)], axis=1)
+    pair = np.stack([counted(gold, predicted).sum(axis=1) for predicted in (before, after)], axis=1)
     was, became = _f1(pair.sum(axis=0)).tolist()
     drawn = _f1(resampled(pair, resamples, seed))  # (resamples, before and after)
     low, high = np.percentile(drawn[:, 1] - drawn[:, 0], [2.5, 97.5]).tolist()
@@ -70,7 +67,9 @@ def changed_words(
     sentences = [list(zip(*sentence, strict=True)) for sentence in zip(words, before, after, strict=True)]
     changed = [(word, old, new) for sentence in sentences for word, old, new in sentence if old != new]
     frequent = Counter(word for word, _, _ in changed).most_common(TOP)
-    most = [{"word": word, "times": times, "how": _most_changed(word, changed)} for word, times in frequent]
+    hows = [Counter(f"{old} to {new}" for each, old, new in changed if each == word) for word, _ in frequent]
+    how = [of_word.most_common(1)[0][0] for of_word in hows]
+    most = [{"word": word, "times": times, "how": one} for (word, times), one in zip(frequent, how, strict=True)]
     size = {"words": sum(map(len, words)), "changed": len(changed), "most": most}
     comparison = {**difference(gold, before, after), **size}
     if frequent:
@@ -106,24 +105,16 @@ def further_scores(predict: Predict, further: Mapping[str, Dataset]) -> dict[str
     return scored(predict, {language: {"test": test} for language, test in further.items()}, ("test",))
 
 
-def _most_changed(word: str, changed: list[tuple[str, str, str]]) -> str:
-    """The change of tag that is most frequent for this word."""
-    (old, new), _ = Counter((old, new) for each, old, new in changed if each == word).most_common(1)[0]
-    return f"{old} to {new}"
-
-
-def _check(gold: list[list[str]], predicted: list[list[str]]) -> None:
+def counted(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
+    """What was right, predicted and gold, by sentence and type: [sentences, types, 3]."""
     if not gold:
         raise ValueError("There are no sentences to score. Check the corpus and the split.")
     if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
         raise ValueError("The gold and the predicted tags differ in number. Predict each word of each sentence once.")
     if unknown := {tag for side in (gold, predicted) for tags in side for tag in tags} - set(LABELS):
         raise ValueError(f"The tag {min(map(repr, unknown))} is unknown. Known are {', '.join(LABELS)}.")
-
-
-def _count(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
     # Sentence by sentence, so that no entity runs over a sentence's end.
-    counts = np.zeros((len(gold), len(TYPES), 3), dtype=np.int64)  # (sentences, types, right/predicted/gold)
+    counts = np.zeros((len(gold), len(TYPES), 3), dtype=np.int64)
     for sentence, pair in zip(counts, zip(gold, predicted, strict=True), strict=True):
         right, guess = (set(get_entities(list(tags))) for tags in pair)  # (type, first word, last word)
         for kind, entities in ((RIGHT, right & guess), (PREDICTED, guess), (GOLD, right)):

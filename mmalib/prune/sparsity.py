@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmalib.model.backbones import layers, parts
+from mmalib.model.backbones import linears
 
 Scores = dict[str, Tensor]  # one number a unit, larger is kept: [out, in], for blocks [out, in / block]
 Masks = dict[str, Tensor]  # bool, [out, in], True is kept; the names are those of `weights`
@@ -42,8 +42,7 @@ class Criterion:
 
 def weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The weights that can be pruned, [out, in] each, by their names in the model."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(linear.weight)]: linear.weight for layer in layers(model) for linear in parts(layer)}
+    return {f"{name}.weight": linear.weight for name, linear in linears(model).items()}
 
 
 def at_random(seed: int = 0) -> Criterion:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -57,22 +58,29 @@ def save(folder: Path, run: str, settings: dict, *, scores: dict, **parts) -> Pa
 
 def write_atomic(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader finds the old content or the new, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot and the suffix keep it out of every glob for records and tables.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with replacing(path) as fresh, open(fresh, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise OSError(
             f"{path} could not be written ({error.strerror or error}); what was there before is untouched. "
             "Free some space or mend the folder's permissions and start again: the study goes on from there."
         ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when all is written and goes when something fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot and the suffix keep it out of every glob for records and tables.
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield fresh
+        os.replace(fresh, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict:

@@ -90,6 +90,12 @@ def draw(records: list[dict], *chosen: str) -> dict[str, pd.DataFrame | Figure]:
     return drawn
 
 
+def shown(drawn: dict[str, pd.DataFrame | Figure], name: str) -> pd.DataFrame | Figure | str:
+    """One of what was drawn, as a notebook shows it."""
+    made = drawn.get(name, "Not run in this profile.")
+    return tables.formatted(made) if isinstance(made, pd.DataFrame) else made
+
+
 def redraw(
     records: list[dict], tables_folder: Path, figures_folder: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
@@ -99,7 +105,10 @@ def redraw(
 
 
 def write(
-    drawn: dict[str, pd.DataFrame | Figure], tables_folder: Path, figures_folder: Path, formats: Sequence[str]
+    drawn: dict[str, pd.DataFrame | Figure],
+    tables_folder: Path,
+    figures_folder: Path,
+    formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
     """Write tables and figures by the names of their files, each in those of the formats that are for its kind."""
     of_table, of_figure = ([name for name in formats if name in known] for known in (TABLES, FIGURES))

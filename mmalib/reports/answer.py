@@ -44,7 +44,7 @@ def _compressed(records: list[dict]) -> str:
         settings, base = record["settings"], tables.of_part(record, "base", records)
         dense = combined.whole_of(record, records) or base
         if dense and settings.get("int8") != "float" and settings.get("setting") != "plain":  # both are compared with
-            how = THEIRS if combined.target_text(record) in combined.HAS_READ else HOW[words.family(settings)]
+            how = THEIRS if combined.target_text(settings) in combined.HAS_READ else HOW[words.family(settings)]
             seeds = ways.setdefault(how, {}).setdefault(words.words(settings, record["run"]), [])
             seeds.append({"dense": dense, "made": record})
     if not ways:
@@ -55,7 +55,7 @@ def _compressed(records: list[dict]) -> str:
         row = {"made smaller or faster by": how, "models": len(models), "seeds": _range(map(len, models.values()), "d")}
         row |= {"English F1 kept": _range(share["English"][0] for share in shares)}
         rows.append(row | {"Spanish and Dutch F1 kept": _range(share["unseen"][0] for share in shares)})
-        blind = [combined.target_text(seeds[0]["made"]) == "none" for seeds in models.values()]
+        blind = [combined.target_text(seeds[0]["made"]["settings"]) == "none" for seeds in models.values()]
         apart += [intervals.of(share["unseen"] - share["English"]) for share in compress(shares, blind)]
     less, clearly = sum(one.value < 0 for one in apart), sum(one.high < 0 for one in apart)
     return (

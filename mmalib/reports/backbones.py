@@ -1,11 +1,11 @@
 """The shipped backbones, from the reports beside their weights: what they are, what they cost, what they know."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mmalib.records import store
 from mmalib.records.machine import WEIGHTS
 from mmalib.reports.figures import COLOURS, drawing, label_ends, note, rows_
 
@@ -15,7 +15,7 @@ REPORT = "training.json"  # beside the weights
 def read(weights: Path = WEIGHTS) -> dict[str, dict]:
     """The report of every shipped backbone, by name."""
     paths = sorted(Path(weights).glob(f"*/{REPORT}"))
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.parent.name: store.read_json(path) for path in paths}
 
 
 def draw(reports: dict[str, dict]) -> dict[str, pd.DataFrame | Figure]:

@@ -117,7 +117,7 @@ def goals(records: list[dict]) -> pd.DataFrame:
         if dense is None or not int8 or record["settings"]["seed"] != first:
             continue
         row = {"run": record["run"], "corpus": record["settings"]["corpus"]}
-        row |= {"MB": round(record["size"]["megabytes"], 1), "Spanish and Dutch text": target_text(record)}
+        row |= {"MB": round(record["size"]["megabytes"], 1), "Spanish and Dutch text": target_text(record["settings"])}
         row |= _fastest(record, records)
         row["unseen F1 kept"] = (row["F1 es"] + row["F1 nl"]) / 2 / (tables.unseen(dense, "test") or math.nan)
         row["kept on dev"] = tables.unseen(record, "dev") / (tables.unseen(dense, "dev") or math.nan)
@@ -169,14 +169,14 @@ def _label(record: dict) -> str:
     return f"{record['settings']['label']}_{name.replace('-', '_')}{'*' * (name in READING)}"
 
 
-def target_text(record: dict) -> str:
-    """What a model has seen of Spanish and Dutch text since it was pretrained."""
-    start = record["settings"].get("start", record["settings"])
+def target_text(settings: dict) -> str:
+    """What the model of a run has seen of Spanish and Dutch text since it was pretrained."""
+    start = settings.get("start", settings)
     if start.get("sees_target_text"):
         return OPEN if start.get("text") == "folder" else READ
-    if len(record["settings"].get("floor_languages", ())) > 1:
+    if len(settings.get("floor_languages", ())) > 1:
         return "labelled dev sets chose its maps"
-    return "to choose subwords" if record["settings"].get("combination") in HALVED else "none"
+    return "to choose subwords" if settings.get("combination") in HALVED else "none"
 
 
 def _fastest(record: dict, records: list[dict]) -> dict:

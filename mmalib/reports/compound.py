@@ -175,7 +175,7 @@ def recall(records: list[dict]) -> Figure:
 
 def ablation_curves(records: list[dict]) -> Figure:
     """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
-    table = ablations(records).astype({"value": float})
+    table = ablations(tables.planned(records)).astype({"value": float})
     panels = list(table.groupby("varied", sort=False))
     with figures.drawing(1.6 + 1.5 * len(panels), 2.4) as drawn:
         grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)

@@ -53,7 +53,7 @@ def searched(records: list[dict]) -> pd.DataFrame:
 
 def quality(records: list[dict]) -> Figure:
     """The score against the share that went, for every combination: a panel a task and language."""
-    made = rows(records)
+    made = rows(tables.planned(records))
     tasks = [task for task in SCORE if task in set(made["task"])]
     with figures.drawing(6.9, 0.3 + 2.2 * len(tasks)) as drawn:
         grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
@@ -69,14 +69,14 @@ def size(records: list[dict]) -> Figure:
     """Megabytes against the share that went, for every combination."""
     with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
-        _lines_(axes, rows(records).query("task == 'entities'"), "MB")
+        _lines_(axes, rows(tables.planned(records)).query("task == 'entities'"), "MB")
         axes.set(ymargin=0.3, ylim=(0, None), ylabel="MB on disk, float32")
         return _told(drawn)
 
 
 def emissions(records: list[dict]) -> Figure | None:
     """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
-    if (read := rows(records).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
+    if (read := rows(tables.planned(records)).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
         return None
     tasks = [task for task in SCORE if task in set(read["task"])]
     watts = [record["emissions"]["inference"]["watts"] for record in of_kind(records, "use")]
@@ -102,7 +102,7 @@ def emissions(records: list[dict]) -> Figure | None:
 
 def removed(records: list[dict]) -> Figure:
     """What share of the attention and of the feed-forward part of each layer went, and what went altogether (x)."""
-    gated = of_kind(records, "gated")
+    gated = of_kind(tables.planned(records), "gated")
     first = min(record["settings"]["seed"] for record in gated)
     chosen = [r for r in gated if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or gated
     by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}

@@ -1,6 +1,5 @@
 """What every figure of the study shares: the style, a colour and a name for each language, the files."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ import pandas as pd
 from babel import Locale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mmalib.records import store
 
 STYLE = Path(__file__).parent / "house.mplstyle"
 LANGUAGE_NAMES = {"en": "English", "es": "Spanish", "nl": "Dutch"}
@@ -92,15 +93,11 @@ def note(axes: Axes, text: str, at: tuple, **how) -> None:
 
 def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write a figure as svg and png (or as pdf), the same bytes for the same figure."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     # Without a salt and with a date, two drawings of one figure would differ.
     with matplotlib.style.context(STYLE), matplotlib.rc_context({"svg.hashsalt": name}):
         for suffix in formats:
-            path = folder / f"{name}.{suffix}"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            figure.savefig(temporary, format=suffix, metadata=UNDATED[suffix])
-            os.replace(temporary, path)
-            paths.append(path)
+            paths.append(Path(folder) / f"{name}.{suffix}")
+            with store.replacing(paths[-1]) as fresh:
+                figure.savefig(fresh, format=suffix, metadata=UNDATED[suffix])
     return paths

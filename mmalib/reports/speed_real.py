@@ -58,7 +58,7 @@ def trained(records: list[dict]) -> pd.DataFrame:
         ratio = speed.reported(best)["ratio"]
         left = tables.of_part(record, "model", records) or {"settings": {}}
         row = _about(record["settings"]["folder"], left, records) | {"source": "this study"}
-        text = combined.target_text(left)
+        text = combined.target_text(left["settings"])
         row |= {"text read": "yes" if text in combined.HAS_READ else text.replace("none", "")}
         row |= {"runtime": best["runtime"], "batch": best["batch"]}
         row |= {"samples/s": round(best["samples_per_second"], 1), "speed-up": round(ratio, 2)}

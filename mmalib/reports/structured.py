@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmalib.plan import of_kind
+from mmalib.plan import KEPT_SHARES, of_kind
 from mmalib.records import store
 from mmalib.reports import figures, tables
 
-SHARES = (0.0, 0.25, 0.5, 0.75)  # the rows of the table
+SHARES = (0.0, *KEPT_SHARES)  # the rows of the table
 KEPT = 0.95  # F1 has begun to fall where less than this share of it is left
 TITLES = {"heads": "Michel: heads wherever they are", "uniform": "Uniform: the same in every layer"}
 
@@ -67,7 +67,7 @@ def table(records: list[dict]) -> pd.DataFrame:
 
 def falling(records: list[dict], method: str) -> Figure | None:
     """F1 against the share of heads removed: a line a language and split, as pruned and recovered, knees marked."""
-    if not (pruned := _by(method, records)):
+    if not (pruned := tables.alike(_by(method, records))):
         return None
     curves = store.curves(pruned)
     with figures.drawing(6.9, 2.5) as drawn:
@@ -82,8 +82,7 @@ def falling(records: list[dict], method: str) -> Figure | None:
             axes.set_xlabel("share of heads removed")
             axes.set_title("recovered on English" if recovered else "as pruned", loc="left")
         drawn.axes[0].set_ylabel("entity F1 (solid test, dashed dev)")
-        pairs = curves[["label", "corpus"]].drop_duplicates().itertuples(index=False)
-        backbone = ", ".join(f"{name} on {corpus}" for name, corpus in pairs)
+        backbone = "{label} on {corpus}".format_map(pruned[0]["settings"])
         what = f"circle and number: F1 falls under {KEPT:.0%} of the dense model's"
         drawn.suptitle(f"{TITLES[method]} ({backbone}; {what})", x=0.01, ha="left", fontsize=8)
     return drawn
@@ -152,4 +151,4 @@ def vocabulary_table(records: list[dict]) -> pd.DataFrame:
 
 
 def _by(method: str, records: list[dict]) -> list[dict]:
-    return [record for record in of_kind(records, "structured") if record["settings"]["method"] == method]
+    return tables.planned(r for r in of_kind(records, "structured") if r["settings"]["method"] == method)

@@ -69,7 +69,19 @@ def of_the_study(records: Iterable[dict]) -> list[dict]:
     records = list(records)
     corpora = {record["settings"]["corpus"] for record in records}
     corpus = "conll" if "conll" in corpora else min(corpora, default="")
-    return [r for r in records if r["settings"]["corpus"] == corpus and "varied" not in r["settings"]]
+    return planned(r for r in records if r["settings"]["corpus"] == corpus)
+
+
+def planned(records: Iterable[dict]) -> list[dict]:
+    """The records with no setting changed: where a figure has no room to tell what was changed."""
+    return [record for record in records if "varied" not in record["settings"]]
+
+
+def alike(records: Iterable[dict]) -> list[dict]:
+    """Those of one backbone on one corpus, the first, with no setting changed: what seeds may be averaged over."""
+    own = planned(records)
+    about = [tuple(record["settings"][key] for key in ("label", "corpus")) for record in own]
+    return [record for record, of in zip(own, about, strict=True) if of == about[0]]
 
 
 def unseen(record: dict, split: str = "test") -> float:
@@ -148,7 +160,8 @@ def write(table: pd.DataFrame, folder: Path, name: str, formats: Sequence[str] =
 
 def markdown(shown: pd.DataFrame) -> str:
     """A table of text in Markdown, a line a row."""
-    lines = [shown.columns, ["---"] * len(shown.columns), *shown.astype(str).to_numpy()]
+    cells = shown.astype(str).map(lambda cell: cell.replace("|", "\\|"))
+    lines = [shown.columns, ["---"] * len(shown.columns), *cells.to_numpy()]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

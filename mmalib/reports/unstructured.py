@@ -45,7 +45,7 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
     Hollow is what training on made of the dense model before anything went; where that is a fall, no other is told.
     """
     how = {"method": criterion, "schedule": schedule}
-    runs = [run for run in gradual_runs(records) if how.items() <= run["settings"].items()]
+    runs = tables.alike(run for run in gradual_runs(records) if how.items() <= run["settings"].items())
     share = max((run["settings"]["share"] for run in runs), default=None)
     if share is None:
         return None
@@ -72,7 +72,8 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
         axes.set_xlabel(f"sparsity during pruning{of}\n{marks}")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
-        axes.set_title(f"{NAMES[criterion]}, {schedule}".capitalize() + several, loc="left")
+        title = f"{NAMES[criterion]}, {schedule}".capitalize() + f" of {runs[0]['settings']['label']}"
+        axes.set_title(title + several, loc="left")
     return drawn
 
 
@@ -98,7 +99,7 @@ def trained_on(record: dict, language: str) -> float:
 def kept(records: list[dict]) -> Figure:
     """What a pruned model keeps of English against what it keeps of the unseen languages, one point a model."""
     points, collapsed = [], []
-    for record in gradual_runs(records):
+    for record in gradual_runs(tables.planned(records)):
         base, settings = tables.of_part(record, "base", records), record["settings"]
         if base and settings["schedule"] == SCHEDULE[settings["method"]]:
             left = tables.retention(record["scores"], base["scores"], "test")

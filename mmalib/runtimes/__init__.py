@@ -18,9 +18,9 @@ import numpy as np
 
 from mmalib.records import machine
 
-MODEL = "model.onnx"
+GRAPH = "model.onnx"
 QUANTIZED = "onnx/model_quantized.onnx"  # where Optimum and transformers.js look for an int8 graph
-PLACES = (MODEL, QUANTIZED)
+PLACES = (GRAPH, QUANTIZED)
 MISSING = "is not available"  # in what `load` says of a runtime that is not here
 TRANSIENT = re.compile(r"SIGKILL|SIGTERM|MemoryError|out of memory|bad.?alloc|cannot allocate|no space left", re.I)
 MODULES = {"onnxruntime": "ort", "openvino": "ov", "deepsparse": "deepsparse", "torch": "torch_int8"}
@@ -148,7 +148,7 @@ def locate(folder: Path) -> Path:
     """The ONNX file of a model's folder."""
     path = graph_in(folder)
     if path is None:
-        what = f"has no {MODEL}" if Path(folder).is_dir() else "is not a folder"
+        what = f"has no {GRAPH}" if Path(folder).is_dir() else "is not a folder"
         raise ValueError(f"{folder} {what}. Give the folder of an exported model.")
     return path
 

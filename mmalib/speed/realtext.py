@@ -20,8 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmalib import runtimes
 from mmalib.data import LABELS
-from mmalib.data.subwords import encode, padded
-from mmalib.graph import export
+from mmalib.data.subwords import encode, padded, tagged
 from mmalib.records import clock
 from mmalib.speed import throughput
 
@@ -86,9 +85,9 @@ def tag(
     if way == "padded, single":
         return [_padded(session, tokenizer, [one], length, 1)[0] for one in sentences]
     if way == "single":
-        return [export.predict_tags(session, tokenizer, [one], length)[0] for one in sentences]
+        return [tagged(session, tokenizer, [one], length)[0] for one in sentences]
     # As many subwords at once as the padded batches have, padding included.
-    return export.predict_tags(session, tokenizer, sentences, length, batch_tokens=batch * length)
+    return tagged(session, tokenizer, sentences, length, batch_tokens=batch * length)
 
 
 def _padded(session, tokenizer, sentences, length: int, batch: int) -> list[list[str]]:

@@ -50,16 +50,6 @@ def shape(name: str, *, vocabulary: int | None = None, layers: int | None = None
     return AutoModelForTokenClassification.from_config(config).eval()
 
 
-def impose_(model: PreTrainedModel, share: float, pattern: str = "1") -> None:
-    """Zero this share of the encoder's weights at random, singly ("1") or in blocks ("4"), in place."""
-    draw, size = torch.Generator().manual_seed(0), sparsity.block_size(pattern)
-    scores = {
-        name: torch.rand(weight.shape[0], weight.shape[1] // size, generator=draw)
-        for name, weight in sparsity.weights(model).items()
-    }
-    sparsity.apply_(model, sparsity.choose(scores, share, pattern))
-
-
 def build(
     case: Case,
     forms: Sequence[str],
@@ -100,7 +90,7 @@ def random_model(case: Case, subwords: int, deepest: int | None = None) -> PreTr
     if case.uniform:
         evenly_smaller_(model, case.uniform)
     if case.sparsity:
-        impose_(model, case.sparsity, case.pattern)
+        sparsity.one_shot_(model, sparsity.at_random(), case.sparsity, case.pattern)
     return model
 
 

@@ -182,7 +182,7 @@ class Watch:
             every = psutil.cpu_times(percpu=True)
             cores = [every[core] for core in os.sched_getaffinity(0)]
             ours = sum(sum(process.cpu_times()[:2]) for process in self._ours)
-        except (psutil.Error, AttributeError):  # another system than Linux, or the worker is gone
+        except (psutil.Error, AttributeError, IndexError):  # not Linux, cores with other numbers, or the worker is gone
             return None
         busy = sum(t.user + t.nice + t.system + t.irq + t.softirq + t.steal for t in cores)
         return time.perf_counter(), busy, ours

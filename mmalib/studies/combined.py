@@ -16,7 +16,6 @@ those two, text of the target languages is looked at by the halved ones alone, a
 in it.
 """
 
-from functools import partial
 from pathlib import Path
 
 from mmalib.data.corpus import fewer_to_score
@@ -55,8 +54,10 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     how = {"callbacks": [gradual.Hold(sparsity.masks_of(model))] if requested else []}
     how |= {"embeddings": name in HALVED or "embeddings" in settings}
     size, facts = quantization.learn(study, run, model, train, dev, unfinished, **how)
-    to_score, graph = fewer_to_score(corpora, settings["int8_sentences"]), export.session(folder)
-    predict = partial(export.predict_tags, graph, tokenizer, max_length=settings["max_length"])
+    to_score, predict = (
+        fewer_to_score(corpora, settings["int8_sentences"]),
+        export.tagger(folder, settings["max_length"]),
+    )
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
     facts |= {"scores": scored(predict, to_score), "further": further_scores(predict, corpora.further)}
     facts |= {"sparsity": {"requested": requested, "measured": size["sparsity"]}}

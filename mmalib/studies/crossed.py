@@ -113,7 +113,7 @@ def search(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     task, data = task_of(study, settings | {"cross_sentences": settings["importance_sentences"]})
     model, tokenizer = study.model(run.needs["base"])
-    graph, before = speed.exported(study.folder(run.needs["base"]), study.home / "shapes"), _encoder(model)
+    graph, before = speed.dense_graph(study, run.needs["base"]), _encoder(model)
 
     def measured(candidate: PreTrainedModel) -> float:
         folder = unfinished / "candidate"
@@ -136,10 +136,9 @@ def use(study: Study, run: Run, unfinished: Path) -> dict:
     settings = run.settings
     task, data = task_of(study, settings)
     graph = speed.exported(study.folder(settings["folder"]), unfinished)
-    dense = speed.exported(study.folder(run.needs["base"]), study.home / "shapes")
-    folders = {"model": graph, "dense": dense}
+    folders = {"model": graph, "dense": speed.dense_graph(study, run.needs["base"])}
     rows = speed.measured(settings, folders, ["onnxruntime"], speed.base_folder(study))
-    tokenizer, number = load_tokenizer(str(graph.resolve())), -(-settings["used_sentences"] // len(data))
+    tokenizer, number = disk.tokenizer_in(graph), -(-settings["used_sentences"] // len(data))
     few = [task.encode(_first(splits["test"], number), tokenizer, LENGTH) for splits in data.values()]
     read = export.session(graph)
     with clock.phase("reading"), emissions.tracked(settings["country"]) as estimate:

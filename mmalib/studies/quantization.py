@@ -30,7 +30,8 @@ from mmalib.data.corpus import fewer, fewer_to_score
 from mmalib.data.subwords import Encoded, encode_split, run_of, tags, word_logits
 from mmalib.graph import export, floor, qat, ranges
 from mmalib.graph import quantize as int8
-from mmalib.model.backbones import layers, load_tokenizer, parts
+from mmalib.model import disk
+from mmalib.model.backbones import layers, parts
 from mmalib.model.evaluate import changed_words, scored
 from mmalib.model.finetune import finetune
 from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
@@ -55,9 +56,8 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
     if "same_as" in facts:
         scores = study.make(facts["same_as"])["scores"]
     else:
-        to_score, tokenizer = fewer_to_score(study.corpora, settings["int8_sentences"]), _tokenizer(folder)
-        tag = partial(export.predict_tags, export.session(folder), tokenizer, max_length=settings["max_length"])
-        scores = scored(tag, to_score)
+        to_score = fewer_to_score(study.corpora, settings["int8_sentences"])
+        scores = scored(export.tagger(folder, settings["max_length"]), to_score)
     if name in FLOORS:
         lost = losses(scores, study.make(run.needs["float"])["scores"])
         facts["floor"] |= {"lost_on_dev": lost, "met_everywhere": max(lost.values()) <= FLOOR_POINTS}
@@ -113,9 +113,8 @@ def compare(study: Study, run: Run, unfinished: Path) -> dict:
     settings, predicted, changed = run.settings, {}, {}
     tests = {name: fewer(splits["test"], settings["int8_sentences"]) for name, splits in study.corpora.items()}
     for graph in settings["graphs"]:
-        folder = study.graph(run.needs[graph])
-        predict = partial(export.predict_tags, export.session(folder), _tokenizer(folder))
-        predicted[graph] = {name: predict(test["words"], settings["max_length"]) for name, test in tests.items()}
+        predict = export.tagger(study.graph(run.needs[graph]), settings["max_length"])
+        predicted[graph] = {name: predict(test["words"]) for name, test in tests.items()}
     before = predicted.pop("float")
     for graph, after in predicted.items():
         changed[graph] = {
@@ -144,7 +143,7 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
     """An int8 graph made from the float one without training; its size, and further facts."""
     settings, name = run.settings, run.settings["graph"]
     source, dense = study.folder(run.needs["float"]), study.make(run.needs["float"])
-    tokenizer = _tokenizer(source)
+    tokenizer = disk.tokenizer_in(source)
     static = study.make(run.needs["static"]) if "static" in run.needs else None
     known, skip, facts = static["ranges"] if static else None, [], {}
     if name == "static":
@@ -166,10 +165,6 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
     if known is not None:  # the dynamic graph has one form
         how["format"] = settings["format"]
     return size_of(int8.quantize(source, folder, kind=settings["int8"], **how)), facts
-
-
-def _tokenizer(folder: Path):
-    return load_tokenizer(str(folder.resolve()))
 
 
 def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> dict[str, dict]:

@@ -14,7 +14,7 @@ beside lie in `shapes` until the study has ended.
 
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -28,8 +28,8 @@ from mmalib.graph import export, quantize, ranges
 from mmalib.model import disk
 from mmalib.model.backbones import load_tokenizer
 from mmalib.model.evaluate import entity_scores
-from mmalib.plan import LENGTH, TEXT_BATCH, Run
-from mmalib.records import machine, store
+from mmalib.plan import LENGTH, TEXT_BATCH, Run, kept_leaf
+from mmalib.records import lock, machine, store
 from mmalib.speed import realtext, throughput
 from mmalib.speed.cases import SPARSE, cases, form, is_whole_base
 from mmalib.speed.shapes import build
@@ -89,13 +89,12 @@ def trained(study: Study, run: Run, unfinished: Path) -> dict:
     settings, other = run.settings, study.make(run.settings["model"])
     folder = study.folder(other.get("same_as") or settings["folder"])  # a floor that static holds has no folder
     graph, base = exported(folder, unfinished), base_folder(study)
-    dense = exported(study.folder(run.needs["base"]), study.home / "shapes")
+    dense = dense_graph(study, run.needs["base"])
     rows = measured(settings, {settings["folder"]: graph}, settings["runtimes"], base)
     own = measured(settings, {"its own dense version": dense}, ["onnxruntime"], base)
     is_int8 = "quantization" in store.read_json(graph / disk.PROVENANCE)
     f1_in = scored(study, settings["runtimes"], settings["scored_sentences"], graph) if is_int8 else {}
-    f1 = _f1(other, settings["folder"].removeprefix(settings["model"]).removeprefix("-"))
-    return {"throughput": rows, "dense": own, "f1": f1, "f1_in": f1_in}
+    return {"throughput": rows, "dense": own, "f1": _f1(other, settings["folder"]), "f1_in": f1_in}
 
 
 def exported(folder: Path, target: Path) -> Path:
@@ -111,7 +110,7 @@ def exported(folder: Path, target: Path) -> Path:
 
 def scored(study: Study, names: Sequence[str], cap: int | None, folder: Path) -> dict[str, dict[str, float]]:
     """Test F1 by language of a graph in each of these runtimes that is here."""
-    tokenizer, size, scores = load_tokenizer(str(folder.resolve())), study.profile.max_length, {}
+    tokenizer, size, scores = disk.tokenizer_in(folder), study.profile.max_length, {}
     tests = {language: fewer(splits["test"], cap) for language, splits in study.corpora.items()}
     for runtime in dict.fromkeys(map(runtimes.numbers, names)):
         try:
@@ -119,7 +118,7 @@ def scored(study: Study, names: Sequence[str], cap: int | None, folder: Path) ->
                 if runtime in SPARSE:
                     read = partial(realtext.tag, session, tokenizer, way="padded", length=size, batch=TEXT_BATCH)
                 else:  # in the batches that the run itself was scored in: dynamic int8 has one scale for each
-                    read = partial(export.predict_tags, session, tokenizer, max_length=size)
+                    read = partial(subwords.tagged, session, tokenizer, max_length=size)
                 scores[runtime] = {
                     language: entity_scores(list(test["tags"]), read(sentences=test["words"]))["f1"]
                     for language, test in tests.items()
@@ -147,7 +146,19 @@ def base_folder(study: Study) -> Path:
     """The folder of the dense float32 `base`, made where it is not there."""
     deepest = study.profile.speed_layers
     target = study.home / "shapes" / (f"base-{deepest}" if deepest else "base")
-    return build(cases()[0], ["float"], load_tokenizer(TOKENIZER), target, deepest=deepest)["float"]
+    with _dense_alone(study):
+        return build(cases()[0], ["float"], load_tokenizer(TOKENIZER), target, deepest=deepest)["float"]
+
+
+def dense_graph(study: Study, name: str) -> Path:
+    """The graph of a model that others are measured beside, exported once."""
+    with _dense_alone(study):
+        return exported(study.folder(name), study.home / "shapes")
+
+
+def _dense_alone(study: Study) -> AbstractContextManager:
+    """Whoever else wants a dense graph waits until this one is written."""
+    return lock.hold(study.home / "locks" / "shapes.lock", "A dense graph", patience=None)
 
 
 def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], base: Path) -> list[dict]:
@@ -158,19 +169,17 @@ def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], bas
     return [throughput.told(row) for row in rows]
 
 
-def _f1(record: dict, share: str) -> dict[str, float]:
-    """Test F1 by language: of the run, or of the recovered point of its curve that a folder's name ends in."""
-    scores = record["scores"]
-    if share.isdecimal():
-        points = [p for p in record["curve"] if p["recovered"] and round(100 * p["share"]) == int(share)]
-        scores = points[0]["scores"]
-    return {language: splits["test"]["f1"] for language, splits in scores.items()}
+def _f1(record: dict, folder: str) -> dict[str, float]:
+    """Test F1 by language: of the run, or of the recovered point of its curve that left this folder."""
+    points = [point for point in record.get("curve", ()) if point.get("recovered")]
+    own = [point for point in points if kept_leaf(record["run"], point["share"]) == folder]
+    return {language: splits["test"]["f1"] for language, splits in (own or [record])[0]["scores"].items()}
 
 
 def _reader(study: Study, run: Run, unfinished: Path) -> tuple[Path, PreTrainedTokenizerFast]:
     """The folder of a model that reads text, and its tokenizer."""
-    folder = exported(study.folder(run.needs.get("model", run.needs["base"])), study.home / "shapes")
-    tokenizer = load_tokenizer(str(folder.resolve()))
+    folder = dense_graph(study, run.needs.get("model", run.needs["base"]))
+    tokenizer = disk.tokenizer_in(folder)
     if run.settings["model"] != "trained int8":
         return folder, tokenizer
     target = unfinished / "int8"

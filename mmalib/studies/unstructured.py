@@ -93,6 +93,8 @@ def gradually(
     """The pruned model, its history, and the points on the way."""
     pruned_by = settings["pruning_epochs"]
     steps = int(math.ceil(len(rows) / settings["batch_size"]) * pruned_by)
+    if not steps:
+        raise ValueError(f"{len(rows)} training rows are no step in {pruned_by} epochs: give more, or longer pruning.")
     begin = settings.get("begin", 0.0) * pruned_by
     number = settings["updates"] or steps // settings["every"]
     if settings["method"] == "movement":  # before the first update, something must have moved

@@ -82,7 +82,7 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
 def transfer(study: Study, run: Run, unfinished: Path) -> dict:
     """Tune a backbone that was pruned upstream, masks held; keep and score it."""
     folder, backbone = study.folder(run.needs["start"]).resolve(), run.settings["backbone"]
-    tokenizer, theirs = load_tokenizer(str(folder)), load_tokenizer(backbone)
+    tokenizer, theirs = disk.tokenizer_in(folder), load_tokenizer(backbone)
     if tokenizer.get_vocab() != theirs.get_vocab():
         raise ValueError(
             f"{folder} has a vocabulary of {len(tokenizer)} pieces that is not that of {backbone}, which has "
