@@ -211,3 +211,37 @@ def test_mistakes_are_one_line(bert):
         part.whole.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="collapsed"):
         over.decide_()
+
+
+def test_what_stays_is_never_quite_closed(bert):
+    over, whole = gates.Gates(bert, 0.3), counted(bert)
+    for part in over.parts[1:]:
+        part.units.data.fill_(-4.0)  # far more is closed than the share asked for
+    before = [weight.detach().clone() for weight in sparsity.weights(bert).values()]
+    over.finalise_(bert)
+    assert all((weight != 0).all() for weight in before)
+    assert all((weight != 0).all() for weight in sparsity.weights(bert).values())
+    assert 1 - counted(bert) / whole == pytest.approx(0.3, abs=gates.NEAR)
+
+
+def test_the_mean_of_the_draws_is_folded_in():
+    torch.manual_seed(0)
+    for log_alpha in torch.linspace(-gates.CLAMP, gates.CLAMP, 21):
+        draws = gates.drawn(log_alpha.expand(100_000)).mean()
+        assert float(gates.mean(log_alpha)) == pytest.approx(float(draws), abs=0.01)
+
+
+@pytest.mark.parametrize("noise", [15, 40])
+def test_the_share_is_reached_and_not_passed_in_a_short_training(bert, noise):
+    """As many steps as a study has; with one rate for gates and multipliers, far too many go."""
+    ends, units = {}, sum(part.number for part in gates.parts_of(bert))
+    for multipliers in (1, 20):
+        over = gates.Gates(bert, 0.6, rate=0.02, warm_up=0.5, multipliers=multipliers)
+        torch.manual_seed(0)
+        over.on_train_begin(None, SimpleNamespace(global_step=0), None)
+        for step in range(500):
+            for log_alpha in over._alphas():
+                log_alpha.grad = noise / units * torch.randn_like(log_alpha)
+            over.on_pre_optimizer_step(None, SimpleNamespace(global_step=step, max_steps=500), None)
+        ends[multipliers] = float(over.expected().detach())
+    assert ends[20] == pytest.approx(0.6, abs=0.02) and ends[1] > 0.64, ends

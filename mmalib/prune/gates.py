@@ -13,7 +13,7 @@ own gate and that of its part are open, so that the share of the encoder's linea
 
 and is driven to t by the penalty l1 (s - t) + l2 (s - t)^2, which gates minimise and the multipliers l1 and l2, from 0
 on, maximise; t grows from 0 to what is asked for during a warm-up. In the end the units least likely to be there go,
-as many as make the size asked for; the gates of the others are folded into the weights.
+as many as make the size asked for; of the others the mean gate, which is never 0, is folded into the weights.
 """
 
 import math
@@ -58,8 +58,9 @@ class Part:
         """The gates of the units and that of the part: as drawn in training; else without noise, and as decided."""
         if self.linear.training and self.kept is None:
             return self.now
-        units = settled(self.units)
-        return units if self.kept is None else units * self.kept, settled(self.whole)
+        if self.kept is None:
+            return settled(self.units), settled(self.whole)
+        return mean(self.units) * self.kept, mean(self.whole)
 
     def hooks(self) -> list:
         """Multiply units and output by their gates, until the hooks are removed."""
@@ -115,14 +116,22 @@ def settled(log_alpha: Tensor) -> Tensor:
     return (torch.sigmoid(log_alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
+def mean(log_alpha: Tensor) -> Tensor:
+    """The mean of the draws, within a hundredth: what is hardly ever open still lets something through."""
+    return torch.sigmoid(0.9 * log_alpha)
+
+
 class Gates(TrainerCallback):
     """Gates over a model while the Trainer trains it, and the model without what they close; a killed run goes on.
 
-    Gates and multipliers have an Adam of their own at a constant `rate`. `warm_up` is a share of the training.
+    Gates and multipliers have an Adam of their own at a constant `rate`, the multipliers at `multipliers` times that.
+    `warm_up` is a share of the training.
     """
 
-    def __init__(self, model: PreTrainedModel, share: float, *, rate: float = 0.01, warm_up: float = 0.2) -> None:
-        self.share, self.rate, self.warm_up, self.parts = share, rate, warm_up, parts_of(model)
+    def __init__(
+        self, model: PreTrainedModel, share: float, *, rate: float = 0.01, warm_up: float = 0.2, multipliers: float = 20
+    ) -> None:
+        self.share, self.rate, self.warm_up, self.parts = share, (rate, multipliers * rate), warm_up, parts_of(model)
         self.total = sum(part.number * part.weights for part in self.parts)
         finest = min((part.weights for part in self.parts if part.number), default=0) / max(self.total, 1)
         if not (0 < share < 1 and 0 < finest <= min(NEAR, 1 - share)):
@@ -183,8 +192,8 @@ class Gates(TrainerCallback):
     # ---- While the Trainer trains ----
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        multipliers = {"params": [self.multipliers], "maximize": True}
-        self.adam = torch.optim.Adam([{"params": self._alphas()}, multipliers], lr=self.rate)
+        multipliers = {"params": [self.multipliers], "maximize": True, "lr": self.rate[1]}
+        self.adam = torch.optim.Adam([{"params": self._alphas()}, multipliers], lr=self.rate[0])
         if state.global_step:
             for key, tensor in beside.get(BESIDE, args, state.global_step, self.multipliers.device).items():
                 number, _, name = key.partition("/")

@@ -9,7 +9,8 @@
 `search` takes heads and neurons out of FT without any training, until it is as much faster as is asked for.
 """
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -29,7 +30,7 @@ from mmalib.prune import search as masks
 from mmalib.records import clock, emissions
 from mmalib.studies import speed, unstructured
 from mmalib.studies.study import Study
-from mmalib.studies.training import DENSE, recipe, recipe_after
+from mmalib.studies.training import DENSE, recipe
 
 
 def tune(study: Study, run: Run, unfinished: Path) -> dict:
@@ -41,10 +42,9 @@ def tune(study: Study, run: Run, unfinished: Path) -> dict:
     with ExitStack() as stack:
         loss = task.loss
         if "D" in row:
-            teacher, _ = study.model(run.needs["base"])
             model = model if has_adapters else study.model(run.needs["base"])[0]
             layerwise.every_second_(model)
-            loss = stack.enter_context(layerwise.loss(model, teacher, **{name: settings[name] for name in LAYERWISE}))
+            loss = stack.enter_context(_taught(study, run, model))
         if has_adapters:
             adapters.add_(model, settings["adapter_width"])
         if row == "LoRA":
@@ -64,18 +64,33 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     task, data = task_of(study, settings)
     model, tokenizer = study.model(run.needs["start"])
     whole, epochs = _units(model), settings["gate_epochs"]
-    over = gates.Gates(model, settings["share"], rate=settings["gate_rate"], warm_up=settings["gate_warm_up"])
-    with emissions.tracked(settings["country"]) as estimate:
+    how = {
+        "rate": settings["gate_rate"],
+        "multipliers": settings["multiplier_rate"],
+        "warm_up": settings["gate_warm_up"],
+    }
+    over = gates.Gates(model, settings["share"], **how)
+    own = replace(recipe(settings), head_rate=1.0, average_from=None)  # the head is not new, and what is sparse differs
+    with ExitStack() as stack:
+        estimate, loss = stack.enter_context(emissions.tracked(settings["country"])), task.loss
+        if "D" in settings["row"]:
+            loss = stack.enter_context(_taught(study, run, model))
         rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
-        how = recipe_after(settings, epochs, choose_after=0.999 * epochs)  # the last one: earlier ones are less sparse
-        model, _ = _fit(settings, model, rows, dev, how, unfinished / "gates", task.loss, [over])
+        how = replace(own, epochs=epochs, choose_after=0.999 * epochs)  # the last one: earlier ones are less sparse
+        model, _ = _fit(settings, model, rows, dev, how, unfinished / "gates", loss, [over])
         zeros = {"requested": settings["share"], "expected": float(over.expected().detach())}
         zeros["measured"] = over.finalise_(model)
-        how = recipe_after(settings, settings["gate_after"])
-        model, history = _fit(settings, model, rows, dev, how, unfinished / "after", task.loss)
+        how = replace(own, epochs=settings["gate_after"])
+        model, history = _fit(settings, model, rows, dev, how, unfinished / "after", loss)
     made = {"history": history, "trained_weights": model.num_parameters(only_trainable=True), "sparsity": zeros}
     structure = _units(model) | {"whole": {"heads": whole["heads_left"], "neurons": whole["neurons_left"]}}
     return _kept(study, run, task, data, model, tokenizer, estimate, structure=structure, **made)
+
+
+def _taught(study: Study, run: Run, student: PreTrainedModel) -> AbstractContextManager:
+    """The loss of the rows with D: FT teaches layer by layer."""
+    teacher, _ = study.model(run.needs["base"])
+    return layerwise.loss(student, teacher, **{name: run.settings[name] for name in LAYERWISE})
 
 
 def sparse(study: Study, run: Run, unfinished: Path) -> dict:
