@@ -35,10 +35,10 @@ def test_a_file_is_no_text(tmp_path, capsys):
 
 def test_a_shipped_model_can_be_timed_by_its_name(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(bench, "run", lambda folders, *_, **__: asked.extend(folders) or 0)
+    monkeypatch.setattr(bench, "run", lambda folders, _, base, *__, **___: asked.extend([*folders, base]) or 0)
     monkeypatch.setattr(shipped, "unpacked", lambda name: tmp_path / name)
-    assert cli.main(["bench", "fast", "other"]) == 0
-    assert asked == [tmp_path / "fast", Path("other")]
+    assert cli.main(["bench", "fast", "other", "--baseline", "faithful"]) == 0
+    assert asked == [tmp_path / "fast", Path("other"), tmp_path / "faithful"]
 
 
 def test_the_module_ends_with_one_line_where_there_is_no_notebook(tmp_path):

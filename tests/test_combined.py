@@ -136,7 +136,7 @@ def test_table_8_stands_beside_the_papers_and_goals_need_speeds(study, records):
     assert table["seeds"].dropna().tolist() == [1, 1, 1, 1, 1]
     assert [name.endswith("*") for name in table["model"]] == [False, True, *[False] * 6]
     drawn = reports.draw(records, "combination")
-    assert set(drawn) == {"table_8", "table_combined", "table_sums", "sums", "table_best"}
+    assert set(drawn) == {"table_8", "table_combined", "table_sums", "table_best"}
     contents = drawn["table_combined"]
     assert (contents["runtime"] == "not measured").all() and (contents["MB by gzip"] < contents["MB"]).all()
     best = drawn["table_best"]

@@ -85,7 +85,7 @@ def test_every_notebooks_runs_go_through_with_the_papers_four_kinds_of_models(hu
     assert {r["settings"]["backbone"] for r in records} == set(backbones.HUB)
     assert {r["settings"]["notebook"] for r in records} == {"01", "02", "03", "04", "05", "06"}
     drawn = reports.draw(records)
-    assert {"table_1", "table_3", "table_4", "table_6", "table_8", "figure_1", "sums"} <= set(drawn)
+    assert {"table_1", "table_3", "table_4", "table_6", "table_8", "figure_1", "table_sums"} <= set(drawn)
     ours = [table["source"].str.startswith("this study").sum() for table in drawn.values() if _beside(table)]
     assert len(ours) >= 5 and min(ours) >= 1
     models = [disk.load(study.folder(name))[0] for name in (cut["run"], cut["needs"]["base"])]

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors import safe_open
 
@@ -45,6 +46,47 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     assert readme.read_text() == f"one\n<!-- table_1 -->\n{table}<!-- /table_1 -->\ntwo\n"
     publish.redraw(root=tmp_path)
     assert {path: path.read_bytes() for path in files} == files
+
+
+# What sums up all that there is, or has room for the best alone
+SUMMARIES = {"table_best", "table_costs", "table_speed_open"}
+
+
+def test_what_was_changed_has_rows_of_its_own():
+    """Every committed record beside one of a changed profile with other numbers: no row and no mean is another."""
+    records = store.read(publish.ROOT / "figures" / "records")
+    others = [_varied(record, {record["run"] for record in records}) for record in records]
+    alone, beside = (reports.draw(some) for some in (records, sorted([*records, *others], key=lambda one: one["run"])))
+    assert alone.keys() == beside.keys()
+    for name in alone.keys() - SUMMARIES:
+        if isinstance(alone[name], pd.DataFrame):
+            before, after = (set(drawn[name].astype(str).itertuples(index=False)) for drawn in (alone, beside))
+            assert before <= after, name
+    for name in ("figure_2", "figure_3", "heads_removed", "figure_8_9", "crossed_quality", "crossed_removed"):
+        if name in alone:
+            assert _lines(alone[name]) == _lines(beside[name]), name
+
+
+def _varied(record, names):
+    changed = _worse({key: value for key, value in record.items() if key != "settings"})
+    settings = record["settings"] | {"varied": {"epochs": 9}, "label": f"{record['settings']['label']}, epochs 9"}
+    if settings.get("model") in names:  # what was timed is the changed one as well
+        settings |= {"model": f"{settings['model']}+9", "folder": f"{settings['folder']}+9"}
+    needs = {part: f"{run}+9" if run in names else run for part, run in record["needs"].items()}
+    return changed | {"run": f"{record['run']}+9", "settings": settings, "needs": needs}
+
+
+def _worse(value, name=""):
+    if isinstance(value, dict):
+        return {key: _worse(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_worse(one, name) for one in value]
+    scaled = ("f1", "pearson", "parameters", "megabytes", "samples", "samples_per_second", "sentences_per_second")
+    return 0.9 * value if isinstance(value, float | int) and name.startswith(scaled) else value
+
+
+def _lines(figure):
+    return [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
 
 
 def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):

@@ -338,6 +338,9 @@ def test_table_17_is_over_the_dense_model_in_deepsparse(records):
     quick = report.table_17(few)
     assert len(quick) == 1 and pd.isna(quick["smaller by"].iloc[0]) and quick["speed-up"].iloc[0] > 1
     assert report.table_17(few[:1]).empty
+    for record in few:  # a profile of two batches: a row each
+        record["throughput"] += [row | {"batch": 1, "samples_per_second": 5.0} for row in record["throughput"][:1]]
+    assert sorted(report.table_17(few)["batch"]) == ["1", "8"]
 
 
 def test_the_front_is_what_brute_force_finds():

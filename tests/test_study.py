@@ -61,6 +61,16 @@ def test_a_varied_run_lies_beside_and_is_a_row_of_its_own(study, base):
     assert ours == [base.settings["label"], f"{base.settings['label']}, learning_rate 0.001"]
 
 
+def test_without_pairs_entities_are_studied_alone(study, tmp_path):
+    kinds = {run.kind for run in study.plan.values()}
+    assert {"pairs int8", "crossed"} <= kinds
+    alone = Study(study.profile, study.top, str(tmp_path))
+    assert {run.settings.get("task") for run in alone.plan.values()} == {None, "entities"}
+    (tmp_path / "stsb").mkdir()
+    (tmp_path / "stsb" / "en-train.csv").touch()
+    assert len(Study(study.profile, study.top, str(tmp_path)).plan) == len(study.plan)
+
+
 def test_unfinished_work_is_never_continued_under_other_settings(study, base):
     shrink = study.runs(kind="structured")[0]
     store.add_point(study.home / "unfinished" / f"{shrink.name}-{shrink.digest}", {"step": 0, "mark": "of this one"})

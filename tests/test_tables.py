@@ -70,6 +70,10 @@ def test_a_row_per_corpus_and_the_papers_row_right_under_ours():
     ]
 
 
+def test_a_bar_in_a_word_is_no_border():
+    assert tables.markdown(pd.DataFrame({"word": ["a|b"]})).splitlines()[-1] == "| a\\|b |"
+
+
 def test_csv_keeps_numbers_and_md_is_for_reading(tmp_path):
     csv, md = tables.write(baselines.table_1(runs()), tmp_path / "tables", "table_1")
     again = pd.read_csv(csv)

@@ -74,7 +74,7 @@ def test_the_generated_pairs_are_graded_by_what_they_share():
 
 
 def test_a_folder_of_stsb_is_read_and_its_mistakes_are_one_line(tmp_path):
-    with pytest.raises(ValueError, match="There is no .*en-train.csv.*pairs=False"):
+    with pytest.raises(ValueError, match="There is no .*en-train.csv.*all of STS-B"):
         pairs.load(str(tmp_path), None, None)
     (tmp_path / "stsb").mkdir()
     for name in ("en-train", *(f"{language}-{split}" for language in pairs.LANGUAGES for split in ("dev", "test"))):

@@ -160,10 +160,9 @@ def _bench(options: argparse.Namespace) -> int:
     how = {"batches": batches, "length": options.length, "seconds": options.seconds}
     how["threads"] = machine.cores() if options.threads is None else options.threads
     records = options.runs / "bench" / "records"
-    named = [*options.folders, *filter(None, [options.baseline])]
-    folders = [shipped.unpacked(str(one)) if str(one) in shipped.there() else one for one in named]
-    baseline = folders.pop() if options.baseline else None
-    return bench.run(folders, options.runtime.split(","), baseline, records, **how)
+    named = [*options.folders, options.baseline]
+    *folders, base = [shipped.unpacked(str(one)) if str(one) in shipped.there() else one for one in named]
+    return bench.run(folders, options.runtime.split(","), base, records, **how)
 
 
 def _doctor(options: argparse.Namespace) -> int:

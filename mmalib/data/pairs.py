@@ -15,11 +15,16 @@ LANGUAGES = tuple(sample.LOCALES)
 Pair = tuple[str, str, float]
 
 
+def there(source: str) -> bool:
+    """Whether a source has pairs; the hub has none for us."""
+    return source == "sample" or (Path(source).expanduser() / "stsb" / "en-train.csv").is_file()
+
+
 def read(folder: Path, language: str, split: str) -> list[Pair]:
     """The pairs of one file of a data folder."""
     path, pairs = Path(folder) / "stsb" / f"{language}-{split}.csv", []
     if not path.is_file():
-        raise ValueError(f"There is no {path}. Put STS-B there, or leave the second task out: pairs=False.")
+        raise ValueError(f"There is no {path}. Put all of STS-B into that folder, or take it away.")
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.reader(file), start=1):
             try:

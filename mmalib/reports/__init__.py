@@ -30,6 +30,7 @@ from mmalib.reports import (
 
 TABLES, FIGURES = (*tables.FORMATS, "tex"), (*figures.FORMATS, "pdf")
 FORMATS = (*tables.FORMATS, *figures.FORMATS)
+Drawn = dict[str, pd.DataFrame | Figure]  # by the names of their files
 DRAWN = {  # by the kind of runs that it needs: the name of each file, and what draws it from all records
     "baseline": {"table_1": baselines.table_1, "baselines": baselines.figure}
     | {"table_languages": languages.table, "languages": languages.figure},
@@ -51,7 +52,7 @@ DRAWN = {  # by the kind of runs that it needs: the name of each file, and what 
     | {"quantization": quantization.losses, "sensitivity": quantization.sensitivity},
     "changed words": {"table_changed_words": quantization.changed_words},
     "combination": {"table_8": combined.table_8, "table_combined": combined.contents, "table_best": combined.goals}
-    | {"table_sums": combined.sums_table, "sums": combined.sums_figure},
+    | {"table_sums": combined.sums_table},
     "shape": {f"table_{number}": partial(speed.table, number=number) for number in (2, 5, 7, 9, 10, 11)}
     | {"table_speed_open": speed.fastest, "table_17_obert": speed.table_17, "speedups": speed.speedups}
     | {"figure_6_7": partial(speed.shrinking, way="heads")}
@@ -73,7 +74,7 @@ DRAWN = {  # by the kind of runs that it needs: the name of each file, and what 
 }
 
 
-def draw(records: list[dict], *chosen: str) -> dict[str, pd.DataFrame | Figure]:
+def draw(records: list[dict], *chosen: str) -> Drawn:
     """Tables and figures by the names of their files: those of the chosen kinds of runs or names, or all.
 
     What there are no runs for is left out.
@@ -90,7 +91,7 @@ def draw(records: list[dict], *chosen: str) -> dict[str, pd.DataFrame | Figure]:
     return drawn
 
 
-def shown(drawn: dict[str, pd.DataFrame | Figure], name: str) -> pd.DataFrame | Figure | str:
+def shown(drawn: Drawn, name: str) -> pd.DataFrame | Figure | str:
     """One of what was drawn, as a notebook shows it."""
     made = drawn.get(name, "Not run in this profile.")
     return tables.formatted(made) if isinstance(made, pd.DataFrame) else made
@@ -104,13 +105,8 @@ def redraw(
     return write(draw(records), tables_folder, figures_folder, formats)
 
 
-def write(
-    drawn: dict[str, pd.DataFrame | Figure],
-    tables_folder: Path,
-    figures_folder: Path,
-    formats: Sequence[str] = FORMATS,
-) -> list[Path]:
-    """Write tables and figures by the names of their files, each in those of the formats that are for its kind."""
+def write(drawn: Drawn, tables_folder: Path, figures_folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write tables and figures, each in those of the formats that are for its kind."""
     of_table, of_figure = ([name for name in formats if name in known] for known in (TABLES, FIGURES))
     written = []
     for name, each in drawn.items():

@@ -1,13 +1,11 @@
 """Notebook 06, from records: table 8 beside the paper's, whether losses add up, and the best model for each goal."""
 
 import math
-from itertools import cycle
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mmalib.plan import COMBINED_STUDENTS, HALVED, OPEN_TEXT, of_kind
-from mmalib.reports import figures, speed, tables, words
+from mmalib.reports import figures, speed, tables
 
 PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  # ours → the paper's
 KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
@@ -57,7 +55,7 @@ def sums(records: list[dict]) -> pd.DataFrame:
         if dense is None or not pairs or any(None in pair for pair in pairs.values()):
             continue
         row = {"model": _label(record), "corpus": record["settings"]["corpus"]}
-        row["combination"], row["words"] = record["settings"]["combination"], words.words(record["settings"], "")
+        row["combination"] = record["settings"]["combination"]
         for language in figures.COLOURS:
             alone = {what: 100 * (_f1(base, language) - _f1(run, language)) for what, (base, run) in pairs.items()}
             lost = 100 * (_f1(dense, language) - _f1(record, language))
@@ -69,38 +67,12 @@ def sums_table(records: list[dict]) -> pd.DataFrame:
     """The parts' losses, their sum and the measured loss, in points of test F1, in the mean over seeds."""
     if (losses := sums(records)).empty:
         return losses
-    mean = losses.groupby(["corpus", "combination", "model", "words", "language"]).mean().reset_index()
+    mean = losses.groupby(["corpus", "combination", "model", "language"]).mean().reset_index()
     alone = mean.filter(["sparse, taught", "smaller, taught", "int8 (QAT)"])
     parts = [", ".join(f"{what} {lost:+.1f}" for what, lost in row.dropna().items()) for _, row in alone.iterrows()]
     made = mean[["model", "corpus", "language"]].assign(alone=parts)
     made["sum of the parts"], made["measured loss"] = mean["predicted"].round(1), mean["measured"].round(1)
     return made.assign(**{"less than the sum by": (mean["predicted"] - mean["measured"]).round(1)})
-
-
-def sums_figure(records: list[dict]) -> Figure | None:
-    """The loss that the parts predict against the measured one: a point a combination and language."""
-    if (losses := sums(records)).empty:
-        return None
-    with figures.drawing(5.4, 3.0) as drawn:
-        axes = drawn.subplots()
-        markers = dict(zip(dict.fromkeys(losses["words"]), cycle("os^DvP"), strict=False))
-        mean = losses.groupby(["words", "language"], sort=False)[["predicted", "measured"]].mean()
-        low, high = mean.to_numpy().min(), mean.to_numpy().max()
-        room = 0.08 * max(1.0, high - low)
-        ends = [min(0.0, low) - room, high + room]
-        axes.plot(ends, ends, color="#BBBBBB", linewidth=0.8, zorder=0)
-        for (model, language), point in mean.iterrows():
-            colour = figures.COLOURS[language]
-            axes.plot(*point, markers[model], color=colour, markersize=5, markeredgecolor="white")
-        for model, marker in markers.items():
-            axes.plot([], [], marker, color="#555555", label=model)
-        for language, colour in figures.COLOURS.items():
-            axes.plot([], [], "s", color=colour, label=figures.LANGUAGE_NAMES[language])
-        axes.set(xlim=ends, ylim=ends, ylabel="what the combination loses")
-        axes.set_xlabel("sum of what the parts lose alone (points of test F1)")
-        axes.set_title("Do the losses add up? Below the line: less is lost", loc="left")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return drawn
 
 
 def goals(records: list[dict]) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
 def measure(study: Study, run: Run, unfinished: Path) -> dict:
     """Size and speeds of every form of a model, in turns with dense float32 XLM-R base; F1 of int8 in each runtime."""
     settings, model = run.settings, study.plan[run.needs["model"]]
-    base, rows, sizes, f1_in = speed.base_folder(study), [], {}, {}
+    base, rows, sizes, f1_in = speed.dense_graph(study), [], {}, {}
     for leaf, names in zip(model.leaves, settings["runtimes"], strict=True):
         graph = speed.exported(study.folder(leaf), unfinished)
         timed = speed.measured(settings, {settings["model"]: graph}, names, base)

@@ -152,7 +152,7 @@ def use(study: Study, run: Run, unfinished: Path) -> dict:
     task, data = task_of(study, settings)
     graph = speed.exported(study.folder(settings["folder"]), unfinished)
     folders = {"model": graph, "dense": speed.dense_graph(study, run.needs["base"])}
-    rows = speed.measured(settings, folders, ["onnxruntime"], speed.base_folder(study))
+    rows = speed.measured(settings, folders, ["onnxruntime"], speed.dense_graph(study))
     tokenizer, number = disk.tokenizer_in(graph), -(-settings["used_sentences"] // len(data))
     few = [task.encode(_first(splits["test"], number), tokenizer, LENGTH) for splits in data.values()]
     read = export.session(graph)

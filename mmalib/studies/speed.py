@@ -14,7 +14,7 @@ beside lie in `shapes` until the study has ended.
 
 import zlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -43,7 +43,7 @@ def shape(study: Study, run: Run, unfinished: Path) -> dict:
     """Build a case, measure it, delete it."""
     settings = run.settings
     case = next(case for case in cases() if case.name == settings["case"])
-    base, tokenizer = base_folder(study), load_tokenizer(TOKENIZER)
+    base, tokenizer = dense_graph(study), load_tokenizer(TOKENIZER)
     by_form: dict[str, list[str]] = {}
     for runtime in settings["runtimes"]:
         by_form.setdefault(form(case, runtime), []).append(runtime)
@@ -64,7 +64,7 @@ def text(study: Study, run: Run, unfinished: Path) -> dict:
     sentences = [words for turn in zip_longest(*tests) for words in turn if words][: settings["text_sentences"]]
     rows, sessions = [], {}
     with ExitStack() as stack:
-        base = stack.enter_context(runtimes.load(base_folder(study), machine.threads()))
+        base = stack.enter_context(runtimes.load(dense_graph(study), machine.threads()))
         for name in settings["runtimes"]:
             try:
                 sessions[name] = stack.enter_context(runtimes.load(folder, machine.threads(), name))
@@ -88,7 +88,7 @@ def trained(study: Study, run: Run, unfinished: Path) -> dict:
     """
     settings, other = run.settings, study.make(run.settings["model"])
     folder = study.folder(other.get("same_as") or settings["folder"])  # a floor that static holds has no folder
-    graph, base = exported(folder, unfinished), base_folder(study)
+    graph, base = exported(folder, unfinished), dense_graph(study)
     dense = dense_graph(study, run.needs["base"])
     rows = measured(settings, {settings["folder"]: graph}, settings["runtimes"], base)
     own = measured(settings, {"its own dense version": dense}, ["onnxruntime"], base)
@@ -142,23 +142,14 @@ def gzip_mb(path: Path) -> float:
     return (size + len(packer.flush())) / 1e6
 
 
-def base_folder(study: Study) -> Path:
-    """The folder of the dense float32 `base`, made where it is not there."""
-    deepest = study.profile.speed_layers
-    target = study.home / "shapes" / (f"base-{deepest}" if deepest else "base")
-    with _dense_alone(study):
+def dense_graph(study: Study, name: str | None = None) -> Path:
+    """The folder of what others are measured beside, made once: of a run's model, or else of dense float32 `base`."""
+    deepest, shapes = study.profile.speed_layers, study.home / "shapes"
+    with lock.hold(study.home / "locks" / "shapes.lock", "A dense graph", patience=None):
+        if name:
+            return exported(study.folder(name), shapes)
+        target = shapes / (f"base-{deepest}" if deepest else "base")
         return build(cases()[0], ["float"], load_tokenizer(TOKENIZER), target, deepest=deepest)["float"]
-
-
-def dense_graph(study: Study, name: str) -> Path:
-    """The graph of a model that others are measured beside, exported once."""
-    with _dense_alone(study):
-        return exported(study.folder(name), study.home / "shapes")
-
-
-def _dense_alone(study: Study) -> AbstractContextManager:
-    """Whoever else wants a dense graph waits until this one is written."""
-    return lock.hold(study.home / "locks" / "shapes.lock", "A dense graph", patience=None)
 
 
 def measured(settings: dict, folders: dict[str, Path], names: Sequence[str], base: Path) -> list[dict]:

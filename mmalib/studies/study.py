@@ -75,8 +75,12 @@ class Study:
 
     @cached_property
     def plan(self) -> dict[str, Run]:
-        """Every run by its name, those that others need first."""
-        return {run.name: run for run in plan.runs(self.original, self.corpus, changes=self.changes)}
+        """Every run by its name, those that others need first; of the second task where its pairs are there."""
+        from mmalib.data import corpus, pairs
+
+        has_pairs = self.original.pairs and pairs.there(corpus.source_of(self.profile, self.data))
+        original = dataclasses.replace(self.original, pairs=has_pairs)
+        return {run.name: run for run in plan.runs(original, self.corpus, changes=self.changes)}
 
     def runs(self, notebook: str | None = None, kind: str | None = None) -> list[Run]:
         """The runs of the study, or of one notebook, or of one kind."""
