@@ -4,13 +4,12 @@
     A    bottleneck adapters in the pretrained backbone, which stays as it is; LoRA beside it, merged after training
     D    every second layer of FT, taught by FT layer by layer; D+A: every second layer of the pretrained backbone,
          which stays as it is, with adapters taught by FT
-    P    gates close on the model of the row without P while it trains on, as that row trains; then it is tuned on
+    P    gates close on the model of the row without P while it trains on, by that row's loss; then it is tuned on
 
 `search` takes heads and neurons out of FT without any training, until it is as much faster as is asked for.
 """
 
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -30,7 +29,7 @@ from mmalib.prune import search as masks
 from mmalib.records import clock, emissions
 from mmalib.studies import speed, unstructured
 from mmalib.studies.study import Study
-from mmalib.studies.training import DENSE, recipe
+from mmalib.studies.training import DENSE, recipe, recipe_after
 
 
 def tune(study: Study, run: Run, unfinished: Path) -> dict:
@@ -70,17 +69,16 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
         "warm_up": settings["gate_warm_up"],
     }
     over = gates.Gates(model, settings["share"], **how)
-    own = replace(recipe(settings), head_rate=1.0, average_from=None)  # the head is not new, and what is sparse differs
     with ExitStack() as stack:
         estimate, loss = stack.enter_context(emissions.tracked(settings["country"])), task.loss
         if "D" in settings["row"]:
             loss = stack.enter_context(_taught(study, run, model))
         rows, dev = _english(task, data, model, tokenizer, settings["max_length"])
-        how = replace(own, epochs=epochs, choose_after=0.999 * epochs)  # the last one: earlier ones are less sparse
+        how = recipe_after(settings, epochs, choose_after=0.999 * epochs)  # the last one: earlier ones are less sparse
         model, _ = _fit(settings, model, rows, dev, how, unfinished / "gates", loss, [over])
         zeros = {"requested": settings["share"], "expected": float(over.expected().detach())}
         zeros["measured"] = over.finalise_(model)
-        how = replace(own, epochs=settings["gate_after"])
+        how = recipe_after(settings, settings["gate_after"])
         model, history = _fit(settings, model, rows, dev, how, unfinished / "after", loss)
     made = {"history": history, "trained_weights": model.num_parameters(only_trainable=True), "sparsity": zeros}
     structure = _units(model) | {"whole": {"heads": whole["heads_left"], "neurons": whole["neurons_left"]}}
