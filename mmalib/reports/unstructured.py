@@ -72,8 +72,7 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
         axes.set_xlabel(f"sparsity during pruning{of}\n{marks}")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
-        title = f"{NAMES[criterion]}, {schedule}".capitalize() + f" of {runs[0]['settings']['label']}"
-        axes.set_title(title + several, loc="left")
+        axes.set_title(f"{runs[0]['settings']['label']}: {NAMES[criterion]}, {schedule}{several}", loc="left")
     return drawn
 
 
