@@ -75,6 +75,7 @@ endif
 
 # .venv-incomplete holds the number of the installing process. Whoever finds it without that process starts over:
 # a half-unpacked package looks installed to pip. (In containers a killed process often stays on as a zombie, Z.)
+# Where .venv is a link, the link goes: `--clear` would empty the environment that it leads to, which is another's.
 .venv/.installed: pyproject.toml
 	@set -e; \
 	if ps -o stat= -p "$$(cat .venv-incomplete 2>/dev/null)" 2>/dev/null | grep -q '^ *[^ Z]'; then \
@@ -88,6 +89,7 @@ endif
 	             "Install one or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	    echo $$$$ > .venv-incomplete; \
 	    echo "Making .venv with $$("$$python" --version); this takes a few minutes, once."; \
+	    if [ -L .venv ]; then rm .venv; fi; \
 	    "$$python" -m venv --clear .venv; \
 	fi; \
 	echo $$$$ > .venv-incomplete; rm -f .venv/.installed; \

@@ -245,6 +245,15 @@ def test_an_interrupted_installation_starts_over(make):
     assert make("test") == [PYTEST]
 
 
+def test_another_s_environment_behind_a_link_is_left_alone(make, tmp_path):
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    (other / ".installed").write_text("another folder\n")
+    (make.folder / ".venv").symlink_to(other)
+    assert make("test")[0] == "-m venv --clear .venv"
+    assert not (make.folder / ".venv").is_symlink() and (other / ".installed").read_text() == "another folder\n"
+
+
 def test_a_running_installation_is_left_alone(make):
     (make.folder / ".venv-incomplete").write_text(f"{os.getpid()}\n")
     assert make("test", fails=True) == []
