@@ -129,7 +129,7 @@ def _start_over(home: Path, making: list[str]) -> None:
 
 
 def _stages(paths: list[Path]) -> list[list[Path]]:
-    """The notebooks in order, those together that run side by side: none on one core, or where Ray has the runs."""
+    """The notebooks in order, those together that run side by side; on one core, or where Ray has the runs, none do."""
     one_by_one = machine.threads() < 2 or asked_for() > 1 or os.environ.get(CLUSTER)
     groups = groupby(paths, lambda path: "beside" if path.name[:2] in BESIDE and not one_by_one else path.name)
     stages = [list(group) for _, group in groups]

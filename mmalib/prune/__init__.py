@@ -1,1 +1,1 @@
-"""What goes out of a model: weights by masks, schedules and criteria, heads, neurons, subwords."""
+"""What goes out of a model: weights by masks, schedules and criteria, heads, neurons, layers, subwords; gates and a search that find them."""

@@ -12,7 +12,7 @@
     distil-halved-q  the student of `distil-q`, halved like that
 
 Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Beside
-those two, text of the target languages is looked at by the halved ones alone, and only for which subwords occur
+`distil-text-q`, text of the target languages is looked at by the halved ones alone, and only for which subwords occur
 in it.
 """
 

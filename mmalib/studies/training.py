@@ -97,7 +97,7 @@ def lesson(study: Study, run: Run, model: PreTrainedModel, text: Encoded) -> tup
     if not settings.get("hardness"):
         return training_rows(text, model.config.label2id), None
     number = len(text.windows)
-    if run.kind == "student":  # nearly all settings ask about the same text: there would be as many files as settings
+    if run.kind == "student":  # all settings ask about English and this together, once
         text = with_unlabelled(study, text, settings)
     teacher, its_tokenizer = study.model(run.needs.get("teacher", run.needs["base"]))
     alike = its_tokenizer.backend_tokenizer.to_str() == text.tokenizer.backend_tokenizer.to_str()
