@@ -1,1 +1,1 @@
-"""What goes out of a model: weights by masks, schedules and criteria, heads, neurons, layers, subwords; gates and a search that find them."""
+"""What goes out of a model: weights by masks, schedules and criteria; heads, neurons, layers, subwords."""
