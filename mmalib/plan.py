@@ -206,7 +206,7 @@ CROSSED = ("cross_sentences", "cross_scored", *AFTER, "country")  # settings of 
 GATE_WARM_UP = 0.5  # share of the pruning in which the share asked for grows
 # Of the multipliers, in rates of the gates. With one rate for both, as the authors have it in a training many times as
 # long, the multipliers still wind up when the share is reached, and the gates end far past it.
-MULTIPLIER_RATE = 20.0
+MULTIPLIER_RATE = 5.0
 
 
 # ---- What a study consists of ----

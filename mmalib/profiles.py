@@ -122,7 +122,7 @@ class Profile:
     adapter_rate: float = sizes(0.004, 0.001)  # LoRA's as well
     gate_epochs: float = sizes(2, 2, 4)
     gate_after: float = sizes(1, 1, 2)  # epochs of tuning once the gates are final
-    gate_rate: float = sizes(0.15, 0.02, 0.01)  # of gates and multipliers
+    gate_rate: float = sizes(0.15, 0.1, 0.01)  # of gates: in few steps they must get from open to closed
     speedups: tuple[float, ...] = sizes((2.0,), (1.5, 2.0, 3.0))  # asked for from the search without training
     pairs: bool = True  # whether similarity, the second task, is studied too
     pair_rows: tuple[str, ...] | None = sizes(("FT", "P"), None)  # its rows of the truth table

@@ -232,16 +232,19 @@ def test_the_mean_of_the_draws_is_folded_in():
 
 
 @pytest.mark.parametrize("noise", [15, 40])
-def test_the_share_is_reached_and_not_passed_in_a_short_training(bert, noise):
-    """As many steps as a study has; with one rate for gates and multipliers, far too many go."""
+def test_gates_close_to_the_share_and_no_further_in_a_short_training(bert, noise):
+    """As many steps as a study has: as published far too many go, or they stay half open."""
     ends, units = {}, sum(part.number for part in gates.parts_of(bert))
-    for multipliers in (1, 20):
-        over = gates.Gates(bert, 0.6, rate=0.02, warm_up=0.5, multipliers=multipliers)
+    for rate, multipliers in ((0.02, 1), (0.1, 5)):
+        over = gates.Gates(bert, 0.6, rate=rate, warm_up=0.5, multipliers=multipliers)
         torch.manual_seed(0)
         over.on_train_begin(None, SimpleNamespace(global_step=0), None)
         for step in range(500):
             for log_alpha in over._alphas():
                 log_alpha.grad = noise / units * torch.randn_like(log_alpha)
             over.on_pre_optimizer_step(None, SimpleNamespace(global_step=step, max_steps=500), None)
-        ends[multipliers] = float(over.expected().detach())
-    assert ends[20] == pytest.approx(0.6, abs=0.02) and ends[1] > 0.64, ends
+        open_ = [(gates.settled(part.units) * gates.settled(part.whole) > 0).sum() for part in over.parts]
+        closed = 1 - sum(int(n) * part.weights for n, part in zip(open_, over.parts, strict=True)) / over.total
+        ends[rate] = float(over.expected().detach()), closed
+    assert ends[0.1] == (pytest.approx(0.6, abs=0.02), pytest.approx(0.6, abs=0.12)), ends
+    assert ends[0.02][0] > 0.64 or ends[0.02][1] > 0.72, ends

@@ -129,7 +129,7 @@ class Gates(TrainerCallback):
     """
 
     def __init__(
-        self, model: PreTrainedModel, share: float, *, rate: float = 0.01, warm_up: float = 0.2, multipliers: float = 20
+        self, model: PreTrainedModel, share: float, *, rate: float = 0.01, warm_up: float = 0.2, multipliers: float = 5
     ) -> None:
         self.share, self.rate, self.warm_up, self.parts = share, (rate, multipliers * rate), warm_up, parts_of(model)
         self.total = sum(part.number * part.weights for part in self.parts)
