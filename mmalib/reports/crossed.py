@@ -86,7 +86,7 @@ def emissions(records: list[dict]) -> Figure | None:
                 at, pruned = (one["over FT"], 1000 * one["g CO2e per 1,000"]), one["row"] in COLOURS
                 colour, left = COLOURS.get(one["row"], "#777777"), {"xytext": (-3, 0), "ha": "right"}
                 axes.plot(*at, "o", color=colour, label=one["row"] if pruned else None)
-                where = {"xytext": (0, -7), "ha": "center"} if pruned else left if one["row"] == "FT" else {}
+                where = {"xytext": (-4, -3), "ha": "right"} if pruned else left if one["row"] == "FT" else {}
                 figures.note(axes, f"{100 * one['asked']:g}" if pruned else one["row"], at, color=colour, **where)
             axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime")
             axes.margins(0.15)
