@@ -80,6 +80,18 @@ def teacher(teacher_tokenizer):
     return XLMRobertaForTokenClassification(config).double().eval()
 
 
+def relabelled(model, labels):
+    """The same model with its labels in another order."""
+    other = copy.deepcopy(model)
+    order = [LABELS.index(label) for label in labels]
+    with torch.no_grad():
+        other.classifier.weight.copy_(model.classifier.weight[order])
+        other.classifier.bias.copy_(model.classifier.bias[order])
+    other.config.id2label = dict(enumerate(labels))
+    other.config.label2id = {label: number for number, label in enumerate(labels)}
+    return other
+
+
 def long_sentences(number, seed):
     draw = np.random.default_rng(seed)
     return [[WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(1, 60))] for _ in range(number)]
@@ -193,6 +205,22 @@ def test_words_of_long_sentences_are_all_heard(teacher, teacher_tokenizer, max_l
     assert [[LABELS[i] for i in of_sentence.argmax(-1)] for of_sentence in said] == predicted
 
 
+def test_labels_are_matched_by_name(teacher, teacher_tokenizer, student, student_tokenizer, english):
+    backwards, sentences, tags = LABELS[::-1], english["train"]["words"][:16], english["train"]["tags"][:16]
+    other = relabelled(teacher, backwards)
+    said, said_by_other = (heard(m, teacher_tokenizer, sentences, 64) for m in (teacher, other))
+    assert not np.allclose(said[0], said[0][:, ::-1])
+    for one, another in zip(said, said_by_other, strict=True):
+        np.testing.assert_array_equal(one, another)
+    ask = partial(heard, teacher, teacher_tokenizer)
+    losses = []
+    for model in (student.eval(), relabelled(student, backwards).eval()):
+        text = subwords.encode(sentences, student_tokenizer, 64, tags)
+        rows = subwords.training_rows(text, model.config.label2id, ask(sentences))
+        losses.append(batch_loss(rows, model, student_tokenizer, 0.5).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def batch_loss(rows, model, tokenizer, hardness):
     """The loss over these rows as one batch."""
     batch = _Collator(tokenizer, masked_words=0.0)(rows)
@@ -278,13 +306,14 @@ def test_another_teacher_or_text_is_asked_anew(teacher, teacher_tokenizer, engli
     for model, some, max_length in (
         (teacher, sentences, 64),
         (other, sentences, 64),
+        (relabelled(teacher, LABELS[::-1]), sentences, 64),
         (teacher, sentences[1:], 64),
         (teacher, sentences, 12),
     ):
         kept = heard(model, teacher_tokenizer, some, max_length, tmp_path)
         now = heard(model, teacher_tokenizer, some, max_length)
         assert all(np.array_equal(one, two) for one, two in zip(kept, now, strict=True))
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_killed_and_resumed_equals_unbroken(teach, student, student_tokenizer, ask, taught, tmp_path):
@@ -368,6 +397,13 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
 def test_as_many_lists_of_tags_as_sentences(student_tokenizer):
     with pytest.raises(ValueError, match="2 sentences and 1 lists of tags"):
         subwords.encode([["a"], ["b"]], student_tokenizer, 64, [["O"]])
+
+
+def test_a_teacher_with_other_labels_is_refused(teacher, teacher_tokenizer):
+    other = relabelled(teacher, [*LABELS[:-1], LABELS[-1]])
+    other.config.id2label = {**teacher.config.id2label, 8: "I-DATE"}
+    with pytest.raises(ValueError, match="I-DATE.*Tune it on this study"):
+        heard(other, teacher_tokenizer, [["a"]], 64)
 
 
 def test_a_teacher_without_finite_answers_is_refused(teacher, teacher_tokenizer):

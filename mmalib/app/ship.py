@@ -5,6 +5,7 @@ ranges from English. Either way the word embeddings shrink to a byte each, and F
 No model is chosen that has seen text of CoNLL-2002, labelled or not.
 """
 
+import json
 import shutil
 import tempfile
 import zlib
@@ -22,7 +23,7 @@ from mmalib.model import cache, disk
 from mmalib.model.cache import complete_folder
 from mmalib.model.evaluate import Predict, further_scores, scored
 from mmalib.plan import of_kind
-from mmalib.records import machine, store
+from mmalib.records import machine
 from mmalib.reports import combined, tables
 from mmalib.studies import quantization
 from mmalib.studies.study import Study
@@ -89,7 +90,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         scores = scored(ner.tags, study.corpora)
         further = further_scores(ner.tags, study.corpora.further)
         wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
-        about = store.read_json(source / disk.PROVENANCE)
+        about = json.loads((source / disk.PROVENANCE).read_text(encoding="utf-8"))
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}

@@ -140,10 +140,11 @@ def _cuts(lengths: list[int], room: int) -> Iterator[tuple[int, int, int, int]]:
 def training_rows(text: Encoded, label2id: dict[str, int], answers: Sequence[np.ndarray] | None = None) -> list[dict]:
     """Windows as `input_ids`, `attention_mask` and `labels`, for the Trainer.
 
-    With `answers`, what a teacher says of each word ([words, labels] a sentence), a row has `answers` as well,
-    [positions, labels] and nan where no word is scored.
+    With `answers`, what a teacher says of each word ([words, labels] a sentence, labels in the order of `LABELS`), a
+    row has `answers` as well, [positions, labels] in the model's own order and nan where no word is scored.
     """
     rows = []
+    order = np.argsort([label2id[label] for label in LABELS]) if answers is not None else None
     for window in text.windows:
         labels, gold = [IGNORED] * len(window.ids), text.tags[window.sentence]
         if gold is not None:
@@ -153,7 +154,7 @@ def training_rows(text: Encoded, label2id: dict[str, int], answers: Sequence[np.
         if answers is not None:
             places, words = np.array(window.scored).T
             row["answers"] = np.full((len(window.ids), len(LABELS)), np.nan, np.float32)
-            row["answers"][places] = answers[window.sentence][words]
+            row["answers"][places] = answers[window.sentence][words][:, order]
         rows.append(row)
     return rows
 

@@ -21,6 +21,7 @@ The graph is rewritten by onnxruntime.quantization; r = scale (q - zero point) a
 `compute_scale_zp` there.
 """
 
+import json
 import logging
 import shutil
 import tempfile
@@ -42,7 +43,7 @@ from mmalib.graph.export import CARD, GRAPH
 from mmalib.graph.trace import matmuls
 from mmalib.model.cache import complete_folder
 from mmalib.model.disk import PROVENANCE, size_mb, tell
-from mmalib.records import clock, machine, store
+from mmalib.records import clock, machine
 
 FORMATS = ("qdq", "qoperator")
 Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph → lowest and highest value
@@ -84,7 +85,7 @@ def quantize(
             if path.name not in (GRAPH, PROVENANCE, CARD):
                 shutil.copy2(path, fresh / path.name)
         _build(proto, fresh / GRAPH, nodes, ranges, format)
-        before = store.read_json(Path(source) / PROVENANCE)
+        before = json.loads((Path(source) / PROVENANCE).read_text(encoding="utf-8"))
         how = {"kind": kind, "format": "dynamic" if ranges is None else format, "quantized": len(chosen)}
         how |= {"skip": sorted(skip), "embeddings": embeddings, **_zeros(onnx.load(fresh / GRAPH).graph, float_weights)}
         how["megabytes_float"] = before["megabytes"]

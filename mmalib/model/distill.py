@@ -10,7 +10,7 @@ runs over every position, padding too.) A word without a gold label has the teac
 says how two sources share a word, and here there is one. So every word weighs the same, labelled or not.
 
 Teacher and student may cut words in different ways: what one says about the first subword of a word is laid on the
-other's first subword of the same word. Both have the labels of `mmalib.data`, in that order. In use:
+other's first subword of the same word. Labels are matched by name. In use:
 
     answers = distill.answers(teacher, encode(sentences, its_tokenizer, 128), folder)
     rows = training_rows(encode(sentences, tokenizer, 128, tags), student.config.label2id, answers)
@@ -28,20 +28,22 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from mmalib.data import LABELS
 from mmalib.data.subwords import IGNORED, Encoded, run_of, word_logits
 from mmalib.model import beside
 
 
 def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None) -> list[np.ndarray]:
-    """The logits of every word of every sentence, one array [words, labels] each.
+    """The logits of every word of every sentence, one array [words, labels] each, labels in the order of `LABELS`.
 
     With a `folder` they lie there too (36 bytes a word, one file for each teacher and text), for the next start or the
     next student. The file's name is a hash of the teacher and of the subwords it reads, so nothing grows stale.
     """
+    columns = _columns(teacher)
     path = folder and Path(folder) / f"teacher-{_key(teacher, text)}.safetensors"
     if path and path.exists():
         return np.split(load_file(path)["logits"], np.cumsum([len(words) for words in text.words])[:-1])
-    logits = word_logits(run_of(teacher), text)
+    logits = [rows[:, columns] for rows in word_logits(run_of(teacher), text)]
     if not all(np.isfinite(of_sentence).all() for of_sentence in logits):
         raise ValueError("The teacher's logits are not all finite numbers. Its training has diverged: tune it anew.")
     if path:
@@ -78,6 +80,17 @@ def of_words(
     share = torch.where(gold == IGNORED, 1.0, hardness)  # the teacher's share of each word
     each = (1 - share) * task + share * taught
     return (sure * each).sum() / sure.sum() if by_confidence else each.mean()
+
+
+def _columns(model: PreTrainedModel) -> list[int]:
+    """The numbers that a model has for the study's labels, in the order of `LABELS`."""
+    numbers = {label: number for number, label in model.config.id2label.items()}
+    if set(numbers) != set(LABELS):
+        raise ValueError(
+            f"A model has the labels {', '.join(sorted(numbers))}; teacher and student need {', '.join(LABELS)}. "
+            "Tune it on this study's corpora first."
+        )
+    return [numbers[label] for label in LABELS]
 
 
 def _key(teacher: PreTrainedModel, text: Encoded) -> str:
