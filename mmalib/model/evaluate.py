@@ -67,9 +67,10 @@ def changed_words(
     sentences = [list(zip(*sentence, strict=True)) for sentence in zip(words, before, after, strict=True)]
     changed = [(word, old, new) for sentence in sentences for word, old, new in sentence if old != new]
     frequent = Counter(word for word, _, _ in changed).most_common(TOP)
-    hows = [Counter(f"{old} to {new}" for each, old, new in changed if each == word) for word, _ in frequent]
-    how = [of_word.most_common(1)[0][0] for of_word in hows]
-    most = [{"word": word, "times": times, "how": one} for (word, times), one in zip(frequent, how, strict=True)]
+    most = []
+    for word, times in frequent:
+        hows = Counter(f"{old} to {new}" for each, old, new in changed if each == word)
+        most.append({"word": word, "times": times, "how": hows.most_common(1)[0][0]})
     size = {"words": sum(map(len, words)), "changed": len(changed), "most": most}
     comparison = {**difference(gold, before, after), **size}
     if frequent:

@@ -124,14 +124,13 @@ def mean(log_alpha: Tensor) -> Tensor:
 class Gates(TrainerCallback):
     """Gates over a model while the Trainer trains it, and the model without what they close; a killed run goes on.
 
-    Gates and multipliers have an Adam of their own at a constant `rate`, the multipliers at `multipliers` times that.
-    `warm_up` is a share of the training.
+    One Adam moves the gates at `rate`, the multipliers at `multipliers` times that; `warm_up` is a share of training.
     """
 
     def __init__(
         self, model: PreTrainedModel, share: float, *, rate: float = 0.01, warm_up: float = 0.2, multipliers: float = 5
     ) -> None:
-        self.share, self.rate, self.warm_up, self.parts = share, (rate, multipliers * rate), warm_up, parts_of(model)
+        self.share, self.rates, self.warm_up, self.parts = share, (rate, multipliers * rate), warm_up, parts_of(model)
         self.total = sum(part.number * part.weights for part in self.parts)
         finest = min((part.weights for part in self.parts if part.number), default=0) / max(self.total, 1)
         if not (0 < share < 1 and 0 < finest <= min(NEAR, 1 - share)):
@@ -192,8 +191,8 @@ class Gates(TrainerCallback):
     # ---- While the Trainer trains ----
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        multipliers = {"params": [self.multipliers], "maximize": True, "lr": self.rate[1]}
-        self.adam = torch.optim.Adam([{"params": self._alphas()}, multipliers], lr=self.rate[0])
+        multipliers = {"params": [self.multipliers], "maximize": True, "lr": self.rates[1]}
+        self.adam = torch.optim.Adam([{"params": self._alphas()}, multipliers], lr=self.rates[0])
         if state.global_step:
             for key, tensor in beside.get(BESIDE, args, state.global_step, self.multipliers.device).items():
                 number, _, name = key.partition("/")

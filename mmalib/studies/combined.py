@@ -54,11 +54,9 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     how = {"callbacks": [gradual.Hold(sparsity.masks_of(model))] if requested else []}
     how |= {"embeddings": name in HALVED or "embeddings" in settings}
     size, facts = quantization.learn(study, run, model, train, dev, unfinished, **how)
-    to_score, predict = (
-        fewer_to_score(corpora, settings["int8_sentences"]),
-        export.tagger(folder, settings["max_length"]),
-    )
+    predict = export.tagger(folder, settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
-    facts |= {"scores": scored(predict, to_score), "further": further_scores(predict, corpora.further)}
+    facts["scores"] = scored(predict, fewer_to_score(corpora, settings["int8_sentences"]))
+    facts["further"] = further_scores(predict, corpora.further)
     facts |= {"sparsity": {"requested": requested, "measured": size["sparsity"]}}
     return facts | {"size": {**size, **speed.sizes(folder)}, "parameters": model.num_parameters()}

@@ -63,12 +63,8 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     task, data = task_of(study, settings)
     model, tokenizer = study.model(run.needs["start"])
     whole, epochs = _units(model), settings["gate_epochs"]
-    how = {
-        "rate": settings["gate_rate"],
-        "multipliers": settings["multiplier_rate"],
-        "warm_up": settings["gate_warm_up"],
-    }
-    over = gates.Gates(model, settings["share"], **how)
+    how = {"multipliers": settings["multiplier_rate"], "warm_up": settings["gate_warm_up"]}
+    over = gates.Gates(model, settings["share"], rate=settings["gate_rate"], **how)
     with ExitStack() as stack:
         estimate, loss = stack.enter_context(emissions.tracked(settings["country"])), task.loss
         if "D" in settings["row"]:
