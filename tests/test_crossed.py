@@ -145,6 +145,19 @@ def test_what_a_busy_moment_says_of_heads_and_neurons_is_asked_again(random_mode
     assert found["measured"] == pytest.approx(2.0, rel=search.NEAR)
 
 
+def test_where_no_look_is_near_enough_the_nearest_stays(random_model):
+    model, looks, seen = random_model("bert"), [1.7, 1.89, 2.4, 2.2, 1.6, 2.3, 1.7, 2.4], []
+    worth, answers = [torch.rand(part.number) for part in gates.parts_of(model)], iter([1.4, 1.4, *looks])
+
+    def measured(candidate):
+        seen.append((disk.heads_left(candidate), disk.neurons_left(candidate)))
+        return next(answers)
+
+    found = search.search_(model, worth, 2.0, measured)
+    assert found["looks"] == looks and found["measured"] == 1.89
+    assert (disk.heads_left(model), disk.neurons_left(model)) == seen[2 + looks.index(1.89)]
+
+
 # ---- Emissions ----
 
 

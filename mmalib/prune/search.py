@@ -5,7 +5,8 @@ The importance of a unit is the diagonal of the Fisher information of a gate of 
 rows of the squared gradient of the row's loss; of all masks that are cheap enough, that of the highest sum stays. What
 is cheap is measured where the model will be served, as in ZipLM (Kurtic, Frantar and Alistarh 2023), and not counted
 in operations: the time of a model is `rest + heads * head + neurons * neuron`, from the dense model, one with half of
-its heads, and one with half of its neurons. As long as the speed found is not the one asked for, the limit is moved.
+its heads, and one with half of its neurons. As long as the speed found is not the one asked for, the limit is moved;
+of all looks the nearest stays.
 Of the paper's three steps this is the first; the masks are neither rearranged nor tuned.
 """
 
@@ -72,9 +73,7 @@ def search_(
         if min(saved) > 0:
             break
     else:
-        raise ValueError(
-            "Fewer heads or neurons do not make this model faster here, by what was measured. Time longer."
-        )
+        raise ValueError("Fewer heads or neurons do not make this model faster here, as measured. Time longer.")
     head, neuron = (share / max(number, 1) for share, number in zip(saved, gone, strict=True))
     rest = 1 - heads * head - neurons * neuron
     limit, looks = 1 / times - rest, []
@@ -85,12 +84,14 @@ def search_(
                 "of the time. Ask for less."
             )
         kept = choose(worth, head, neuron, limit)
-        looks.append(measured(_without(model, kept)))
-        if abs(looks[-1] / times - 1) <= NEAR:
+        looks.append((measured(_without(model, kept)), kept))
+        if abs(looks[-1][0] / times - 1) <= NEAR:
             break
-        limit += 1 / times - 1 / looks[-1]
+        limit += 1 / times - 1 / looks[-1][0]
+    nearest, kept = min(looks, key=lambda look: abs(look[0] / times - 1))
     remove_(model, kept)
-    return {"requested": times, "measured": looks[-1], "looks": looks, "head": head, "neuron": neuron, "rest": rest}
+    costs = {"head": head, "neuron": neuron, "rest": rest}
+    return {"requested": times, "measured": nearest, "looks": [speed for speed, _ in looks], **costs}
 
 
 def _without(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
 from mmalib.reports import figures, intervals, tables
 
-COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377"}
+COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377", "search": "#CCBB44"}
+BESIDE = {"FT": ((-3, 0), "right"), "search": ((0, 6), "center")}  # where a point's name stands, if not as others
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
 OVER_FT = ("over FT", "over FT low", "over FT high")  # in turns; low and high from the quartiles of both
@@ -84,19 +85,20 @@ def emissions(records: list[dict]) -> Figure | None:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             for one in read[read["task"] == task].to_dict("records"):
                 at, pruned = (one["over FT"], 1000 * one["g CO2e per 1,000"]), one["row"] in COLOURS
-                colour, left = COLOURS.get(one["row"], "#777777"), {"xytext": (-3, 0), "ha": "right"}
+                colour = COLOURS.get(one["row"], "#777777")
                 axes.plot(*at, "o", color=colour, label=one["row"] if pruned else None)
-                where = {"xytext": (-4, -3), "ha": "right"} if pruned else left if one["row"] == "FT" else {}
-                figures.note(axes, f"{100 * one['asked']:g}" if pruned else one["row"], at, color=colour, **where)
+                told = f"{one['asked']:g}×" if one["row"] == "search" else f"{100 * one['asked']:g}"
+                place, side = BESIDE.get(one["row"], ((-4, -3), "right") if pruned else ((3, 0), "left"))
+                figures.note(axes, told if pruned else one["row"], at, color=colour, xytext=place, ha=side)
             axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime")
             axes.margins(0.15)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
-        drawn.supxlabel(f"estimate: seconds × {min(watts):.1f} to {max(watts):.1f} W; numbers: % that went", fontsize=7)
+        drawn.supxlabel(f"estimate at {min(watts):.1f} to {max(watts):.1f} W; % that went, × asked for", fontsize=7)
         by_row = {row: line for axes in drawn.axes for line, row in zip(*axes.get_legend_handles_labels(), strict=True)}
-        drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=4)
+        drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=5)
     return drawn
 
 
@@ -140,15 +142,15 @@ def gone_by_layer(record: dict) -> tuple[np.ndarray, np.ndarray]:
 
 def _row(record: dict, used: dict | None) -> dict:
     settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
-    task = settings.get("task", "entities")
+    task, untrained = settings.get("task", "entities"), 0.0 if settings.get("row") in ("search", "int8") else nan
     line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
     line |= {"model": settings["label"], "sentences": tuned_on(settings)}
     line |= {"asked": settings.get("share", settings.get("times", nan)), "sparsity": zeros.get("measured", 0.0)}
     line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}
     line |= {"million parameters": record["parameters"] / 1e6}
     line |= {"MB": record.get("megabytes", 4 * record["parameters"] / 1e6)}
-    line |= {"million trained": record.get("trained_weights", nan) / 1e6}
-    line |= {"own training minutes": timings.get("training", nan) / 60}  # not its start's, nor its teacher's
+    line |= {"million trained": record.get("trained_weights", untrained) / 1e6}
+    line |= {"own training minutes": timings.get("training", untrained) / 60}  # not its start's, nor its teacher's
     if estimate := record.get("emissions", {}).get("training"):  # its power, over all sittings
         line["own training Wh"] = estimate["watts"] * timings.get("training", estimate["seconds"]) / 3600
     if used:
