@@ -696,7 +696,7 @@ def _compound_speed(profile: Profile, base: Run, model: Run, name: str) -> Run:
 def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
     """Further seeds at the first share alone, and on entities alone."""
     first, *further = bases
-    every = _truth_table(profile, first, first, profile.cross_shares)
+    every = _truth_table(profile, first, first, profile.cross_shares, profile.cross_rows)
     if profile.pairs:
         tuned = crossed(profile, first, first, "similarity", "FT")
         every += _truth_table(profile, first, tuned, profile.cross_shares, profile.pair_rows)
@@ -707,7 +707,7 @@ def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
     every += [_searched(profile, first, times) for times in profile.speedups]
     models = _once([first, *every])[: profile.used_models]
     for base in further:
-        every += _truth_table(profile, base, base, profile.cross_shares[:1])
+        every += _truth_table(profile, base, base, profile.cross_shares[:1], profile.cross_rows)
     return [*every, *(_use(profile, first, run) for run in models)]
 
 
@@ -747,6 +747,7 @@ def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run
     if row == "LoRA" or "A" in row.split("+"):
         rates = {"learning_rate": profile.adapter_rate, "rate_after": profile.adapter_rate, "head_rate": 1.0}
         settings |= {**rates, "frozen": None, "frozen_after": None, "average_from": None}
+        settings["epochs"] = profile.adapter_epochs or settings["epochs"]
         settings |= LORA if row == "LoRA" else _of(profile, "adapter_width")
     return _leaving(crossed_name(task, row, *_where(base)), settings, **({} if row == "FT" else {"base": tuned}))
 

@@ -36,14 +36,13 @@ class Profile:
     seeds: tuple[int, ...] = sizes((1,), (1, 2, 3))
     data: str = sizes("sample", "hub")  # or a folder; MMALIB_DATA overrides it
     train_sentences: int | None = sizes(2000, None)  # cap on English training sentences
-    eval_sentences: int | None = sizes(200, None)  # cap on every dev and test set
+    eval_sentences: int | None = sizes(120, None)  # cap on every dev and test set
     epochs: int = sizes(4, 5, 4)
     batch_size: int = sizes(8, 16, 32)
     learning_rate: float = sizes(4e-4, 7e-5, 3e-5)
     max_length: int = sizes(128, 128, 256)  # window, in subwords
     frozen: float | None = sizes(1 / 3, None)  # embeddings and this share of the layers stay; None tunes all
-    # the learning rate of all training after tuning: while pruned, recovering, learning int8
-    rate_after: float = sizes(2e-4, 2e-4, 8e-5)
+    rate_after: float = sizes(2e-4, 2e-4, 8e-5)  # the rate after tuning: while pruned, recovering, learning int8
     frozen_after: float | None = sizes(0.0, 0.0, None)  # and the share of the layers that stays as it is then
     head_rate: float = sizes(10.0, 10.0, 1.0)  # the new head's learning rate, in learning rates of the model
     label_smoothing: float = 0.0
@@ -69,10 +68,9 @@ class Profile:
     fisher_block: int = sizes(16, 32, 50)  # weights that one block of the inverse Fisher covers
     trials: bool = sizes(False, True, False)  # whether settings are tried out, or only used
     # distillation, notebook 04
-    teacher: str = sizes("e5-half", "e5", "xlm")  # its tuned baseline teaches
-    # tuned with and without the teacher
+    teacher: str = sizes("e5-half", "e5", "xlm")  # its tuned baseline teaches, and students learn without it as well
     students: tuple[str, ...] = sizes(("e5-narrow",), ("e5-half", "e5-narrow"), ("distilbert", "minilm"))
-    # those that the teacher also teaches on unlabelled text
+    # those students that the teacher also teaches on unlabelled text
     unlabelled_students: tuple[str, ...] = sizes(("e5-narrow",), ("e5-half",), ("distilbert", "minilm"))
     unlabelled_sentences: int | None = sizes(150, 3500, None)  # of Spanish and of Dutch training text each
     self_taught: int = sizes(0, 2, 0)  # rounds in which the teacher learns from its own answers on that text
@@ -114,20 +112,21 @@ class Profile:
     upstream_batch: int = 2048  # subwords
     # pruning × distillation × adapters, notebook 09; each pruned model is trained on for `gate_epochs` + `gate_after`
     cross_backbone: str | None = sizes(None, "e5-half", None)  # None: the first of the backbones
-    cross_shares: tuple[float, ...] = sizes((0.6,), (0.6, 0.8, 0.95))  # that go; other seeds: the first
-    cross_sentences: int | None = sizes(120, 4000, None)  # cap on English training sentences, or pairs
+    cross_shares: tuple[float, ...] = sizes((0.3,), (0.6, 0.8, 0.95))  # that go; other seeds: the first
+    cross_rows: tuple[str, ...] | None = sizes(("FT", "A", "D", "P", "P+D"), None)  # of the truth table
+    cross_sentences: int | None = sizes(480, 4000, None)  # cap on English training sentences, or pairs
     cross_scored: int | None = sizes(30, None)  # cap on every dev and test set
     cross_epochs: float | None = sizes(2, None)  # of the rows without pruning, None: epochs
+    adapter_epochs: float | None = sizes(6, None)  # of those that train adapters or LoRA alone, None: as the others
     adapter_width: int = 64
-    adapter_rate: float = sizes(0.004, 0.001)  # LoRA's as well
-    gate_epochs: float = sizes(2, 2, 4)
-    gate_after: float = sizes(1, 1, 2)  # epochs of tuning once the gates are final
+    adapter_rate: float = sizes(0.002, 0.001)  # LoRA's as well
+    gate_epochs: float = sizes(1, 2, 4)
+    gate_after: float = sizes(0.5, 1, 2)  # epochs of tuning once the gates are final
     gate_rate: float = sizes(0.15, 0.1, 0.01)  # of gates: in few steps they must get from open to closed
     speedups: tuple[float, ...] = sizes((2.0,), (1.5, 2.0, 3.0))  # asked for from the search without training
     pairs: bool = True  # whether similarity, the second task, is studied too
     pair_rows: tuple[str, ...] | None = sizes(("FT", "P"), None)  # its rows of the truth table
-    # and how it is pruned weight by weight
-    pair_criteria: tuple[str, ...] = sizes(("magnitude",), ("magnitude", "obs"))
+    pair_criteria: tuple[str, ...] = sizes(("magnitude",), ("magnitude", "obs"))  # of its pruning weight by weight
     used_sentences: int = sizes(60, 1000)  # read by each model while its emissions are estimated
     used_models: int | None = sizes(2, None)  # cap on the models that are timed
     country: str = "NLD"  # whose grid the electricity comes from, by three letters

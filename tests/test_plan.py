@@ -69,6 +69,15 @@ def test_a_backbone_of_notebook_09_is_tuned_there_on_what_all_rows_read():
     assert not own & {"09-entities-ft-e5-half-sample-seed1", "09-entities-magnitude-60-e5-half-sample-seed1"}
 
 
+def test_a_profile_may_leave_out_rows_of_notebook_09_and_train_adapters_longer():
+    some = dataclasses.replace(PROFILES["small"], cross_rows=("FT", "P+A"), cross_epochs=2, adapter_epochs=6)
+    rows = [run for run in plan.runs(some, "conll", "09") if run.kind in ("crossed", "gated")]
+    epochs = {run.settings["row"]: run.settings["epochs"] for run in rows if run.settings["task"] == "entities"}
+    assert epochs == {"FT": 2, "A": 6, "P+A": 6}  # A comes along: it is what P+A prunes
+    same = dataclasses.replace(some, adapter_epochs=None)
+    assert {run.settings["epochs"] for run in plan.runs(same, "conll", "09") if run.kind == "crossed"} == {2}
+
+
 def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
     changed = plan.runs(load_profile("quick"), "sample", changes={"learning_rate": 1e-4, "frozen": None})
     assert {run.kind for run in changed if "varied" not in run.settings} == {"shape"}
