@@ -37,9 +37,7 @@ def export(
 ) -> dict:
     """Write the folder (complete or not at all) and return what its mmalib.json says."""
     if wrong := next((name for name, linear in linears(model).items() if type(linear) is not nn.Linear), None):
-        raise ValueError(
-            f"{wrong} is no plain linear map. Make the model plain again (qat.remove_) before exporting it."
-        )
+        raise ValueError(f"{wrong} is no plain linear map. Make the model plain again (qat.remove_), then export it.")
     # The Trainer leaves mixed precision on in the live model, and the attention is changed below: work on a copy.
     plain = extract_model_from_parallel(copy.deepcopy(model), keep_fp32_wrapper=False).cpu().float().eval()
     plain.set_attn_implementation("eager")

@@ -101,9 +101,7 @@ def _resume_(path: Path, optimizer: torch.optim.Optimizer, named: dict[str, nn.P
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dictionary)
     if state["settings"] != settings:
         changes = [k for k in {**state["settings"], **settings} if state["settings"].get(k) != settings.get(k)]
-        raise ValueError(
-            f"{path} was made with other settings ({', '.join(changes)}). Use them again, or another work folder."
-        )
+        raise ValueError(f"{path} was made with other settings ({', '.join(changes)}). Use them, or another folder.")
     for name, weight in named.items():
         weight.copy_(tensors[f"weight.{name}"])
         if f"step.{name}" in tensors:

@@ -239,9 +239,8 @@ def _compound(records: list[dict]) -> Answer:
         scored = [f"{language} {f1:.3f}" for language, f1 in small.get("f1_in", {}).get("deepsparse", {}).items()]
         return verdict, f"{text}, F1 in DeepSparse: {', '.join(scored) or 'not measured'}"
 
-    verdict, text, runs = _of_seeds(
-        records, [{"dense": small["needs"]["base"], "int8": small["needs"]["model"]}], judge
-    )
+    parts = {"dense": small["needs"]["base"], "int8": small["needs"]["model"]}
+    verdict, text, runs = _of_seeds(records, [parts], judge)
     return verdict, text, runs and [*runs, base["run"], small["run"]]
 
 

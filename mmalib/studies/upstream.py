@@ -101,9 +101,8 @@ def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tu
     for name in languages:
         known = lines.get(name) or [" ".join(words) for words in study.corpora[name]["train"]["words"]]
         leaks = set(text.leaked(known, secret)) if folder else ()
-        ordered = [
-            known[place] for place in np.random.default_rng(0).permutation(len(known)) if known[place] not in leaks
-        ]
+        order = np.random.default_rng(0).permutation(len(known))
+        ordered = [known[place] for place in order if known[place] not in leaks]
         enough = int(np.searchsorted(np.cumsum([len(line) for line in ordered]), 8 * cap)) + 1  # by their letters
         sequences = text.tokenize(tokenizer.backend_tokenizer, ordered[:enough], longest=settings["max_length"] - 2)
         tokens[name] = sequences[: np.searchsorted(np.cumsum([len(one) for one in sequences]), cap, side="right")]
