@@ -181,7 +181,8 @@ def test_energy_is_estimated_without_a_connection(monkeypatch):
 
 @pytest.fixture(scope="module")
 def study(tiny_study):
-    return tiny_study(speedups=(1.5,), used_models=2, pair_rows=("FT", "P+A"), pair_criteria=("magnitude", "obs"))
+    rows = {"cross_rows": None, "pair_rows": ("FT", "P+A"), "pair_criteria": ("magnitude", "obs")}
+    return tiny_study(speedups=(1.5,), used_models=2, **rows)
 
 
 @pytest.fixture(scope="module")
