@@ -1,6 +1,7 @@
 """The int8 graph has the ranges it was given, every zero of the float model, and float where it was told."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import onnx
@@ -284,6 +285,18 @@ def test_ties_in_f1_are_broken_by_the_drift_and_a_worse_model_is_never_taken():
     assert list(found["scan"]) == ["b", "c", "a"] and found["skip"] == ["b"] and not found["met"]
 
 
+@pytest.mark.parametrize("number", [1, 3, 11])
+def test_maps_put_back_into_float_are_those_never_quantized(source, minmax, tmp_path, number):
+    quantize.quantize(source, tmp_path / "int8", kind="static", ranges=minmax)
+    skip = set(names_in(source)[:number])
+    quantize.in_float_again(source, tmp_path / "int8", tmp_path / "again", skip=skip)
+    quantize.quantize(source, tmp_path / "never", kind="static", ranges=minmax, skip=skip)
+    ids = np.random.default_rng(0).integers(5, 90, (3, 17))
+    runs = [export.session(tmp_path / name) for name in ("again", "never", "int8")]
+    again, never, whole = (run(ids, np.ones_like(ids)) for run in runs)
+    assert (again == never).all() and (again != whole).any()
+
+
 def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
     run = export.session(source)
     texts = {"en": WORDS[:12], "es": WORDS[12:24]}
@@ -298,9 +311,8 @@ def test_the_floor_on_real_graphs(source, minmax, tokenizer, tmp_path):
     bad = trace.matmuls(spoilt.graph)[names[10]].input[0]  # what layer 1's `widen` reads
     given = {**minmax, bad: narrow[bad]}
 
-    def build(folder, skip):
-        return quantize.quantize(source, folder, kind="static", ranges=given, skip=skip)
-
+    quantize.quantize(source, tmp_path / "int8", kind="static", ranges=given)
+    build = partial(quantize.in_float_again, source, tmp_path / "int8")
     measure, base = floor.measure_with(build, source, dev)
     assert base == {"en": 1.0, "es": 1.0}
     _, at_first = measure(frozenset())

@@ -117,8 +117,8 @@ def test_the_choice_does_not_look_beyond_english(study, made, folder, run_of, it
     english = [encode_split(fewer(only["en"][split], cap), its_tokenizer, 128) for split, cap in caps.items()]
     chosen = quantization.calibrated(settings, source, *english)
     assert chosen["calibration"] == made["static"]["calibration"]
-    known, places = made["static"]["ranges"], made["float"]["places"]
-    found = quantization.searched(run_of("floor").settings, source, known, its_tokenizer, only, places)
+    graph, places = folder("static"), made["float"]["places"]
+    found = quantization.searched(run_of("floor").settings, source, graph, its_tokenizer, only, places)
     assert found["sensitivity"] == made["floor"]["sensitivity"]
     assert found["floor"]["skip"] == made["floor"]["floor"]["skip"]
 

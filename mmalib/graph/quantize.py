@@ -95,6 +95,19 @@ def quantize(
     return about
 
 
+def in_float_again(source: Path, int8: Path, target: Path, *, skip: Collection[str]) -> None:
+    """Write into `target` the graph that `quantize` makes of `source` with `skip`, from the qdq one in `int8`."""
+    proto, weights = _load(int8), {f"{name}.weight" for name in skip}
+    made = {output: node for node in proto.graph.node for output in node.output}
+    for node in proto.graph.node:
+        if node.op_type == "MatMul" and node.name in skip:
+            node.input[0] = made[made[node.input[0]].input[0]].input[0]  # what was rounded
+            node.input[1] = f"{node.name}.weight"
+    proto.graph.initializer.extend(tensor for tensor in _load(source).graph.initializer if tensor.name in weights)
+    target.mkdir()
+    onnx.save(proto, target / GRAPH)
+
+
 def tensor_ranges(folder: Path, learnt: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict:
     """Ranges by module, {"input": (low, high), "output": ...} each, as ranges by tensor of the graph in `folder`."""
     widest: dict[str, tuple[float, float]] = {}
@@ -165,10 +178,12 @@ def _float_residuals_(graph: onnx.GraphProto) -> None:
     """
     made = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
+        if node.op_type == "MatMul" and made.get(node.input[1], node).op_type == "DequantizeLinear":
+            continue
         for place, name in enumerate(node.input):
             last = made.get(name)
             first = made.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
-            if first is not None and first.op_type == "QuantizeLinear" and node.op_type != "MatMul":
+            if first is not None and first.op_type == "QuantizeLinear":
                 node.input[place] = first.input[0]
 
 

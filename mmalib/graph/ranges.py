@@ -88,8 +88,6 @@ def _batches(rows: Sequence[list[int]]) -> Iterator[dict[str, np.ndarray]]:
     groups: dict[int, list[list[int]]] = {}
     for row in rows:
         groups.setdefault(len(row), []).append(row)
-    batches = [
-        np.array(group[start : start + BATCH]) for group in groups.values() for start in range(0, len(group), BATCH)
-    ]
+    batches = [np.array(same[at : at + BATCH]) for same in groups.values() for at in range(0, len(same), BATCH)]
     for ids in sorted(batches, key=np.size, reverse=True):
         yield dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))

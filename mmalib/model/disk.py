@@ -94,12 +94,8 @@ def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] |
     for number, more in (heads or {}).items():
         gone[number] = sorted({*gone[number], *more})
     total = model.config.num_attention_heads
-    entry = {
-        "heads_left": [total - len(of_layer) for of_layer in gone],
-        "heads_removed": gone,
-        "neurons_left": neurons_left(model),
-    }
-    setattr(model.config, PRUNED, entry)
+    left = {"heads_left": [total - len(of_layer) for of_layer in gone], "neurons_left": neurons_left(model)}
+    setattr(model.config, PRUNED, left | {"heads_removed": gone})
     bypass_(model)
 
 

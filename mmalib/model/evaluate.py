@@ -94,10 +94,8 @@ def scored(
 ) -> dict[str, dict[str, dict]]:
     """Entity scores of whatever predicts a tag a word, on the splits of these names of every language."""
     return {
-        language: {
-            split: entity_scores(list(splits[split]["tags"]), predict(splits[split]["words"])) for split in names
-        }
-        for language, splits in corpora.items()
+        language: {split: entity_scores(list(of[split]["tags"]), predict(of[split]["words"])) for split in names}
+        for language, of in corpora.items()
     }
 
 

@@ -38,10 +38,8 @@ def choose(worth: Sequence[Tensor], head: float, neuron: float, limit: float) ->
     """The units to keep, bool, part by part: of the highest worth in all, at a cost of no more than `limit`."""
     kinds = [torch.cat(list(worth[kind::2])) for kind in (0, 1)]
     orders = [values.argsort(descending=True, stable=True) for values in kinds]
-    sums = [
-        torch.cat([torch.zeros(1).double(), v[order].double().cumsum(0)])
-        for v, order in zip(kinds, orders, strict=True)
-    ]
+    none = torch.zeros(1).double()
+    sums = [torch.cat([none, v[order].double().cumsum(0)]) for v, order in zip(kinds, orders, strict=True)]
     heads = torch.arange(len(sums[0]))
     room = ((limit - heads * head) / neuron).floor().clamp(max=len(kinds[1])).long()  # neurons beside so many heads
     total = torch.where(room < 0, -torch.inf, sums[0] + sums[1][room.clamp(min=0)])

@@ -30,9 +30,7 @@ def hold(path: Path, what: str, patience: float | None = 5.0) -> Iterator[int]:
                 told = True
             time.sleep(0.1)
         file.truncate(0)
-        file.write(
-            f"pid {os.getpid()} on {os.uname().nodename}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}\n"
-        )
+        file.write(f"pid {os.getpid()} on {os.uname().nodename}, since {datetime.now().astimezone():%F %T %Z}\n")
         file.flush()
         try:
             yield file.fileno()

@@ -31,10 +31,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # for numpy; the engine's threads are told apart
 }
 # How the native library begins the line that says why it ends its process.
-REASONS = (
-    *("Assertion", "terminate called", "what():", "Caught signal", "Fatal"),
-    *("MemoryError", "ImportError", "OSError"),
-)
+REASONS = ("Assertion", "terminate called", "what():", "Caught signal", "Fatal")
+REASONS += ("MemoryError", "ImportError", "OSError")
 
 
 def load(path: Path, threads: int) -> Engine:

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from mmalib.data import LABELS
@@ -157,7 +156,8 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
         needed = name == "floor" or max(losses(static["scores"], dense["scores"]).values()) > FLOOR_POINTS
         facts = {"floor": {"skip": [], "languages": FLOORS[name], "measured": 0, "met": True}}
         if needed:
-            facts = searched(settings, source, known, tokenizer, study.corpora, dense["places"])
+            graph = study.graph(run.needs["static"])
+            facts = searched(settings, source, graph, tokenizer, study.corpora, dense["places"])
         skip = facts["floor"]["skip"]
         if not skip:  # then it is the static graph
             return static["size"], {**facts, "same_as": static["run"]}
@@ -181,20 +181,17 @@ def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> di
 
 
 def searched(
-    settings: dict,
-    source: Path,
-    known: int8.Ranges,
-    tokenizer: PreTrainedTokenizerFast,
-    corpora: dict[str, DatasetDict],
-    where: dict[str, list],
+    settings: dict, source: Path, whole: Path, tokenizer: PreTrainedTokenizerFast, corpora: dict, where: dict
 ) -> dict:
-    """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads."""
+    """The maps to leave in float; and, on English, how far from the float graph each of them in int8 alone leads.
+
+    `source` is the float graph, `whole` the one with every map in int8.
+    """
     languages = settings["floor_languages"]
     # Only the languages that the search looks at are run: the others are measured in the end, on the graph found.
     splits = {language: fewer(corpora[language]["dev"], settings["floor_sentences"]) for language in languages}
     dev = {language: encode_split(split, tokenizer, settings["max_length"]) for language, split in splits.items()}
-    build = partial(int8.quantize, source, kind="static", ranges=known)
-    measure, base = floor.measure_with(build, source, dev)
+    measure, base = floor.measure_with(partial(int8.in_float_again, source, whole), source, dev)
     names = scanned(where, settings["floor_layers"])
     result = floor.hold_floor(measure, names, base, points=FLOOR_POINTS, most=FLOOR_MAPS)
     if len(languages) > 1:
