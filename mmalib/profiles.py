@@ -74,7 +74,7 @@ class Profile:
     unlabelled_students: tuple[str, ...] = sizes(("e5-narrow",), ("e5-half",), ("distilbert", "minilm"))
     unlabelled_sentences: int | None = sizes(150, 3500, None)  # of Spanish and of Dutch training text each
     self_taught: int = sizes(0, 2, 0)  # rounds in which the teacher learns from its own answers on that text
-    distil_epochs: int = sizes(1, 5, 4)
+    distil_epochs: int = sizes(2, 5, 4)
     # combined models, notebook 06: names of mmalib.plan.combinations
     left_out: tuple[str, ...] = sizes(("distil-halved-q",), ())
     # throughput, notebook 07
