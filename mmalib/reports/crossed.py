@@ -81,7 +81,7 @@ def emissions(records: list[dict]) -> Figure | None:
         return None
     tasks = [task for task in SCORE if task in set(read["task"])]
     watts = [record["emissions"]["inference"]["watts"] for record in of_kind(records, "use")]
-    with figures.drawing(0.4 + 3.2 * len(tasks), 2.7) as drawn:
+    with figures.drawing(0.4 + 4.2 * len(tasks), 3.4) as drawn:
         for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             for one in read[read["task"] == task].to_dict("records"):
                 at, pruned = (one["over FT"], 1000 * one["g CO2e per 1,000"]), one["row"] in COLOURS
@@ -90,10 +90,10 @@ def emissions(records: list[dict]) -> Figure | None:
                 told = f"{one['asked']:g}×" if one["row"] == "search" else f"{100 * one['asked']:g}"
                 place, side = BESIDE.get(one["row"], ((-4, -3), "right") if pruned else ((3, 0), "left"))
                 figures.note(axes, told if pruned else one["row"], at, color=colour, xytext=place, ha=side)
-            axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime")
-            axes.margins(0.15)
+            axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime", xmargin=0.15, ymargin=0.15)
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+                wide = np.ptp(np.log10(axis.get_view_interval())) > 1
+                axis.set(major_formatter="{x:g}", minor_formatter="" if wide else "{x:g}")
             axes.set_title(task, loc="left")
         drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
         drawn.supxlabel(f"estimate at {min(watts):.1f} to {max(watts):.1f} W; % that went, × asked for", fontsize=7)
