@@ -98,12 +98,11 @@ def quantize(
 def in_float_again(source: Path, int8: Path, target: Path, *, skip: Collection[str]) -> None:
     """Write into `target` the graph that `quantize` makes of `source` with `skip`, from the qdq one in `int8`."""
     proto, weights = _load(int8), {f"{name}.weight" for name in skip}
-    made = {output: node for node in proto.graph.node for output in node.output}
     for node in proto.graph.node:
         if node.op_type == "MatMul" and node.name in skip:
-            node.input[0] = made[made[node.input[0]].input[0]].input[0]  # what was rounded
             node.input[1] = f"{node.name}.weight"
     proto.graph.initializer.extend(tensor for tensor in _load(source).graph.initializer if tensor.name in weights)
+    _float_residuals_(proto.graph)
     target.mkdir()
     onnx.save(proto, target / GRAPH)
 

@@ -6,8 +6,7 @@ rows of the squared gradient of the row's loss; of all masks that are cheap enou
 is cheap is measured where the model will be served, as in ZipLM (Kurtic, Frantar and Alistarh 2023), and not counted
 in operations: the time of a model is `rest + heads * head + neurons * neuron`, from the dense model, one with half of
 its heads, and one with half of its neurons. As long as the speed found is not the one asked for, the limit is moved;
-of all looks the nearest stays.
-Of the paper's three steps this is the first; the masks are neither rearranged nor tuned.
+of all looks the nearest stays. Of the paper's three steps this is the first; masks are neither rearranged nor tuned.
 """
 
 import copy
