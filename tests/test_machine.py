@@ -12,6 +12,7 @@ from mmalib.app import doctor
 from mmalib.data.corpus import ORIGINAL
 from mmalib.records import machine
 
+commit = machine.commit.__wrapped__  # which asks anew each time
 XEON = "model name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\n\nprocessor\t: 1\n"
 
 
@@ -79,7 +80,7 @@ def test_asking_for_the_commit_writes_nothing_that_a_kill_could_leave_behind(che
     index, source = checkout / ".git" / "index", checkout / "mmalib" / "a.py"
     os.utime(source, (1e9, 1e9))  # git would note the new time in the index, under a lock
     before = index.read_bytes()
-    assert machine.commit() == git(checkout, "rev-parse", "HEAD").stdout.strip()
+    assert commit() == git(checkout, "rev-parse", "HEAD").stdout.strip()
     assert index.read_bytes() == before
     git(checkout, "status")
     assert index.read_bytes() != before
@@ -92,25 +93,25 @@ def test_versions_are_the_installed_ones_and_leave_out_what_is_not(monkeypatch):
 
 def test_commit_is_dirty_exactly_when_the_code_differs(checkout):
     head = git(checkout, "rev-parse", "HEAD").stdout.strip()
-    assert machine.commit() == head
+    assert commit() == head
     (checkout / "notes.txt").write_text("not code")
-    assert machine.commit() == head
+    assert commit() == head
     (checkout / "mmalib" / "b.py").write_text("b = 1\n")
-    assert machine.commit() == head + "-dirty"
+    assert commit() == head + "-dirty"
     (checkout / "mmalib" / "b.py").unlink()
     (checkout / "mmalib" / "a.py").write_text("a = 2\n")
-    assert machine.commit() == head + "-dirty"
+    assert commit() == head + "-dirty"
 
 
 def test_a_copy_inside_another_repository_has_no_commit(checkout, monkeypatch):
     inner = checkout / "mmalib"
     monkeypatch.setattr(machine, "ROOT", inner)
-    assert machine.commit() is None
+    assert commit() is None
 
 
 def test_a_machine_without_git_has_no_commit(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert machine.commit() is None
+    assert commit() is None
 
 
 def test_doctor_is_about_ten_single_lines():

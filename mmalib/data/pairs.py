@@ -44,17 +44,18 @@ def load(source: str, train: int | None, scored: int | None) -> dict[str, dict[s
     for language, splits in loaded.items():
         for split in ("train", "dev", "test") if language == "en" else ("dev", "test"):
             own = source == "sample"
-            pairs = generate(language, split) if own else read(Path(source).expanduser(), language, split)
-            splits[split] = pairs[: train if split == "train" else scored]
+            number = train if split == "train" else scored
+            pairs = generate(language, split, number) if own else read(Path(source).expanduser(), language, split)
+            splits[split] = pairs[:number]
     return loaded
 
 
-def generate(language: str, split: str, seed: int = 2024) -> list[Pair]:
-    """The sample's pairs of one language and split, the same on every machine."""
+def generate(language: str, split: str, number: int | None = None, seed: int = 2024) -> list[Pair]:
+    """The sample's pairs of one language and split, or the first of them, the same on every machine."""
     rng = random.Random(f"{seed} pairs {language} {split}")
     templates, kinds = sample.material(seed)[language, split]
-    pairs = []
-    while len(pairs) < sample.SIZES[split]:
+    pairs, number = [], min(sample.SIZES[split], number or sample.SIZES[split])
+    while len(pairs) < number:
         # few names to choose from, so that two sentences often share some
         few = {kind: rng.sample(words, min(len(words), rng.choice((1, 2, 4)))) for kind, words in kinds.items()}
         one, same = rng.choice(templates), rng.random() < 0.5

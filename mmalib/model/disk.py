@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 
 from mmalib.model import adapters
 from mmalib.model.backbones import layers, load_tokenizer, parts
@@ -51,7 +52,8 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}. Give a folder that mmalib.model.disk.save has written.")
-    model = skeleton(folder)
+    with no_init_weights():  # all are read
+        model = skeleton(folder)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except SafetensorError as error:

@@ -132,9 +132,10 @@ def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Counts of as many drawn sentences, `resamples` times: [resamples, ...] from [sentences, ...]."""
     # The bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and count again.
     draw = np.random.default_rng(seed)
-    size = len(counts)
-    # (resamples, ...); one draw at a time, since all at once would take resamples x sentences of memory
-    return np.array([counts[draw.integers(size, size=size)].sum(axis=0) for _ in range(resamples)])
+    size, flat = len(counts), counts.reshape(len(counts), -1)
+    # one draw at a time, since all at once would take resamples x sentences of memory
+    times = (np.bincount(draw.integers(size, size=size), minlength=size) for _ in range(resamples))
+    return np.array([of_each @ flat for of_each in times]).reshape(resamples, *counts.shape[1:])
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:

@@ -74,13 +74,18 @@ def grades(logits: list[np.ndarray]) -> np.ndarray:
 def correlations(gold: np.ndarray, predicted: np.ndarray) -> dict:
     """Pearson and Spearman with 95% intervals over pairs, and the values behind them; 0 where nothing varies."""
     gold, predicted = (np.round(np.asarray(values, dtype=float), 3) for values in (gold, predicted))
-    draw, made = np.random.default_rng(0), {"pairs": len(gold)}
-    drawn = [np.arange(len(gold)), *(draw.integers(len(gold), size=len(gold)) for _ in range(DRAWS))]
-    for name, of in (("pearson", np.asarray), ("spearman", lambda values: pd.Series(values).rank().to_numpy())):
-        values = [_pearson(of(gold[places]), of(predicted[places])) for places in drawn]
+    size, made = len(gold), {"pairs": len(gold)}
+    drawn = np.vstack([np.arange(size), np.random.default_rng(0).integers(size, size=(DRAWS, size))])  # all, then draws
+    pair = gold[drawn], predicted[drawn]
+    for name, (one, other) in (("pearson", pair), ("spearman", map(_ranked, pair))):
+        values = list(map(_pearson, one, other))
         low, high = np.percentile(values[1:], [2.5, 97.5]).tolist()
         made |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return made | {"values": {"gold": gold.tolist(), "predicted": predicted.tolist()}}
+
+
+def _ranked(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pd.DataFrame(rows.T).rank().to_numpy().T)
 
 
 def _pearson(one: np.ndarray, other: np.ndarray) -> float:

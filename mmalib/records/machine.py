@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def version(package: str) -> str | None:
         return None
 
 
+@cache  # what this process has loaded; a fresh clone's git reads every file anew each time it is asked
 def commit() -> str | None:
     """The checkout's git commit, with "-dirty" if the code differs from it; None outside a checkout."""
     # An installed copy may lie inside somebody else's repository: only our own root counts.

@@ -225,6 +225,7 @@ def _skeleton(folder: Path, graph: onnx.GraphProto) -> PreTrainedModel:
         if node.op_type == "MatMul" and node.input[1] in arrays:
             name = "classifier" if "classifier" in node.name else node.name
             arrays[f"{name}.weight"] = arrays[node.input[1]].T
+    # The exporter writes equal tensors once, as norms and biases that have learned nothing: those stay as drawn.
     model.load_state_dict({name: arrays.get(name, old) for name, old in model.state_dict().items()})
     return model.eval()
 
