@@ -34,8 +34,6 @@ from mmalib.model.backbones import freeze_
 from mmalib.model.evaluate import entity_scores
 from mmalib.records import clock, machine
 
-HEAD = "classifier."  # what the names of a head's parameters begin with
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -189,7 +187,7 @@ class _EntityTrainer(Trainer):
         """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
         fresh, optimizer = self.optimizer is None, super().create_optimizer(*positional, **named)
         if fresh and self.recipe.head_rate != 1:
-            head = {id(p) for name, p in self.model.named_parameters() if name.startswith(HEAD)}
+            head = {id(p) for name, p in self.model.named_parameters() if name.startswith("classifier.")}
             for group in list(optimizer.param_groups):
                 own = [p for p in group["params"] if id(p) in head]
                 group["params"] = [p for p in group["params"] if id(p) not in head]

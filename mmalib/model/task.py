@@ -77,15 +77,12 @@ def correlations(gold: np.ndarray, predicted: np.ndarray) -> dict:
     size, made = len(gold), {"pairs": len(gold)}
     drawn = np.vstack([np.arange(size), np.random.default_rng(0).integers(size, size=(DRAWS, size))])  # all, then draws
     pair = gold[drawn], predicted[drawn]
-    for name, (one, other) in (("pearson", pair), ("spearman", map(_ranked, pair))):
+    ranks = [pd.DataFrame(rows).rank(axis=1).to_numpy() for rows in pair]
+    for name, (one, other) in (("pearson", pair), ("spearman", ranks)):
         values = list(map(_pearson, one, other))
         low, high = np.percentile(values[1:], [2.5, 97.5]).tolist()
         made |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return made | {"values": {"gold": gold.tolist(), "predicted": predicted.tolist()}}
-
-
-def _ranked(rows: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pd.DataFrame(rows.T).rank().to_numpy().T)
 
 
 def _pearson(one: np.ndarray, other: np.ndarray) -> float:

@@ -12,7 +12,6 @@
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from mmalib.data import pairs
@@ -148,7 +147,9 @@ def use(study: Study, run: Run, unfinished: Path) -> dict:
     folders = {"model": graph, "dense": speed.dense_graph(study, run.needs["base"])}
     rows = speed.measured(settings, folders, ["onnxruntime"], speed.dense_graph(study))
     tokenizer, number = disk.tokenizer_in(graph), -(-settings["used_sentences"] // len(data))
-    few = [task.encode(_first(splits["test"], number), tokenizer, LENGTH) for splits in data.values()]
+    tests = [splits["test"] for splits in data.values()]
+    few = [test[:number] if isinstance(test, list) else fewer(test, number) for test in tests]
+    few = [task.encode(test, tokenizer, LENGTH) for test in few]
     read = export.session(graph)
     with clock.phase("reading"), emissions.tracked(settings["country"]) as estimate:
         for text in few:
@@ -170,10 +171,6 @@ def _english(task: Task, data: dict, model: PreTrainedModel, tokenizer, max_leng
     """Rows to train on, and the text that checkpoints are chosen on."""
     train = task.encode(data["en"]["train"], tokenizer, max_length)
     return task.rows(train, model.config.label2id), task.dev(data["en"]["dev"], tokenizer, max_length)
-
-
-def _first(split: Dataset | list, number: int) -> Dataset | list:
-    return split[:number] if isinstance(split, list) else fewer(split, number)
 
 
 def _encoder(model: PreTrainedModel) -> int:
