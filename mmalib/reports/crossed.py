@@ -11,7 +11,8 @@ from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
 from mmalib.reports import figures, intervals, tables
 
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377", "search": "#CCBB44"}
-BESIDE = {"FT": ((-3, 0), "right"), "search": ((0, 6), "center")}  # where a point's name stands, if not as others
+LEFT, UNDER = ((-4, -3), "right"), ((0, -7), "center")  # where a point's name stands, if not right of it
+BESIDE = {"FT": LEFT, "P": LEFT, "P+A": LEFT, "LoRA": UNDER, "D": UNDER, "search": ((0, 6), "center")}
 ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
 OVER_FT = ("over FT", "over FT low", "over FT high")  # in turns; low and high from the quartiles of both
@@ -88,7 +89,7 @@ def emissions(records: list[dict]) -> Figure | None:
                 colour = COLOURS.get(one["row"], "#777777")
                 axes.plot(*at, "o", color=colour, label=one["row"] if pruned else None)
                 told = f"{one['asked']:g}×" if one["row"] == "search" else f"{100 * one['asked']:g}"
-                place, side = BESIDE.get(one["row"], ((-4, -3), "right") if pruned else ((3, 0), "left"))
+                place, side = BESIDE.get(one["row"], ((4, 0), "left"))
                 figures.note(axes, told if pruned else one["row"], at, color=colour, xytext=place, ha=side)
             axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime", xmargin=0.15, ymargin=0.15)
             for axis in (axes.xaxis, axes.yaxis):
