@@ -76,10 +76,8 @@ def correlations(gold: np.ndarray, predicted: np.ndarray) -> dict:
     gold, predicted = (np.round(np.asarray(values, dtype=float), 3) for values in (gold, predicted))
     size, made = len(gold), {"pairs": len(gold)}
     drawn = np.vstack([np.arange(size), np.random.default_rng(0).integers(size, size=(DRAWS, size))])  # all, then draws
-    pair = gold[drawn], predicted[drawn]
-    ranks = [pd.DataFrame(rows).rank(axis=1).to_numpy() for rows in pair]
-    for name, (one, other) in (("pearson", pair), ("spearman", ranks)):
-        values = list(map(_pearson, one, other))
+    for name, of in (("pearson", np.asarray), ("spearman", lambda rows: pd.DataFrame(rows).rank(axis=1).to_numpy())):
+        values = list(map(_pearson, of(gold[drawn]), of(predicted[drawn])))
         low, high = np.percentile(values[1:], [2.5, 97.5]).tolist()
         made |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return made | {"values": {"gold": gold.tolist(), "predicted": predicted.tolist()}}
