@@ -26,7 +26,7 @@ from mmalib.studies.workers import CLUSTER, asked_for
 NOTEBOOKS = machine.ROOT / "notebooks"
 PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
 # Those that begin from 01 alone, draw nothing but their own runs and measure no speed; the longest begin first.
-BESIDE = ("03", "05", "02", "04")
+BESIDE = ("03", "05", "04", "02")
 ROOM = 6.0  # GiB that must be free before a study starts
 CLEARED = "\r\x1b[K"  # a terminal's line, empty
 RESULT = "RESULT: "  # the last line that a notebook prints with this in front is its line of result
