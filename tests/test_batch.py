@@ -159,14 +159,14 @@ def test_the_notebooks_after_the_first_run_side_by_side_on_half_of_the_threads(w
 
 
 def test_beside_a_failing_notebook_one_ends_and_no_other_begins(write, tmp_path, capfd, monkeypatch):
-    write("02_bad", MEET.format(name="left", other="right"), "raise ValueError('no')")
+    write("05_bad", MEET.format(name="left", other="right"), "raise ValueError('no')")
     write("03_good", MEET.format(name="right", other="left"), "time.sleep(2)\nprint('RESULT: here')")
     write("04_never", "print('never')")
     folder = write("06_never", "print('never')")
     monkeypatch.setenv("MMALIB_THREADS", "2")
     assert batch.run("quick", runs=tmp_path, folder=folder) == 1
     lines = capfd.readouterr().out.splitlines()
-    assert any(line.startswith("02_bad  failed") for line in lines) and lines[-1].startswith("03_good  ok")
+    assert any(line.startswith("05_bad  failed") for line in lines) and lines[-1].startswith("03_good  ok")
     assert lines[-1].endswith("here") and not any("never" in line for line in lines)
 
 
