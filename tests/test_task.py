@@ -65,7 +65,7 @@ def test_entities_as_a_task_are_scored_as_ever(tokenizer, random_model):
 
 def test_the_generated_pairs_are_graded_by_what_they_share():
     made = pairs.generate("es", "dev")
-    assert made == pairs.generate("es", "dev") and len(made) == 400
+    assert made == pairs.generate("es", "dev") and len(made) == 400 and made[:7] == pairs.generate("es", "dev", 7)
     scores = np.array([score for *_, score in made])
     assert scores.min() == 0 and scores.max() == 5 and scores.std() > 1
     common = [len(set(a.split()) & set(b.split())) / len(set(a.split()) | set(b.split())) for a, b, _ in made]
