@@ -159,8 +159,7 @@ def _execute_all(paths: list[Path], home: Path, parameters: dict, kernels: Kerne
 
 def _execute(path: Path, running: dict, home: Path, parameters: dict, kernels: Kernels, threads: int) -> bool:
     """Execute one notebook; say how it went, and leave the executed copy either way."""
-    # jsonschema would compile a grammar that no notebook needs, for longer than all the rest of a start takes
-    sys.modules.setdefault("rfc3987_syntax", None)
+    sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that jsonschema would compile for seconds, unused here
     import papermill  # here: a second that `--help` need not wait for
     from nbclient.exceptions import DeadKernelError
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mmalib.data import LABELS
 from mmalib.data.subwords import predict_tags
 from mmalib.records import clock
-from mmalib.records.counts import GOLD, PREDICTED, RIGHT, written
+from mmalib.records.counts import GOLD, PREDICTED, RIGHT, draws, written
 
 Predict = Callable[[Sequence[list[str]]], list[list[str]]]  # sentences of words → a tag a word
 TOP = 3  # words that `changed_words` names
@@ -130,12 +130,9 @@ def _scores(count: np.ndarray) -> dict[str, float]:
 
 def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Counts of as many drawn sentences, `resamples` times: [resamples, ...] from [sentences, ...]."""
-    # The bootstrap (Efron 1979): draw as many sentences as there are, with replacement, and count again.
-    draw = np.random.default_rng(seed)
-    size, flat = len(counts), counts.reshape(len(counts), -1)
-    # one draw at a time, since all at once would take resamples x sentences of memory
-    times = (np.bincount(draw.integers(size, size=size), minlength=size) for _ in range(resamples))
-    return np.array([of_each @ flat for of_each in times]).reshape(resamples, *counts.shape[1:])
+    flat = counts.reshape(len(counts), -1)
+    drawn = [times @ flat for times in draws(len(counts), resamples, seed)]
+    return np.array(drawn).reshape(resamples, *counts.shape[1:])
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:

@@ -152,9 +152,7 @@ def _counts(text: str) -> np.ndarray:
 @lru_cache(maxsize=32)
 def _sentences(number: int) -> np.ndarray:
     """How often each sentence is drawn, [1 + DRAWS, sentences]; first every one once."""
-    draw = np.random.default_rng(number)
-    drawn = [np.bincount(draw.integers(number, size=number), minlength=number) for _ in range(DRAWS)]
-    return np.stack([np.ones(number), *drawn]).astype(np.float32)
+    return np.stack([np.ones(number), *counts.draws(number, DRAWS, number)]).astype(np.float32)
 
 
 @lru_cache(maxsize=32)
