@@ -182,6 +182,7 @@ class _EntityTrainer(Trainer):
         # The Trainer wants to know that there is something to evaluate on, and asks for nothing else of it.
         super().__init__(*positional, eval_dataset=dev.windows, **named)
         self.dev, self.recipe, self.loss = dev, recipe, loss
+        self.floating_point_ops = lambda _: 0  # the Trainer's walks through all modules in every step to count them
 
     def create_optimizer(self, *positional, **named) -> torch.optim.Optimizer:
         """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
@@ -257,10 +258,9 @@ def rate_at(step: int, *, total: int, warm_up: int, rewinds: Sequence[int], floo
 
 def _has_bf16() -> bool:
     """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
-    if machine.device() == "cuda":
-        return torch.cuda.is_bf16_supported()
-    flags = machine.describe()["flags"]
-    return bool(flags["avx512_bf16"] or flags["amx_bf16"])
+    flags = machine.flags()
+    on_cpu = bool(flags["avx512_bf16"] or flags["amx_bf16"])
+    return torch.cuda.is_bf16_supported() if machine.device() == "cuda" else on_cpu
 
 
 def _last_checkpoint(folder: Path) -> str | None:
