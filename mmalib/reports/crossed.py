@@ -142,8 +142,9 @@ def gone_by_layer(record: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _row(record: dict, used: dict | None) -> dict:
-    settings, zeros, timings = record["settings"], record.get("sparsity") or {}, record.get("timings") or {}
+    settings, zeros, shared = record["settings"], record.get("sparsity") or {}, record["machine"].get("gpu")
     task, untrained = settings.get("task", "entities"), 0.0 if settings.get("row") in ("search", "int8") else nan
+    timings = {} if shared else record.get("timings") or {}  # on a GPU many runs stood in each other's way
     line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
     line |= {"model": settings["label"], "sentences": tuned_on(settings)}
     line |= {"asked": settings.get("share", settings.get("times", nan)), "sparsity": zeros.get("measured", 0.0)}
