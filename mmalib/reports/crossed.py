@@ -77,28 +77,26 @@ def size(records: list[dict]) -> Figure:
 
 
 def emissions(records: list[dict]) -> Figure | None:
-    """Speed-up over full tuning against what reading a thousand sentences emits; a panel a task."""
+    """Speed-up over full tuning against what reading a thousand sentences emits."""
     if (read := rows(tables.planned(records)).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
         return None
-    tasks = [task for task in SCORE if task in set(read["task"])]
     watts = [record["emissions"]["inference"]["watts"] for record in of_kind(records, "use")]
-    with figures.drawing(0.4 + 4.2 * len(tasks), 3.4) as drawn:
-        for axes, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-            for one in read[read["task"] == task].to_dict("records"):
-                at, pruned = (one["over FT"], 1000 * one["g CO2e per 1,000"]), one["row"] in COLOURS
-                colour = COLOURS.get(one["row"], "#777777")
-                axes.plot(*at, "o", color=colour, label=one["row"] if pruned else None)
-                told = f"{one['asked']:g}×" if one["row"] == "search" else f"{100 * one['asked']:g}"
-                place, side = BESIDE.get(one["row"], ((4, 0), "left"))
-                figures.note(axes, told if pruned else one["row"], at, color=colour, xytext=place, ha=side)
-            axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime", xmargin=0.15, ymargin=0.15)
-            for axis in (axes.xaxis, axes.yaxis):
-                wide = np.ptp(np.log10(axis.get_view_interval())) > 1
-                axis.set(major_formatter="{x:g}", minor_formatter="" if wide else "{x:g}")
-            axes.set_title(task, loc="left")
-        drawn.axes[0].set_ylabel("mg CO2e per 1,000 sentences")
+    with figures.drawing(4.6, 3.4) as drawn:
+        axes = drawn.subplots()
+        for one in read.to_dict("records"):
+            at, pruned = (one["over FT"], 1000 * one["g CO2e per 1,000"]), one["row"] in COLOURS
+            colour = COLOURS.get(one["row"], "#777777")
+            axes.plot(*at, "o", color=colour, label=one["row"] if pruned else None)
+            told = f"{one['asked']:g}×" if one["row"] == "search" else f"{100 * one['asked']:g}"
+            place, side = BESIDE.get(one["row"], ((4, 0), "left"))
+            figures.note(axes, told if pruned else one["row"], at, color=colour, xytext=place, ha=side)
+        axes.set(xscale="log", yscale="log", xlabel="speed-up over FT in ONNX Runtime", xmargin=0.15, ymargin=0.15)
+        axes.set_ylabel("mg CO2e per 1,000 sentences")
+        for axis in (axes.xaxis, axes.yaxis):
+            wide = np.ptp(np.log10(axis.get_view_interval())) > 1
+            axis.set(major_formatter="{x:g}", minor_formatter="" if wide else "{x:g}")
         drawn.supxlabel(f"estimate at {min(watts):.1f} to {max(watts):.1f} W; % that went, × asked for", fontsize=7)
-        by_row = {row: line for axes in drawn.axes for line, row in zip(*axes.get_legend_handles_labels(), strict=True)}
+        by_row = {row: line for line, row in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(by_row.values(), by_row.keys(), loc="outside upper right", ncols=5)
     return drawn
 

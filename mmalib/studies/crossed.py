@@ -147,9 +147,7 @@ def use(study: Study, run: Run, unfinished: Path) -> dict:
     folders = {"model": graph, "dense": speed.dense_graph(study, run.needs["base"])}
     rows = speed.measured(settings, folders, ["onnxruntime"], speed.dense_graph(study))
     tokenizer, number = disk.tokenizer_in(graph), -(-settings["used_sentences"] // len(data))
-    tests = [splits["test"] for splits in data.values()]
-    few = [test[:number] if isinstance(test, list) else fewer(test, number) for test in tests]
-    few = [task.encode(test, tokenizer, LENGTH) for test in few]
+    few = [task.encode(fewer(splits["test"], number), tokenizer, LENGTH) for splits in data.values()]
     read = export.session(graph)
     with clock.phase("reading"), emissions.tracked(settings["country"]) as estimate:
         for text in few:
