@@ -86,7 +86,7 @@ class Profile:
     speed_turns: int = sizes(3, 7)  # of candidate and baseline
     speed_calls: int = sizes(2, 5)  # of the baseline in a turn, at least
     speed_sentences: int | None = sizes(48, 120, 1000)  # of real text that each model reads, None for all of it
-    speed_models: int | None = sizes(1, 18, None)  # cap on the trained models that are measured
+    speed_models: int | None = sizes(1, 18, None)  # cap on the models timed, after as many combined ones
     # quantization, notebook 05: names of mmalib.plan.GRAPHS
     int8_graphs: tuple[str, ...] | None = sizes(QUICK_GRAPHS, None)
     int8_sentences: int | None = sizes(100, None)  # cap on every dev and test set that the graphs are scored on

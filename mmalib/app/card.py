@@ -64,7 +64,7 @@ def text(
     folder, own = folder or record["run"], record["settings"]
     settings = own.get("start", {}) | own  # with those of the model that a combination starts from
     named = own.get("combination") or own.get("graph") or own.get("setting")
-    backbone, int8 = Path(own["backbone"]).name, about.get("quantization")
+    backbone, int8 = Path((own | own.get("start", {}))["backbone"]).name, about.get("quantization")
     scores = [
         (language, split, after, (before or {}).get(language, {}).get(split))
         for language, splits in {**record["scores"], **record.get("further", {})}.items()
@@ -73,7 +73,7 @@ def text(
     f1 = {language: after["f1"] for language, split, after, _ in scores if split == "test"}
     weaker = [language_name(language) for language in f1 if f1[language] < f1.get("en", 0)]
     return TEMPLATE.read_text().format(
-        front=_front(settings, Path(folder).name, scores),
+        front=_front(settings | {"backbone": backbone}, Path(folder).name, scores),
         title=Path(folder).name,
         backbone=f"`{backbone}`, {SHIPPED if backbone in backbones.SHIPPED else 'of which its own card tells'}",
         method=f"{own['method']}{f' (`{named}`)' if named else ''}: {words.words(own, folder)}",

@@ -54,7 +54,7 @@ def card(
     lines, tokens = read["text"]["lines"], read["text"]["tokens"]
     drawn, profile = reports.backbones.draw(about), load_profile("small")
     frozen = "nothing" if profile.frozen is None else f"the embedding and the lowest {profile.frozen:.0%} of the layers"
-    mean = f"the mean of ten checkpoints of each epoch after the first {profile.average_from}"
+    mean = f"the mean of ten checkpoints of each epoch after the first {profile.average_from:g}"
     end = "the epoch that is best on English dev" if profile.average_from is None else mean
     return TEMPLATE.read_text().format(
         backbones=tables.markdown(drawn["table_backbones"]),

@@ -59,7 +59,8 @@ def planned(records: list[dict], runs: Sequence[Run]) -> pd.DataFrame:
 
 def _hours(record: dict) -> float:
     machine = record["machine"]  # older records do not tell the threads: there, all cores
-    return sum((record.get("timings") or {}).values()) / 3600 * (machine.get("threads") or machine["cores"])
+    threads = 1 if machine.get("gpu") else machine.get("threads") or machine["cores"]
+    return sum((record.get("timings") or {}).values()) / 3600 * threads
 
 
 def _on(machine: dict) -> str:
