@@ -523,8 +523,9 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
 
 
 def planned_cases(profile: Profile) -> list[Case]:
-    """The random shapes that the profile times, in their order."""
-    return [case for case in cases() if profile.speed_cases is None or case.name in profile.speed_cases]
+    """The random shapes that the profile times, in their order: those that one of its runtimes is for."""
+    wanted = [case for case in cases() if profile.speed_cases is None or case.name in profile.speed_cases]
+    return [case for case in wanted if _asked(profile, case.runtimes)]
 
 
 def shape(profile: Profile, case: Case, corpus: str) -> Run:

@@ -42,7 +42,7 @@ from pathlib import Path
 from mmalib import reports
 from mmalib.records import store
 home = Path(runs) / profile
-reports.redraw(store.read(home / "records"), home / "tables", home / "figures")"""
+reports.write(reports.draw(store.read(home / "records")), home / "tables", home / "figures")"""
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ def cut_neurons_(model, left):
     """The first `left[n]` neurons of layer n stay."""
     for layer, number in zip(backbones.layers(model), left, strict=True):
         own = backbones.parts(layer)
-        disk.keep_outputs_(own.widen, torch.arange(number))
-        disk.keep_inputs_(own.narrow, torch.arange(number))
+        disk.keep_([own.widen], own.narrow, torch.arange(number))
     disk.record_pruning_(model)
 
 

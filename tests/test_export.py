@@ -23,8 +23,7 @@ def uneven_(model):
     remove_heads_(model, {0: [0, 2, 3], 1: [1]})
     for layer, number in zip(backbones.layers(model), (10, 37), strict=True):
         own = backbones.parts(layer)
-        disk.keep_outputs_(own.widen, torch.arange(number))
-        disk.keep_inputs_(own.narrow, torch.arange(number))
+        disk.keep_([own.widen], own.narrow, torch.arange(number))
     disk.record_pruning_(model)
 
 

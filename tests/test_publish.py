@@ -90,13 +90,15 @@ def _lines(figure):
 
 
 def test_for_a_report_there_are_pdf_and_booktabs(records, tmp_path):
-    written = reports.redraw(store.read(records / "quick" / "records"), tmp_path / "t", tmp_path / "f", ("pdf", "tex"))
+    written = reports.write(
+        reports.draw(store.read(records / "quick" / "records")), tmp_path / "t", tmp_path / "f", ("pdf", "tex")
+    )
     assert {path.name for path in written} == {"table_1.tex", "claims.tex", "verdicts.tex", "baselines.pdf"}
     text = (tmp_path / "t" / "table_1.tex").read_text()
     assert "\\toprule" in text and "\\bottomrule" in text and "0.500 ± 0.000" in text
     assert (tmp_path / "f" / "baselines.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(ValueError, match="There is no format 'docx'. Choose from: csv, md, tex, svg, png, pdf"):
-        reports.redraw([], tmp_path, tmp_path, ("docx",))
+        reports.write({}, tmp_path, tmp_path, ("docx",))
 
 
 def test_a_mark_without_a_file_says_so(tmp_path):

@@ -4,6 +4,7 @@ Notebooks skip the runs whose record is there, so starting again after a kill si
 two at a time, each on half of the threads: small models keep two processes busier than one.
 """
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -77,7 +78,7 @@ def redraw(profile: str, runs: Path, formats: Sequence[str]) -> tuple[list[str],
     from mmalib import reports  # here: matplotlib is slow to import, and a study draws in its notebooks
 
     home, records, missing = recorded(profile, runs)
-    return missing, reports.redraw(records, home / "tables", home / "figures", formats)
+    return missing, reports.write(reports.draw(records), home / "tables", home / "figures", formats)
 
 
 def recorded(profile: str, runs: Path) -> tuple[Path, list[dict], list[str]]:
@@ -86,8 +87,12 @@ def recorded(profile: str, runs: Path) -> tuple[Path, list[dict], list[str]]:
     home = Path(runs) / size.name
     if not (records := store.read(home / "records")):
         raise ValueError(f"There are no records in {home}. Run `python -m mmalib study --profile {profile}` first.")
-    corpora = sorted({record["settings"]["corpus"] for record in records})
-    return home, records, plan.missing(records, [run for corpus in corpora for run in plan.runs(size, corpus)])
+    wanted = []
+    for corpus in sorted({record["settings"]["corpus"] for record in records}):  # pairs: if there, or generated
+        own = [record["settings"] for record in records if record["settings"]["corpus"] == corpus]
+        pairs = size.pairs and (corpus == "sample" or any(one.get("task") == "similarity" for one in own))
+        wanted += plan.runs(dataclasses.replace(size, pairs=pairs), corpus)
+    return home, records, plan.missing(records, wanted)
 
 
 def _choose(paths: list[Path], only: str | None) -> list[Path]:
@@ -106,7 +111,8 @@ def _check(profile: profiles.Profile, home: Path) -> None:
         raise ValueError("Runs side by side need Ray: pip install '.[study,ray]', or start the study with make.")
     from mmalib.data import corpus  # here, as it brings in the datasets library
 
-    corpus.check(profile)
+    if (source := corpus.source_of(profile, None)) not in ("sample", "hub"):
+        corpus.layout(Path(source).expanduser())
     if folder := os.environ.get("MMALIB_TEXT"):
         from mmalib.pretrain import text
 

@@ -30,10 +30,9 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     records = store.read(folder / "records")
     if not records:
         raise ValueError(f"There are no records in {folder / 'records'}. Run this in a checkout of the repository.")
-    written = reports.redraw(records, folder, folder, formats)
-    about = benchmarks(root) | reports.backbones.draw(reports.backbones.read())
-    about |= {"table_planned": planned(records), "table_shipped": shipped_models()}
-    written += reports.write(about, folder, folder, formats)
+    drawn = reports.draw(records) | benchmarks(root) | reports.backbones.draw(reports.backbones.read())
+    drawn |= {"table_planned": planned(records), "table_shipped": shipped_models()}
+    written = reports.write(drawn, folder, folder, formats)
     store.write_atomic(folder / "answer.md", reports.answer.text(records))
     if tuple(formats) == reports.FORMATS:  # what an earlier study drew and this one does not
         kept = {*written, folder / "answer.md", folder / PAGE}

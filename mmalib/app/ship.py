@@ -5,7 +5,6 @@ ranges from English. Either way the word embeddings shrink to a byte each, and F
 No model is chosen that has seen text of CoNLL-2002, labelled or not.
 """
 
-import json
 import shutil
 import tempfile
 import zlib
@@ -20,10 +19,9 @@ from mmalib.app import card
 from mmalib.data import sample
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
-from mmalib.model.cache import complete_folder
 from mmalib.model.evaluate import Predict, further_scores, scored
 from mmalib.plan import of_kind
-from mmalib.records import machine
+from mmalib.records import machine, store
 from mmalib.reports import combined, tables
 from mmalib.studies import quantization
 from mmalib.studies.study import Study
@@ -90,7 +88,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         scores = scored(ner.tags, study.corpora)
         further = further_scores(ner.tags, study.corpora.further)
         wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
-        about = json.loads((source / disk.PROVENANCE).read_text(encoding="utf-8"))
+        about = store.read_json(source / disk.PROVENANCE)
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
@@ -101,7 +99,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
         written = card.text(told, about, here, folder=target.name, before=before, wrong=wrong)
         (folder / export.CARD).write_text(written, "utf-8")
-        with complete_folder(target) as fresh:
+        with cache.complete_folder(target) as fresh:
             for path in (path for path in folder.rglob("*") if path.is_file()):
                 _put(path, fresh / path.relative_to(folder))
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

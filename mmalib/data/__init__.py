@@ -13,6 +13,3 @@ def named(labels: Sequence[str]) -> dict:
     """Labels as a model's config has them."""
     numbers = {label: number for number, label in enumerate(labels)}
     return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
-
-
-NAMED_LABELS = named(LABELS)

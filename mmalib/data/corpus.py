@@ -130,13 +130,6 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
     return Corpora(loaded, further)
 
 
-def check(profile: Profile, data: str | None = None) -> None:
-    """Refuse a data folder that `load` could not read, without reading it."""
-    source = source_of(profile, data)
-    if source not in ("sample", "hub"):
-        layout(Path(source).expanduser())
-
-
 def corpus_name(profile: Profile, data: str | None = None) -> str:
     """Which corpus `load` would give: "sample", or "conll" for a folder and the hub alike."""
     return "sample" if source_of(profile, data) == "sample" else "conll"

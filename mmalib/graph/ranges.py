@@ -13,10 +13,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+from onnxruntime.quantization import CalibrationMethod, create_calibrator
 from transformers import PreTrainedTokenizerFast
 
 from mmalib.data.subwords import encode
@@ -51,7 +52,7 @@ def calibrate(folder: Path, rows: Sequence[list[int]], *, method: str = "minmax"
         calibrator = create_calibrator(copied, ["MatMul"], where, calibrate_method=how, extra_options=options)
         for batch in _batches(rows):
             # One batch at a time: all the activations of all batches at once would not fit into memory.
-            calibrator.collect_data(_Reader(batch))
+            calibrator.collect_data(SimpleNamespace(get_next=iter([batch, None]).__next__))  # all it asks of a reader
         seen = calibrator.compute_data()
     return {name: tuple(np.asarray(end).item() for end in seen[name].range_value) for name in sorted(wanted)}
 
@@ -71,16 +72,6 @@ def random_rows(
     usable = [token for token in range(vocabulary or len(tokenizer)) if token not in special]
     inner = np.random.default_rng(seed).choice(usable, size=(number, length - 2)).tolist()
     return [[tokenizer.cls_token_id, *row, tokenizer.sep_token_id] for row in inner]
-
-
-class _Reader(CalibrationDataReader):
-    """Hands one batch to the calibrator, which wants to be given a reader."""
-
-    def __init__(self, batch: dict[str, np.ndarray]) -> None:
-        self.left = [batch]
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return self.left.pop() if self.left else None
 
 
 def _batches(rows: Sequence[list[int]]) -> Iterator[dict[str, np.ndarray]]:

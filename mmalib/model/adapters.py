@@ -60,12 +60,10 @@ def fold_(linear: nn.Linear) -> None:
 def freeze_backbone_(model: PreTrainedModel) -> None:
     """Leave nothing to train but adapters (or LoRA's matrices), the layers' norms and the head."""
     model.requires_grad_(False)
-    for module in layers(model).modules():
-        if isinstance(module, (Adapter, nn.LayerNorm)):
+    model.classifier.requires_grad_(True)
+    for name, module in layers(model).named_modules():
+        if isinstance(module, (Adapter, nn.LayerNorm)) or "lora_" in name:
             module.requires_grad_(True)
-    for name, weight in model.named_parameters():
-        if "lora_" in name or name.startswith("classifier."):
-            weight.requires_grad_(True)
 
 
 def add_lora_(model: PreTrainedModel, **how) -> None:

@@ -139,18 +139,15 @@ def neurons_left(model: PreTrainedModel) -> list[int]:
     return [parts(layer).widen.out_features for layer in layers(model)]
 
 
-def keep_outputs_(linear: nn.Linear, kept: Tensor) -> None:
-    """Leave a linear map only the outputs with these numbers; make the optimizer after this, not before."""
-    linear.weight = _part(linear.weight, 0, kept)
-    if linear.bias is not None:
-        linear.bias = _part(linear.bias, 0, kept)
-    linear.out_features = len(kept)
-
-
-def keep_inputs_(linear: nn.Linear, kept: Tensor) -> None:
-    """Leave a linear map only the inputs with these numbers; make the optimizer after this, not before."""
-    linear.weight = _part(linear.weight, 1, kept)
-    linear.in_features = len(kept)
+def keep_(writers: Iterable[nn.Linear], reader: nn.Linear, kept: Tensor) -> None:
+    """Leave maps only these outputs, and the map that reads them only these inputs; make the optimizer after this."""
+    for linear in writers:
+        linear.weight = _part(linear.weight, 0, kept)
+        if linear.bias is not None:
+            linear.bias = _part(linear.bias, 0, kept)
+        linear.out_features = len(kept)
+    reader.weight = _part(reader.weight, 1, kept)
+    reader.in_features = len(kept)
 
 
 def _part(old: nn.Parameter, dimension: int, kept: Tensor) -> nn.Parameter:
@@ -178,10 +175,6 @@ def _shrink_(model: PreTrainedModel, folder: Path) -> None:
         raise ValueError(f"'{PRUNED}' in {folder / 'config.json'} does not fit the model. Save the model again.")
     for layer, heads, neurons in shapes:
         own = parts(layer)
-        width, inner = torch.arange(heads * size), torch.arange(neurons)
-        for linear in (own.query, own.key, own.value):
-            keep_outputs_(linear, width)
-        keep_inputs_(own.mix, width)
-        keep_outputs_(own.widen, inner)
-        keep_inputs_(own.narrow, inner)
+        keep_((own.query, own.key, own.value), own.mix, torch.arange(heads * size))
+        keep_([own.widen], own.narrow, torch.arange(neurons))
     bypass_(model)

@@ -50,7 +50,6 @@ class Recipe:
     batch_size: int
     learning_rate: float
     warm_up: float = 0.1
-    weight_decay: float = 0.01
     cycles: int = 1
     rewinds: Sequence[float] = ()
     end_rate: float = 0.0
@@ -101,7 +100,7 @@ def finetune(
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
+        weight_decay=0.01,
         label_smoothing_factor=recipe.label_smoothing,
         warmup_steps=recipe.warm_up,  # below 1, a share of all steps
         lr_scheduler_type="linear" if recipe.cycles == 1 else "cosine_with_restarts",
@@ -188,7 +187,7 @@ class _EntityTrainer(Trainer):
         """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
         fresh, optimizer = self.optimizer is None, super().create_optimizer(*positional, **named)
         if fresh and self.recipe.head_rate != 1:
-            head = {id(p) for name, p in self.model.named_parameters() if name.startswith("classifier.")}
+            head = {id(p) for p in self.model.classifier.parameters()}
             for group in list(optimizer.param_groups):
                 own = [p for p in group["params"] if id(p) in head]
                 group["params"] = [p for p in group["params"] if id(p) not in head]

@@ -9,6 +9,7 @@ each block of 32 the low half of byte j is value j, the high half value j + 16, 
 [out, in] (int8); a value is its scale times that number. All other tensors are stored as they are.
 """
 
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,8 +51,13 @@ def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
     """
     if not (Path(name).name == name and (weights / name / CONFIG).is_file()):
         file = Path(name) / "model.safetensors"
-        return cache.hash_of(file)[:12] if file.is_file() else None
+        return _of_file(file, file.stat().st_mtime_ns) if file.is_file() else None
     return cache.fingerprint(cache.sums(weights, name, SHARED))
+
+
+@functools.cache  # a plan asks for each of its runs, and all weights are read
+def _of_file(file: Path, _changed: int) -> str:
+    return cache.hash_of(file)[:12]
 
 
 def whole_numbers(stored: np.ndarray) -> np.ndarray:

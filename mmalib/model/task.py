@@ -77,16 +77,12 @@ def correlations(gold: np.ndarray, predicted: np.ndarray) -> dict:
     size, made = len(gold), {"pairs": len(gold)}
     drawn = np.vstack([np.arange(size), np.random.default_rng(0).integers(size, size=(DRAWS, size))])  # all, then draws
     for name, of in (("pearson", np.asarray), ("spearman", lambda rows: pd.DataFrame(rows).rank(axis=1).to_numpy())):
-        values = list(map(_pearson, of(gold[drawn]), of(predicted[drawn])))
+        one, other = (rows - rows.mean(axis=1, keepdims=True) for rows in (of(gold[drawn]), of(predicted[drawn])))
+        norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+        values = np.where(norms > 1e-9, (one * other).sum(axis=1) / np.maximum(norms, 1e-9), 0.0).tolist()
         low, high = np.percentile(values[1:], [2.5, 97.5]).tolist()
         made |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return made | {"values": {"gold": gold.tolist(), "predicted": predicted.tolist()}}
-
-
-def _pearson(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    norm = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float(one @ other) / norm if norm > 1e-9 else 0.0
 
 
 def _graded(split, tokenizer: PreTrainedTokenizerFast, max_length: int) -> sub.Encoded:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import BertModel, PreTrainedModel
 
 from mmalib.model.backbones import hooked
-from mmalib.model.disk import keep_inputs_, keep_outputs_
+from mmalib.model.disk import keep_
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
@@ -35,8 +35,7 @@ def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -
     for layer, total in zip(student.encoder.layer, sums, strict=True):
         strength = total * layer.output.dense.weight.norm(dim=0).cpu()  # [neurons]
         best = strength.topk(neurons).indices.sort().values
-        keep_outputs_(layer.intermediate.dense, best)
-        keep_inputs_(layer.output.dense, best)
+        keep_([layer.intermediate.dense], layer.output.dense, best)
     student.config.intermediate_size = neurons
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model.backbones import evaluating, hooked, layers, parts
-from mmalib.model.disk import heads_left, keep_inputs_, keep_outputs_, record_pruning_
+from mmalib.model.disk import heads_left, keep_, record_pruning_
 
 Gates = Sequence[tuple[nn.Linear, Tensor]]  # a linear map, and gates [units] or [rows, units] on slices of what enters
 
@@ -133,9 +133,7 @@ def remove_heads_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]], *,
         slots = torch.tensor([slot for slot, head in enumerate(left[number]) if head not in of_layer], dtype=torch.long)
         kept = (slots[:, None] * size + torch.arange(size)).flatten()
         own = parts(layers(model)[number])
-        for linear in (own.query, own.key, own.value):
-            keep_outputs_(linear, kept)
-        keep_inputs_(own.mix, kept)
+        keep_((own.query, own.key, own.value), own.mix, kept)
     record_pruning_(model, gone)
 
 

@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model.backbones import evaluating, keep_layers_, layers
-
-CHOICES = ("evenly", "top", "bottom", "loss")
+from mmalib.profiles import CHOICES
 
 
 def choose(depth: int, number: int, choice: str, losses: Sequence[float] = ()) -> list[int]:

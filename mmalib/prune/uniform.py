@@ -96,8 +96,8 @@ def shrink_(
         if len(numbers) > heads
     }
     remove_heads_(model, gone)
-    narrower = {layer: _lowest(of_neurons[layer, :width], width - neurons) for layer, width in enumerate(wide)}
-    remove_neurons_(model, {layer: numbers for layer, numbers in narrower.items() if numbers})
+    narrower = {n: _lowest(of_neurons[n, :width], width - neurons) for n, width in enumerate(wide) if width > neurons}
+    remove_neurons_(model, narrower)
     return gone
 
 
@@ -112,6 +112,5 @@ def remove_neurons_(model: PreTrainedModel, neurons: Mapping[int, Iterable[int]]
     for layer, places in going("neuron", neurons, [range(width) for width in widths], last=last).items():
         own = parts(layers(model)[layer])
         kept = torch.tensor([i for i in range(widths[layer]) if i not in places], dtype=torch.long)
-        disk.keep_outputs_(own.widen, kept)
-        disk.keep_inputs_(own.narrow, kept)
+        disk.keep_([own.widen], own.narrow, kept)
     disk.record_pruning_(model)

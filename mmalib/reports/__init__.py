@@ -97,16 +97,9 @@ def shown(drawn: Drawn, name: str) -> pd.DataFrame | Figure | str:
     return tables.formatted(made) if isinstance(made, pd.DataFrame) else made
 
 
-def redraw(
-    records: list[dict], tables_folder: Path, figures_folder: Path, formats: Sequence[str] = FORMATS
-) -> list[Path]:
-    """Write every table and figure of the study again in these formats, from the records alone."""
-    check(formats)
-    return write(draw(records), tables_folder, figures_folder, formats)
-
-
 def write(drawn: Drawn, tables_folder: Path, figures_folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write tables and figures, each in those of the formats that are for its kind."""
+    check(formats)
     of_table, of_figure = ([name for name in formats if name in known] for known in (TABLES, FIGURES))
     written = []
     for name, each in drawn.items():

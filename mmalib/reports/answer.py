@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mmalib.plan import of_kind
+from mmalib.records import store
 from mmalib.reports import claims, combined, figures, intervals, tables, words
 from mmalib.reports.intervals import NOTHING, UNSEEN, Number, Seed
 
@@ -24,12 +25,12 @@ def text(records: Sequence[dict]) -> str:
 
 
 def _dense(records: list[dict]) -> str:
-    rows = [{"label": record["settings"]["label"], **_f1(record)} for record in of_kind(records, "baseline")]
-    if not rows:
+    tests = store.frame(of_kind(records, "baseline")).query("split == 'test'")
+    if tests.empty:
         return "No model has been tuned yet."
-    models = pd.DataFrame(rows).groupby("label")
-    best = models["en"].mean().idxmax()
-    mean, seeds = models.mean().loc[best], int(models.size()[best])
+    f1 = tests.pivot_table(index="label", columns="language", values="f1")  # the mean over seeds
+    best = f1["en"].idxmax()
+    mean, seeds = f1.loc[best], int(tests.groupby("label")["run"].nunique()[best])
     others = " and ".join(f"{mean[name]:.2f} in {figures.LANGUAGE_NAMES[name]}" for name in UNSEEN)
     return (
         f"Tuned on English labels alone, the dense model `{best}` finds names with F1 {mean['en']:.2f} in English, "
@@ -74,7 +75,3 @@ def _kept(seed: Seed, which: str) -> Number:
 def _range(values: Iterable[float], form: str = ".0%") -> str:
     low, *_, high = [format(value, form) for value in sorted(values)] * 2
     return low if low == high else f"{low.rstrip('%')} to {high}"
-
-
-def _f1(record: dict) -> dict[str, float]:
-    return {name: splits["test"]["f1"] for name, splits in record["scores"].items()}

@@ -219,8 +219,7 @@ def _fastest(records: list[dict]) -> Answer:
 
 def _compound(records: list[dict]) -> Answer:
     """A quarter of the layers, 80% in blocks and int8, over the whole dense model, both in DeepSparse."""
-    key = ("layers", "share", "form")
-    timed = {tuple(r["settings"][name] for name in key): r for r in of_kind(records, "compound speed")}
+    timed = {tuple(r["settings"][name] for name in compound.KEY): r for r in of_kind(records, "compound speed")}
     whole = max((depth for depth, *_ in timed), default=0)
     base, small = timed.get((whole, 0.0, "dense")), timed.get((whole // 4, 0.8, "4-block int8"))
     if not base or not small:

@@ -173,9 +173,11 @@ def recall(records: list[dict]) -> Figure:
     return drawn
 
 
-def ablation_curves(records: list[dict]) -> Figure:
+def ablation_curves(records: list[dict]) -> Figure | None:
     """F1 by language against each setting: a panel a setting; the highest sparsity is dashed."""
-    table = ablations(tables.planned(records)).astype({"value": float})
+    if (table := ablations(tables.planned(records))).empty:
+        return None
+    table = table.astype({"value": float})
     panels = list(table.groupby("varied", sort=False))
     with figures.drawing(1.6 + 1.5 * len(panels), 2.4) as drawn:
         grid = drawn.subplots(1, len(panels), sharey=True, squeeze=False)

@@ -32,7 +32,8 @@ def rows(records: list[dict]) -> pd.DataFrame:
 def table(records: list[dict]) -> pd.DataFrame:
     """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
     made = rows(records)
-    made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
+    made = made.assign(place=made["row"].map(ORDER.index))
+    made = made.sort_values(["task", "place", "asked", "seed"], na_position="first")
     made["asked"] = ["" if np.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
     means = {"sparsity": 3, **COSTS}
     told = ("task", "model", "sentences", "row", "asked", "seeds")
@@ -53,9 +54,10 @@ def searched(records: list[dict]) -> pd.DataFrame:
     )
 
 
-def quality(records: list[dict]) -> Figure:
+def quality(records: list[dict]) -> Figure | None:
     """The score against the share that went, for every combination: a panel a task and language."""
-    made = rows(tables.planned(records))
+    if (made := rows(tables.planned(records))).empty:
+        return None
     tasks = [task for task in SCORE if task in set(made["task"])]
     with figures.drawing(6.9, 0.3 + 2.2 * len(tasks)) as drawn:
         grid = drawn.subplots(len(tasks), len(figures.COLOURS), sharey="row", sharex=True, squeeze=False)
@@ -67,18 +69,21 @@ def quality(records: list[dict]) -> Figure:
         return _told(drawn)
 
 
-def size(records: list[dict]) -> Figure:
+def size(records: list[dict]) -> Figure | None:
     """Megabytes against the share that went, for every combination."""
+    if (made := rows(tables.planned(records))).empty:
+        return None
     with figures.drawing(3.4, 2.4) as drawn:
         axes = drawn.subplots()
-        _lines_(axes, rows(tables.planned(records)).query("task == 'entities'"), "MB")
+        _lines_(axes, made.query("task == 'entities'"), "MB")
         axes.set(ymargin=0.3, ylim=(0, None), ylabel="MB on disk, float32")
         return _told(drawn)
 
 
 def emissions(records: list[dict]) -> Figure | None:
     """Speed-up over full tuning against what reading a thousand sentences emits."""
-    if (read := rows(tables.planned(records)).dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
+    made = rows(tables.planned(records))
+    if made.empty or (read := made.dropna(subset=["over FT", "g CO2e per 1,000"])).empty:
         return None
     watts = [record["emissions"]["inference"]["watts"] for record in of_kind(records, "use")]
     with figures.drawing(4.6, 3.4) as drawn:
@@ -101,9 +106,10 @@ def emissions(records: list[dict]) -> Figure | None:
     return drawn
 
 
-def removed(records: list[dict]) -> Figure:
+def removed(records: list[dict]) -> Figure | None:
     """What share of the attention and of the feed-forward part of each layer went, and what went altogether (x)."""
-    gated = of_kind(tables.planned(records), "gated")
+    if not (gated := of_kind(tables.planned(records), "gated")):
+        return None
     first = min(record["settings"]["seed"] for record in gated)
     chosen = [r for r in gated if r["settings"]["seed"] == first and r["settings"]["task"] == "entities"] or gated
     by_place = {(r["settings"]["row"], r["settings"]["share"]): r for r in chosen}
@@ -125,8 +131,7 @@ def removed(records: list[dict]) -> Figure:
                 axes.set_xticks(range(gone.shape[1]), range(1, gone.shape[1] + 1))
                 axes.set_yticks((0, 1), ("attention", "feed-fwd") if axes is panels[0] else ("", ""))
                 axes.grid(visible=False)
-        bar = drawn.colorbar(shades, ax=grid.ravel().tolist(), label="share that went (×: all)", pad=0.01)
-        bar.ax.yaxis.set_major_formatter("{x:.0%}")
+        drawn.colorbar(shades, ax=grid.ravel().tolist(), label="share that went (×: all)", pad=0.01, format="{x:.0%}")
         drawn.supxlabel("layer", fontsize=8)
     return drawn
 

@@ -188,8 +188,7 @@ def sensitivity(records: list[dict]) -> Figure | None:
             axes.set_ylabel("layer")
             if chosen.any():
                 axes.set_xlabel("linear map (framed: back in float)")
-            bar = drawn.colorbar(shades, ax=axes, pad=0.02, label="drift, of that of all")
-            bar.ax.yaxis.set_major_formatter("{x:.0%}")
+            drawn.colorbar(shades, ax=axes, pad=0.02, label="drift, of that of all", format="{x:.0%}")
             seeds = mine["seed"].nunique()
             axes.set_title(f"{backbone} ({corpus}, {seeds} seed{'s' * (seeds > 1)})", loc="left")
     return drawn

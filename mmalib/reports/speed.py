@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from mmalib import runtimes
 from mmalib.plan import of_kind
@@ -161,8 +160,7 @@ def speedups(records: list[dict]) -> Figure:
 def shrinking(records: list[dict], way: str) -> Figure | None:
     """Samples a second against the share of heads ("heads"), or of heads and neurons ("uniform"), that is gone."""
     measured = rows(tables.planned(records))
-    of_way = measured["case"].str.startswith(f"{way} ")
-    if not of_way.any():
+    if measured.empty or not (of_way := measured["case"].str.startswith(f"{way} ")).any():
         return None
     kept = measured[of_way | (measured["case"] == "base")].dropna(subset=["ratio"])
     names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
@@ -250,7 +248,6 @@ def _integer(row: dict) -> str:
 def log_x_(axes: Axes, values: list[float]) -> None:
     """Speed-ups from left to right, each twice the one before."""
     axes.set_xscale("log")
+    axes.set_xticks(TICKS, [f"{tick:g}×" for tick in TICKS])
+    axes.set_xticks([], minor=True)
     axes.set_xlim(min(values) * 0.8, max(values) * 1.25)
-    axes.xaxis.set_major_locator(FixedLocator(TICKS))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}×")

@@ -129,8 +129,7 @@ def removal_map(records: list[dict]) -> Figure | None:
             axes.set_yticks(range(len(first)), range(1, len(first) + 1))
             axes.set_title(f"{record['settings']['backbone']}, seed {record['settings']['seed']}", loc="left")
         panels[0].set_ylabel("layer")
-        bar = drawn.colorbar(shades, ax=panels, label="went at this share (dot: stayed)", pad=0.01)
-        bar.ax.yaxis.set_major_formatter("{x:.0%}")
+        drawn.colorbar(shades, ax=panels, label="went at this share (dot: stayed)", pad=0.01, format="{x:.0%}")
     return drawn
 
 

@@ -140,8 +140,8 @@ def to_measure_again(rows: Iterable[dict]) -> bool:
 
     What a runtime cannot do stays a failure.
     """
-    failed = {row["runtime"]: row["failed"] for row in rows if row.get("failed")}
-    return any(TRANSIENT.search(text) or (MISSING in text and not available(name)) for name, text in failed.items())
+    failed = [(row["runtime"], row["failed"]) for row in rows if row.get("failed")]
+    return any(TRANSIENT.search(text) or (MISSING in text and not available(name)) for name, text in failed)
 
 
 def locate(folder: Path) -> Path:

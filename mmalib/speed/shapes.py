@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalib.data import NAMED_LABELS
+from mmalib.data import LABELS, named
 from mmalib.graph import export, quantize, ranges
 from mmalib.model.backbones import layers
 from mmalib.model.disk import neurons_left
@@ -46,7 +46,7 @@ def shape(name: str, *, vocabulary: int | None = None, layers: int | None = None
         sizes |= {"max_position_embeddings": 514, "type_vocab_size": 1}
         sizes |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, vocab_size=vocabulary, **sizes, **NAMED_LABELS)
+    config = AutoConfig.for_model(architecture, vocab_size=vocabulary, **sizes, **named(LABELS))
     return AutoModelForTokenClassification.from_config(config).eval()
 
 

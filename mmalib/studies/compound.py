@@ -57,7 +57,7 @@ def measure(study: Study, run: Run, unfinished: Path) -> dict:
     base, rows, sizes, f1_in = speed.dense_graph(study), [], {}, {}
     for leaf, names in zip(model.leaves, settings["runtimes"], strict=True):
         graph = speed.exported(study.folder(leaf), unfinished)
-        timed = speed.measured(settings, {settings["model"]: graph}, names, base)
+        timed = speed.measured(settings, {settings["model"]: graph}, names, base) if names else []
         rows += [row | {"folder": leaf} for row in timed]
         about = store.read_json(graph / disk.PROVENANCE)
         sizes[leaf] = speed.sizes(graph) | {"weights_left": round(about["encoder_weights"] * (1 - about["sparsity"]))}
