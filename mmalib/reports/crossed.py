@@ -32,8 +32,7 @@ def rows(records: list[dict]) -> pd.DataFrame:
 def table(records: list[dict]) -> pd.DataFrame:
     """The truth table: mean and deviation over seeds, of test F1 or Pearson's r, and what each row costs."""
     made = rows(records)
-    made = made.assign(place=made["row"].map(ORDER.index))
-    made = made.sort_values(["task", "place", "asked", "seed"], na_position="first")
+    made = made.assign(place=made["row"].map(ORDER.index)).sort_values(["task", "place", "asked"], na_position="first")
     made["asked"] = ["" if np.isnan(asked) else f"{asked:g}" for asked in made["asked"]]
     means = {"sparsity": 3, **COSTS}
     told = ("task", "model", "sentences", "row", "asked", "seeds")

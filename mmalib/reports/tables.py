@@ -115,7 +115,7 @@ def over_seeds(
     Of the columns `means` there is the mean alone, rounded to so many digits.
     """
     groups = pd.DataFrame(rows).groupby([name for name in about if name != "seeds"], sort=False)
-    made = groups[list(scores)].agg(["mean", "std"])  # std over n - 1
+    made = groups[list(scores)].agg(["mean", "std"]).round(12)  # std over n - 1; the last bit hangs on other rows
     made.columns = [f"{score} {kind}" for score, kind in made]
     if means:
         made = made.join(groups[list(means)].mean().round(means))
