@@ -88,6 +88,12 @@ def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
             assert store.finished(tmp_path, run.name, run.settings) is None  # the name is one of a file
 
 
+def test_what_no_runtime_of_a_profile_runs_is_not_planned():
+    some = profiles.changed(load_profile("small"), {"speed_runtimes": ["openvino"]})
+    shapes = [run for run in plan.runs(some, "sample", "07") if run.kind == "shape"]
+    assert shapes and all(run.settings["runtimes"] for run in shapes)
+
+
 def test_an_unknown_setting_is_one_line_with_the_nearest_name():
     with pytest.raises(ValueError, match="no setting 'prunning_epochs'. Did you mean 'pruning_epochs'?"):
         plan.runs(load_profile("quick"), "sample", changes={"prunning_epochs": 4})

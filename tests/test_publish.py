@@ -67,6 +67,12 @@ def test_what_was_changed_has_rows_of_its_own():
             assert _lines(alone[name]) == _lines(beside[name]), name
 
 
+def test_where_everything_was_changed_the_figures_of_what_is_planned_are_left_out():
+    records = store.read(publish.ROOT / "figures" / "records")
+    drawn = reports.draw([_varied(record, {one["run"] for one in records}) for record in records])
+    assert "table_crossed" in drawn and not {"crossed_quality", "crossed_removed", "ablations"} & drawn.keys()
+
+
 def _varied(record, names):
     changed = _worse({key: value for key, value in record.items() if key != "settings"})
     settings = record["settings"] | {"varied": {"epochs": 9}, "label": f"{record['settings']['label']}, epochs 9"}

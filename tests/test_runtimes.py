@@ -163,6 +163,13 @@ def test_a_graph_that_wants_token_types_gets_zeros(runtime, model, tmp_path):
     assert np.abs(logits - expected(model, ids, mask, token_type_ids=torch.zeros(2, 9, dtype=torch.long))).max() < 1e-3
 
 
+def test_a_failure_that_may_be_gone_is_measured_again_whatever_else_failed():
+    lasting, passing = (
+        {"runtime": "onnxruntime", "failed": text} for text in ("not supported", "killed: out of memory")
+    )
+    assert runtimes.to_measure_again([passing, lasting]) and not runtimes.to_measure_again([lasting])
+
+
 @pytest.mark.parametrize("runtime", ONE_EACH)
 def test_static_shapes_are_served_or_refused_in_one_line(runtime, model, tmp_path):
     static = export(model, tmp_path / "static", static=(2, 7))

@@ -286,3 +286,9 @@ def test_a_shrunk_model_comes_back_from_disk_and_learns(model, tiny_backbone, tm
     assert losses[-1] < losses[0]
     uniform.shrink_(again, [given], 1, 3)  # and shrinks on from there
     assert disk.neurons_left(again) == [3, 3]
+
+
+def test_a_layer_that_is_narrower_already_stays_as_it_is(model):
+    uniform.remove_neurons_(model, {0: range(WIDTH - 3)})
+    uniform.shrink_(model, [batch(7)], 2, 6)
+    assert disk.neurons_left(model) == [3, 6]

@@ -25,8 +25,11 @@ def show(text: str, models: Mapping[str, NER | str | Path] | Iterable[str | Path
     """The text with its entities marked, a row for every model: folders or shipped names, or `NER`s by any name."""
     if models is None or isinstance(models, (str, Path)):
         models = {str(models or "shipped"): models}
-    named = models if isinstance(models, Mapping) else {Path(model).name: model for model in models}
-    loaded = {name: model if isinstance(model, NER) else NER.load(model) for name, model in named.items()}
+    if not isinstance(models, Mapping):
+        models = list(models)
+        names = [Path(model).name for model in models]
+        models = {str(m) if names.count(name) > 1 else name: m for name, m in zip(names, models, strict=True)}
+    loaded = {name: model if isinstance(model, NER) else NER.load(model) for name, model in models.items()}
     rows = "".join(
         f'<tr><th style="text-align:left;white-space:nowrap;vertical-align:top">{html.escape(name)}</th>'
         f'<td style="text-align:left;white-space:pre-wrap">{marked(text, ner(text))}</td></tr>'

@@ -118,6 +118,14 @@ def test_what_is_shown_is_the_text_and_its_types(models, ner):
     assert html.unescape(re.sub(r"<[^>]*>", "", without_types)) == text
 
 
+def test_two_folders_of_one_name_are_both_shown(models, tmp_path):
+    folders = [tmp_path / parent / "faithful" for parent in ("one", "other")]
+    for folder in folders:
+        shutil.copytree(shipped.locate("faithful"), folder)
+    page = show("Angela Merkel", iter(map(str, folders)))
+    assert page.count("<tr>") == 2 and all(str(folder) in page for folder in folders)
+
+
 def test_texts_that_differ_most_come_first(models, ner, sentences):
     other = NER.load("faithful")
     found = differing(sentences[:50], ner, other)
