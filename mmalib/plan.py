@@ -201,7 +201,7 @@ MOST_MATRIX_FREE = 64  # gradients: they all lie in memory
 ROWS = ("FT", "A", "LoRA", "D", "D+A")  # FT is full tuning
 PRUNED_ROWS = {"P": "FT", "P+A": "A", "P+D": "D", "P+D+A": "D+A"}  # → the model that is pruned
 LAYERWISE = {"hidden": 0.9, "temperature": 2.0}  # D: shares of hidden states and labels, as in CoFi
-BOTTLENECK_RATE = {"entities": 1.0, "similarity": 0.5}  # of the adapters' rate: at all of it every pair gets one grade
+BOTTLENECK_RATE = {"similarity": 0.5}  # of the adapters' rate, where not all of it: there every pair got one grade
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
 CROSSED = ("cross_sentences", "cross_scored", *AFTER, "country")  # settings of a profile that every row has
 GATE_WARM_UP = 0.5  # share of the pruning in which the share asked for grows
@@ -749,7 +749,7 @@ def crossed(profile: Profile, base: Run, tuned: Run, task: str, row: str) -> Run
     if "D" in row:
         settings |= {**LAYERWISE, "teacher_digest": tuned.digest, "frozen": 0.0}  # the embeddings stay the teacher's
     if row == "LoRA" or "A" in row.split("+"):
-        rate = profile.adapter_rate * (1.0 if row == "LoRA" else BOTTLENECK_RATE[task])
+        rate = profile.adapter_rate * (1.0 if row == "LoRA" else BOTTLENECK_RATE.get(task, 1.0))
         rates = {"learning_rate": rate, "rate_after": rate, "head_rate": 1.0}
         settings |= {**rates, "frozen": None, "frozen_after": None, "average_from": None}
         settings["epochs"] = profile.adapter_epochs or settings["epochs"]

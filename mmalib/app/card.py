@@ -62,9 +62,10 @@ def text(
     `before` are the scores before int8, `wrong` lines on mistakes by language.
     """
     folder, own = folder or record["run"], record["settings"]
-    settings = own.get("start", {}) | own  # with those of the model that a combination starts from
+    start = own.get("start", {})  # the settings of the model that a combination starts from
+    settings = start | own
     named = own.get("combination") or own.get("graph") or own.get("setting")
-    backbone, int8 = Path((own | own.get("start", {}))["backbone"]).name, about.get("quantization")
+    backbone, int8 = Path((own | start)["backbone"]).name, about.get("quantization")
     scores = [
         (language, split, after, (before or {}).get(language, {}).get(split))
         for language, splits in {**record["scores"], **record.get("further", {})}.items()

@@ -43,7 +43,8 @@ def load(source: str, train: int | None, scored: int | None) -> dict[str, dict[s
     loaded: dict[str, dict[str, list[Pair]]] = {language: {} for language in LANGUAGES}
     for language, splits in loaded.items():
         for split in ("train", "dev", "test") if language == "en" else ("dev", "test"):
-            own, number = source == "sample", train if split == "train" else scored
+            own = source == "sample"
+            number = train if split == "train" else scored
             pairs = generate(language, split, number) if own else read(Path(source).expanduser(), language, split)
             splits[split] = pairs[:number]
     return loaded

@@ -257,9 +257,10 @@ def rate_at(step: int, *, total: int, warm_up: int, rewinds: Sequence[int], floo
 
 def _has_bf16() -> bool:
     """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
+    if machine.device() == "cuda":
+        return torch.cuda.is_bf16_supported()
     flags = machine.flags()
-    on_cpu = bool(flags["avx512_bf16"] or flags["amx_bf16"])
-    return torch.cuda.is_bf16_supported() if machine.device() == "cuda" else on_cpu
+    return bool(flags["avx512_bf16"] or flags["amx_bf16"])
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -49,7 +49,8 @@ def cpu() -> str:
 
 def flags() -> dict[str, bool | None]:
     """Which of `FLAGS` the CPU has."""
-    listed = (cpuinfo := _cpuinfo()).get("flags", "").split()
+    cpuinfo = _cpuinfo()
+    listed = cpuinfo.get("flags", "").split()
     return {flag: flag in listed if cpuinfo else None for flag in FLAGS}
 
 
