@@ -247,6 +247,22 @@ def test_every_gradient_pass_sees_the_weights_that_were_scored(model, rows, toke
     assert all(torch.equal(state[name], seen[0][name]) for state in seen for name in state)
 
 
+@pytest.mark.parametrize("block_size, passes", [(48, 1), (50, 2)])  # 2:4 makes 48 of 50
+def test_copies_of_one_model_share_an_inverse(model, rows, tokenizer, monkeypatch, block_size, passes):
+    points, calls, real = [(0.3, "1"), (0.7, "1"), (0.5, "2:4")], [], obs.gradients
+    shared = obs.criterion(rows, tokenizer, block_size=block_size, anew=False, **FEW)
+    copies = [copy.deepcopy(model) for _ in points]
+    monkeypatch.setattr(obs, "gradients", lambda *given: calls.append(1) or real(*given))
+    for pruned, point in zip(copies, points, strict=True):
+        sparsity.one_shot_(pruned, shared, *point)
+    assert len(calls) == passes
+    for pruned, point in zip(copies, points, strict=True):
+        alone = copy.deepcopy(model)
+        sparsity.one_shot_(alone, obs.criterion(rows, tokenizer, block_size=block_size, **FEW), *point)
+        for name, weight in sparsity.weights(alone).items():
+            assert torch.equal(sparsity.weights(pruned)[name], weight)
+
+
 def test_large_damping_ranks_as_magnitude_does(model, rows, tokenizer):
     criterion, masks = obs.criterion(rows, tokenizer, damp=1e6, **FEW), whole(model)
     for pattern in ("1", "4"):

@@ -96,6 +96,7 @@ def criterion(
     num_grads: int = 1024,
     batch_size: int = 16,
     max_gib: float = MAX_GIB,
+    anew: bool = True,
 ) -> Criterion:
     """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them)."""
     rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
@@ -104,15 +105,18 @@ def criterion(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
     loss = of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size)
-    return by_loss(loss, block_size=block_size, damp=damp, num_grads=num_grads, max_gib=max_gib)
+    return by_loss(loss, block_size=block_size, damp=damp, num_grads=num_grads, max_gib=max_gib, anew=anew)
 
 
-def by_loss(loss: Loss, *, block_size: int, damp: float, num_grads: int, max_gib: float = MAX_GIB) -> Criterion:
+def by_loss(
+    loss: Loss, *, block_size: int, damp: float, num_grads: int, max_gib: float = MAX_GIB, anew: bool = True
+) -> Criterion:
     """Second-order pruning for any loss.
 
     Weights whose inverses do not fit into `max_gib` are done in portions with the same gradients, once for the scores
     and once for the update, except the last portion, which waits for its update: slower, and the same result. Besides
-    there are the model, one pass backwards, and two numbers a weight.
+    there are the model, one pass backwards, and two numbers a weight. Where all calls are about the same weights and
+    masks, those of copies of one model, the inverses need not be made `anew`; they stay until others are asked for.
     """
     BlockInverseFisher(1, block_size, damp, num_grads)  # complains where these make no sense
     inverses: dict[str, BlockInverseFisher] = {}  # of one portion at most
@@ -120,6 +124,8 @@ def by_loss(loss: Loss, *, block_size: int, damp: float, num_grads: int, max_gib
     size = block_size
 
     def invert_(model: PreTrainedModel, masks: Masks, names: list[str]) -> None:
+        if not anew and {name: inverse.block_size for name, inverse in inverses.items()} == dict.fromkeys(names, size):
+            return
         inverses.clear()  # before the next are made
         for name in names:
             inverses[name] = BlockInverseFisher(masks[name].numel(), size, damp, num_grads, model.device)
@@ -149,7 +155,8 @@ def by_loss(loss: Loss, *, block_size: int, damp: float, num_grads: int, max_gib
                 invert_(model, before, names)
             for name, inverse in inverses.items():
                 changes[name] = update(weights(model)[name].flatten(), inverse, ~masks[name].flatten())
-        inverses.clear()
+        if anew:
+            inverses.clear()
         # Only now, so that the gradients of every portion are those of the weights that were scored.
         with torch.no_grad():
             for name, weight in weights(model).items():

@@ -31,7 +31,7 @@ from mmalib.model import disk
 from mmalib.model.backbones import load_tokenizer
 from mmalib.model.evaluate import entity_scores
 from mmalib.plan import LENGTH, TEXT_BATCH, Run, kept_leaf
-from mmalib.records import lock, machine, store
+from mmalib.records import clock, lock, machine, store
 from mmalib.speed import realtext, throughput
 from mmalib.speed.cases import SPARSE, cases, form, is_whole_base
 from mmalib.speed.shapes import build
@@ -111,6 +111,7 @@ def exported(folder: Path, target: Path) -> Path:
     return graph
 
 
+@clock.phase("scoring")
 def scored(study: Study, names: Sequence[str], cap: int | None, folder: Path) -> dict[str, dict[str, float]]:
     """Test F1 by language of a graph in each of these runtimes that is here."""
     tokenizer, size, scores = disk.tokenizer_in(folder), study.profile.max_length, {}

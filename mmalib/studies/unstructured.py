@@ -55,10 +55,12 @@ def one_shot(study: Study, run: Run, unfinished: Path) -> dict:
     to_score = fewer_to_score(study.corpora, settings["curve_sentences"])
     dense, tokenizer = study.model(run.needs["base"])
     train = encode_split(study.corpora["en"]["train"], tokenizer, settings["max_length"])
-    rows = training_rows(train, dense.config.label2id)
+    rows, weighed = training_rows(train, dense.config.label2id), None
     for share, pattern, *value in settings["points"][len(store.points(unfinished)) :]:
         model, own = copy.deepcopy(dense), settings | ({settings["varies"]: value[0]} if value else {})
-        worth, steps = criterion(own, dense, tokenizer, rows), own.get("steps", 1)
+        steps = own.get("steps", 1)
+        if own != weighed:  # points that differ in what goes alone share one inverse Fisher
+            weighed, worth = own, criterion(own, dense, tokenizer, rows, anew=steps > 1)
         sparsity.one_shot_(model, worth, share, pattern, steps=steps)
         point = {"share": share, "pattern": pattern, "sparsity": sparsity.measured(model)}
         point |= {"value": value[0]} if value else {}
@@ -118,9 +120,9 @@ def gradually(
 
 
 def criterion(
-    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[dict]
+    settings: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[dict], anew: bool = True
 ) -> sparsity.Criterion:
-    """What a weight is worth by a run's settings."""
+    """What a weight is worth by a run's settings; `anew` as in `obs.by_loss`."""
     if settings["method"] == "random":
         return sparsity.at_random(settings["seed"])
     if settings["method"] == "magnitude":
@@ -134,4 +136,4 @@ def criterion(
         return mfac.criterion(rows, tokenizer, **how)
     size = settings["fisher_block"]
     obs.check(model, settings.get("pattern", "1"), block_size=size)  # before anything is trained
-    return obs.criterion(rows, tokenizer, block_size=size, **how)
+    return obs.criterion(rows, tokenizer, block_size=size, anew=anew, **how)
