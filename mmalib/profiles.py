@@ -19,7 +19,7 @@ CHOICES = ("evenly", "top", "bottom", "loss")  # see mmalib.prune.layers
 QUICK_CASES = ("base", "base int8", "base 90% 4-block int8", "uniform 50%", "minilm 6 layers uniform 50% int8")
 QUICK_CASES += ("obert 3 layers 80% 4-block int8",)
 QUICK_GRAPHS = ("longer", "dynamic", "static", "qat", "without-data", "static-qoperator", "static-embeddings", "floor")
-QUICK_COMPOUND = ("6 layers 60% 4-block int8", "ablation matrix-free")
+QUICK_COMPOUND = ("6 layers 50% 4-block int8", "ablation matrix-free")
 
 
 def sizes(quick, small, *paper):
@@ -36,8 +36,8 @@ class Profile:
     seeds: tuple[int, ...] = sizes((1,), (1, 2, 3))
     data: str = sizes("sample", "hub")  # or a folder; MMALIB_DATA overrides it
     train_sentences: int | None = sizes(2000, None)  # cap on English training sentences
-    eval_sentences: int | None = sizes(120, None)  # cap on every dev and test set
-    epochs: int = sizes(4, 5, 4)
+    eval_sentences: int | None = sizes(100, None)  # cap on every dev and test set
+    epochs: int = sizes(3, 5, 4)
     batch_size: int = sizes(8, 16, 32)
     learning_rate: float = sizes(4e-4, 7e-5, 3e-5)
     max_length: int = sizes(128, 128, 256)  # window, in subwords
@@ -48,16 +48,16 @@ class Profile:
     label_smoothing: float = 0.0
     masked_words: float = sizes(0.0, 0.1, 0.0)  # share of the words that a step hides
     average_from: float | None = sizes(None, 2.0, None)  # the mean of checkpoints after that epoch, or the best
-    curve_sentences: int | None = sizes(60, 1000, None)  # cap on every dev and test set along a curve
+    curve_sentences: int | None = sizes(48, 1000, None)  # cap on every dev and test set along a curve
     pruning_seeds: tuple[int, ...] = sizes((1,), (1, 2, 3))  # of everything that is made from the baselines
     # structured pruning, notebook 02
     head_share: float = sizes(0.25, 1 / 12)  # share of all heads that one step removes
     importance_sentences: int = sizes(128, 1000, 2000)  # English training sentences that importance is measured on
-    recovery_sentences: int = sizes(256, 2000, 4000)  # those of the short fine-tune after pruning
+    recovery_sentences: int = sizes(160, 2000, 4000)  # those of the short fine-tune after pruning
     # unstructured pruning, notebook 03
-    sparsities: tuple[float, ...] = sizes((0.6,), (0.8, 0.9))  # shares of the encoder's weights that go
-    pruning_epochs: float = sizes(6 / 24, 6 / 4, 6)  # while sparsity grows; as Kurtic et al., or a part of it
-    sparse_epochs: float = sizes(2 / 24, 2 / 4, 2)  # after that
+    sparsities: tuple[float, ...] = sizes((0.5,), (0.8, 0.9))  # shares of the encoder's weights that go
+    pruning_epochs: float = sizes(6 / 40, 6 / 4, 6)  # while sparsity grows; as Kurtic et al., or a part of it
+    sparse_epochs: float = sizes(2 / 40, 2 / 4, 2)  # after that
     pruning_updates: int = sizes(4, 13)  # of the masks while sparsity grows, as in that recipe; movement has its own
     one_shot: tuple[float, ...] = sizes((0.3, 0.5, 0.7), (0.1, 0.2, 0.3, 0.4, 0.5, 0.7))  # and 2:4 beside them
     # sentences a step while pruned: in few epochs, many small steps keep more; None: batch_size
@@ -72,7 +72,7 @@ class Profile:
     students: tuple[str, ...] = sizes(("e5-narrow",), ("e5-half", "e5-narrow"), ("distilbert", "minilm"))
     # those students that the teacher also teaches on unlabelled text
     unlabelled_students: tuple[str, ...] = sizes(("e5-narrow",), ("e5-half",), ("distilbert", "minilm"))
-    unlabelled_sentences: int | None = sizes(150, 3500, None)  # of Spanish and of Dutch training text each
+    unlabelled_sentences: int | None = sizes(100, 3500, None)  # of Spanish and of Dutch training text each
     self_taught: int = sizes(0, 2, 0)  # rounds in which the teacher learns from its own answers on that text
     distil_epochs: int = sizes(2, 5, 4)
     # combined models, notebook 06: names of mmalib.plan.combinations
@@ -85,16 +85,16 @@ class Profile:
     speed_seconds: float = sizes(0.3, 1.0, 5.0)  # into each measurement, and as many into the baseline beside it
     speed_turns: int = sizes(3, 7)  # of candidate and baseline
     speed_calls: int = sizes(2, 5)  # of the baseline in a turn, at least
-    speed_sentences: int | None = sizes(48, 120, 1000)  # of real text that each model reads, None for all of it
+    speed_sentences: int | None = sizes(30, 120, 1000)  # of real text that each model reads, None for all of it
     speed_models: int | None = sizes(1, 18, None)  # cap on the models timed, after as many combined ones
     # quantization, notebook 05: names of mmalib.plan.GRAPHS
     int8_graphs: tuple[str, ...] | None = sizes(QUICK_GRAPHS, None)
-    int8_sentences: int | None = sizes(100, None)  # cap on every dev and test set that the graphs are scored on
-    calibration_sentences: int = sizes(64, 256, 512)  # English training sentences, or rows of random subwords
+    int8_sentences: int | None = sizes(80, None)  # cap on every dev and test set that the graphs are scored on
+    calibration_sentences: int = sizes(32, 256, 512)  # English training sentences, or rows of random subwords
     calibration_methods: tuple[str, ...] = sizes(RANGES[:2], RANGES)  # English dev chooses among them
-    qat_sentences: int | None = sizes(200, 7000, None)  # English training sentences under fake quantization
+    qat_sentences: int | None = sizes(160, 7000, None)  # English training sentences under fake quantization
     qat_epochs: float = sizes(1, 1, 4)
-    floor_sentences: int | None = sizes(50, 200, 300)  # cap on a dev set while maps to leave in float are looked for
+    floor_sentences: int | None = sizes(30, 200, 300)  # cap on a dev set while maps to leave in float are looked for
     floor_layers: int | None = sizes(1, None)  # layers whose maps are looked at
     # compound compression, notebook 08
     depths: tuple[int, ...] = sizes((6,), (12, 6, 3))  # layers; the first number is the whole model's
@@ -104,7 +104,7 @@ class Profile:
     compound_batches: tuple[int, ...] = sizes((1,), (1, 32))
     recipe_epochs: float = sizes(1.0, 1 / 4, 1.0)  # share of the published recipes' epochs, as `pruning_epochs`
     ablation_gradients: tuple[int, ...] = sizes((2, 8), (16, 64, 256, 1024))
-    ablation_shares: tuple[float, ...] = sizes((0.7,), (0.5, 0.7))  # sparsities at once
+    ablation_shares: tuple[float, ...] = sizes((0.5,), (0.5, 0.7))  # sparsities at once
     # plain text to prune upstream on, or None: the corpora's training sentences; a student reads it as well
     text_folder: str | None = None
     upstream_subwords: int = 5_000_000  # that an epoch draws
@@ -114,10 +114,10 @@ class Profile:
     cross_backbone: str | None = sizes(None, "e5-half", None)  # None: the first of the backbones
     cross_shares: tuple[float, ...] = sizes((0.3,), (0.6, 0.8, 0.95))  # that go; other seeds: the first
     cross_rows: tuple[str, ...] | None = sizes(("FT", "A", "D", "P", "P+D"), None)  # of the truth table
-    cross_sentences: int | None = sizes(480, 4000, None)  # cap on English training sentences, or pairs
+    cross_sentences: int | None = sizes(320, 4000, None)  # cap on English training sentences, or pairs
     cross_scored: int | None = sizes(30, None)  # cap on every dev and test set
     cross_epochs: float | None = sizes(2, None)  # of the rows without pruning, None: epochs
-    adapter_epochs: float | None = sizes(6, None)  # of those that train adapters or LoRA alone, None: as the others
+    adapter_epochs: float | None = sizes(8, None)  # of those that train adapters or LoRA alone, None: as the others
     adapter_width: int = 64
     adapter_rate: float = sizes(0.002, 0.001)  # LoRA's as well
     gate_epochs: float = sizes(1, 2, 4)

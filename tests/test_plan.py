@@ -42,15 +42,15 @@ def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_
     renamed = {run.name.replace("+pruning_epochs=4", "") for run in changed if "varied" in run.settings}
     kinds = {before[name].kind for name in renamed if not name.startswith("07")}
     assert kinds == {"gradual", "combination", "compound", "compound int8", "compound speed", "crossed sparse"}
-    assert "06-60-q-e5-half-sample-seed1" in renamed and "06-distil-q-e5-half-sample-seed1" not in renamed
+    assert "06-50-q-e5-half-sample-seed1" in renamed and "06-distil-q-e5-half-sample-seed1" not in renamed
     for run in changed:
         if "varied" in run.settings:
             assert run.name not in before and run.settings["label"] == "e5-half, pruning_epochs 4"
             assert all("+pruning_epochs=4" in leaf for leaf in run.leaves)
         else:
             assert run == before[run.name]
-    combination = next(run for run in changed if run.name == "06-60-q-e5-half-sample-seed1+pruning_epochs=4")
-    assert combination.needs["start"] == "03-obs-60-cubic-taught-e5-half-sample-seed1+pruning_epochs=4"
+    combination = next(run for run in changed if run.name == "06-50-q-e5-half-sample-seed1+pruning_epochs=4")
+    assert combination.needs["start"] == "03-obs-50-cubic-taught-e5-half-sample-seed1+pruning_epochs=4"
     assert combination.needs["float"] == "05-float-e5-half-sample-seed1"
     for run in changed:
         if run.kind == "trained":
@@ -62,11 +62,11 @@ def test_a_backbone_of_notebook_09_is_tuned_there_on_what_all_rows_read():
     runs = {run.name: run for run in plan.runs(profiles.changed(load_profile("quick"), changes), "sample", "09")}
     full = runs["09-entities-ft-e5-narrow-sample-seed1"]
     assert full.needs == {} and full.settings["cross_sentences"] == 100
-    for row in ("a", "d", "magnitude-60"):  # both tasks are pruned weight by weight: notebook 03 has not this backbone
+    for row in ("a", "d", "magnitude-50"):  # both tasks are pruned weight by weight: notebook 03 has not this backbone
         assert runs[f"09-entities-{row}-e5-narrow-sample-seed1"].needs == {"base": full.name}
-    assert "09-similarity-magnitude-60-e5-narrow-sample-seed1" in runs
+    assert "09-similarity-magnitude-50-e5-narrow-sample-seed1" in runs
     own = {run.name for run in plan.runs(load_profile("quick"), "sample", "09")}
-    assert not own & {"09-entities-ft-e5-half-sample-seed1", "09-entities-magnitude-60-e5-half-sample-seed1"}
+    assert not own & {"09-entities-ft-e5-half-sample-seed1", "09-entities-magnitude-50-e5-half-sample-seed1"}
 
 
 def test_a_profile_may_leave_out_rows_of_notebook_09_and_train_adapters_longer():

@@ -36,7 +36,7 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     drawn.touch()
     page.write_text("<!-- answer -->\n<!-- /answer -->\n")
     missing = publish.take("quick", records, tmp_path)
-    assert not old.exists() and "03-obs-60-cubic-e5-half-sample-seed1" in missing
+    assert not old.exists() and "03-obs-50-cubic-e5-half-sample-seed1" in missing
     publish.redraw(root=tmp_path)
     assert not drawn.exists() and "`e5` finds names with F1 0.50 in English" in page.read_text()
     files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}

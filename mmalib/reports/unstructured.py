@@ -29,7 +29,7 @@ def table_3(records: list[dict]) -> pd.DataFrame:
     for record in of_kind(records, "gradual"):
         settings = record["settings"]
         method, share, schedule = (settings[name] for name in ("method", "share", "schedule"))
-        teacher = "dense, first jump to 70%" if "hardness" in settings else "none"
+        teacher = f"dense, first jump to {settings['initial']:.0%}" if "hardness" in settings else "none"
         row = {"model": f"{settings['label']} {called(settings)} {100 * share:.0f}", "schedule": schedule}
         row |= {"teacher": teacher, "source": f"this study, {settings['corpus']}"}
         row["order"] = (share, GRADUAL.index(method), schedule, teacher, settings["label"], settings["corpus"])
