@@ -11,6 +11,8 @@ from lookup_model import write_model
 
 from mmalib import NER, show
 from mmalib.app import cli
+from mmalib.model import cache
+from mmalib.records import machine
 from mmalib.use import shipped
 from mmalib.use.show import differing
 
@@ -135,8 +137,16 @@ def test_texts_that_differ_most_come_first(models, ner, sentences):
     assert len(ours ^ theirs) == found[0][0] > 0 and differing(sentences[:50], ner, ner) == []
 
 
+@pytest.mark.parametrize("root", [shipped.MODELS, machine.WEIGHTS])
+def test_every_file_is_the_one_whose_hash_is_stored(root):
+    """A cache of an earlier day would hide that one is not."""
+    lines = [line.split("  ", 1) for line in (root / cache.SUMS).read_text().splitlines()]
+    assert lines and [path for total, path in lines if cache.hash_of(root / path) != total] == []
+
+
 @pytest.mark.parametrize("name", shipped.there() or [None])
-def test_what_the_package_carries_finds_names_and_is_small(name):
+def test_what_the_package_carries_finds_names_and_is_small(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMALIB_CACHE", str(tmp_path))  # unpacked from what is stored now
     if name is None:  # until the models of a study are in the repository
         with pytest.raises(ValueError, match="mmalib carries: none"):
             NER.load()
