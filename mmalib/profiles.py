@@ -16,7 +16,7 @@ from typing import get_args, get_origin, get_type_hints
 RUNTIMES = ("onnxruntime", "openvino", "deepsparse", "torch")
 RANGES = ("minmax", "percentile", "entropy")  # see mmalib.graph.ranges
 CHOICES = ("evenly", "top", "bottom", "loss")  # see mmalib.prune.layers
-QUICK_CASES = ("base", "base int8", "base 90% 4-block int8", "uniform 50%", "minilm 6 layers uniform 50% int8")
+QUICK_CASES = ("base", "base 90% 4-block int8", "uniform 50%", "minilm 6 layers uniform 50% int8")
 QUICK_CASES += ("obert 3 layers 80% 4-block int8",)
 QUICK_GRAPHS = ("longer", "dynamic", "static", "qat", "without-data", "static-qoperator", "static-embeddings", "floor")
 QUICK_COMPOUND = ("6 layers 50% 4-block int8", "ablation matrix-free")
@@ -84,8 +84,8 @@ class Profile:
     speed_batches: tuple[int, ...] = sizes((1,), (1, 4, 8))
     speed_seconds: float = sizes(0.3, 1.0, 5.0)  # into each measurement, and as many into the baseline beside it
     speed_turns: int = sizes(3, 7)  # of candidate and baseline
-    speed_calls: int = sizes(2, 5)  # of the baseline in a turn, at least
-    speed_sentences: int | None = sizes(30, 120, 1000)  # of real text that each model reads, None for all of it
+    speed_calls: int = sizes(1, 5)  # of the baseline in a turn, at least
+    speed_sentences: int | None = sizes(16, 120, 1000)  # of real text that each model reads, None for all of it
     speed_models: int | None = sizes(1, 18, None)  # cap on the models timed, after as many combined ones
     # quantization, notebook 05: names of mmalib.plan.GRAPHS
     int8_graphs: tuple[str, ...] | None = sizes(QUICK_GRAPHS, None)
@@ -119,7 +119,7 @@ class Profile:
     cross_epochs: float | None = sizes(2, None)  # of the rows without pruning, None: epochs
     adapter_epochs: float | None = sizes(8, None)  # of those that train adapters or LoRA alone, None: as the others
     adapter_width: int = 64
-    adapter_rate: float = sizes(0.002, 0.001)  # LoRA's as well
+    adapter_rate: float = sizes(0.0015, 0.001)  # LoRA's as well
     gate_epochs: float = sizes(1, 2, 4)
     gate_after: float = sizes(0.5, 1, 2)  # epochs of tuning once the gates are final
     gate_rate: float = sizes(0.15, 0.1, 0.01)  # of gates: in few steps they must get from open to closed
