@@ -15,7 +15,7 @@ from pathlib import Path
 import mmalib
 
 EXAMPLES = """examples:
-  python -m mmalib study                     the quick study: two CPU cores, offline, half an hour
+  python -m mmalib study                     the quick study: two CPU cores, offline, 25 minutes
   python -m mmalib study --profile paper     the paper's own scale; wants a GPU
   MMALIB_DATA=path/to/conll python -m mmalib study
   python -m mmalib figures                   draw tables and figures again, without training
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     model = "'fast' or 'faithful' (shipped), or a folder, as in runs/quick/models"
 
     takes = command("study", _study)
-    sizes = "quick (default; half an hour on two cores), small (days on two cores, or a GPU), paper (a GPU)"
+    sizes = "quick (default; 25 minutes on two cores), small (days on two cores, or a GPU), paper (a GPU)"
     sizes += ', or your own: a file like {"like": "small", "backbones": ["FOLDER"], "seeds": [1]}'
     takes("--profile", **profile, help=f"size of the study: {sizes}")
     takes("--runs", **runs)
