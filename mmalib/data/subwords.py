@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-BATCH_TOKENS = 4096  # padding included, in one call of a model
+BATCH_TOKENS = 1024  # padding included, in one call of a model: in larger ones a small set is mostly padding
 IGNORED = -100  # the label of what is not scored, as torch's cross-entropy has it
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (input_ids, attention_mask) → logits
 
