@@ -365,15 +365,19 @@ def test_claim_7_takes_all_turns_and_claim_9_tells_one_that_chose_nothing():
     assert told == FAILS
 
 
+COMBINED = ("80-q", "distil-q")
+
+
 def combination(f1, seed=1, first=(0.75, 0.55, 0.45)):
-    """80-q from a taught sparse model that loses 5 points alone and QAT that loses half a point: 5.5 in all."""
+    """80-q from a taught sparse model that loses 5 points alone and QAT that loses half: 5.5 in all; and distil-q."""
     taught = pruned("obs", first, seed=seed, hardness=0.5)
     whole, made = dense(seed), graphs(seed, qat=(0.795, 0.595, 0.495))
     int8 = next(record for record in made if record["run"].startswith("05-qat-"))
     sparse = {**int8, "run": plan.named("05", "qat-taught-qoperator", "e5", "conll", seed)}
     needs = {"base": whole["run"], "start": taught["run"], "float": made[0]["run"], "int8": sparse["run"]}
-    own = record(f"06-80-q-e5-conll-seed{seed}", "combination", f1, seed=seed, combination="80-q", needs=needs)
-    return [own, whole, taught, *made, sparse]
+    how = {"seed": seed, "needs": needs}
+    own = [record(f"06-{name}-e5-conll-seed{seed}", "combination", f1, combination=name, **how) for name in COMBINED]
+    return [*own, whole, taught, *made, sparse]
 
 
 @pytest.mark.parametrize(
@@ -395,10 +399,18 @@ def test_claim_8_tells_both_losses_and_what_lacks():
     made = combination((0.73, 0.53, 0.43))
     _, numbers, runs = answer(made, 8)
     assert "en 7.0 for 5.5, es 7.0 for 5.5, nl 7.0 for 5.5 (en +1.5 (" in numbers
-    there = {"06-80-q-e5-conll-seed1", "01-e5-conll-seed1", "03-obs-80-cubic-taught-e5-conll-seed1"}
+    there = {"01-e5-conll-seed1", "03-obs-80-cubic-taught-e5-conll-seed1"}
+    there |= {f"06-{name}-e5-conll-seed1" for name in COMBINED}
     assert set(runs.split(", ")) == there | {"05-float-e5-conll-seed1", "05-qat-taught-qoperator-e5-conll-seed1"}
     told, numbers, _ = answer([one for one in made if "05-qat-t" not in one["run"]], 8)
-    assert told == MISSING and numbers == "missing: 05-qat-taught-qoperator-e5-conll-seed1"
+    assert told == MISSING and "80-q: missing: 05-qat-taught-qoperator-e5-conll-seed1" in numbers
+
+
+@pytest.mark.parametrize(("lacks", "name"), [("smaller, taught", "distil-q"), ("sparse, taught", "80-q")])
+def test_claim_8_does_not_hold_while_a_kind_of_combination_lacks(lacks, name):
+    made = [one for one in combination((0.745, 0.545, 0.445)) if f"06-{name}" not in one["run"]]
+    told, numbers, _ = answer(made, 8)
+    assert told == UNDECIDED and numbers.endswith(f". missing: int8 of what is {lacks}")
 
 
 def test_claim_8_is_not_met_by_a_part_and_a_whole_that_both_find_nothing():

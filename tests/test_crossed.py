@@ -247,7 +247,8 @@ def test_pruned_rows_are_as_small_as_asked_for_and_adapters_leave_the_rest_alone
 def test_the_table_has_every_row_and_says_what_was_not_measured(records):
     table = report.table(records).set_index(["task", "row"])
     wanted = {("entities", row) for row in (*plan.ROWS, *plan.PRUNED_ROWS)}
-    wanted |= {("entities", "search")} | {("similarity", row) for row in ("FT", "A", "P+A", "magnitude", "obs", "int8")}
+    of_pairs = ("FT", "A", "P+A", "magnitude", "second order", "int8")
+    wanted |= {("entities", "search")} | {("similarity", row) for row in of_pairs}
     assert set(table.index) == wanted
     assert isinstance(table.loc[("entities", "FT"), "speed-up"], float)
     assert table.loc[("similarity", "P+A"), "speed-up"] == "not measured"

@@ -13,8 +13,8 @@ from mmalib import plan
 from mmalib.plan import CRITERIA, INT8_KINDS, of_kind
 from mmalib.reports import combined, compound, crossed, intervals, speed, tables, verdicts
 from mmalib.reports.intervals import LANGUAGES, NOTHING, Seed, within
-from mmalib.reports.unstructured import gradual_runs
-from mmalib.reports.verdicts import CONTRADICTED, FAILS, MISSING, UNDECIDED, decided, none_met
+from mmalib.reports.unstructured import NAMES, gradual_runs
+from mmalib.reports.verdicts import CONTRADICTED, FAILS, HOLDS, MISSING, UNDECIDED, decided, none_met
 
 NOTHING_LEFT = "next to nothing is found in English either"
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
@@ -181,17 +181,22 @@ def _static(records: list[dict]) -> Answer:
 def _sums(records: list[dict]) -> Answer:
     """From what a combined model's loss and its parts' losses are computed from; what has collapsed decides nothing."""
     wanted: dict[str, list] = {}
+    starts = {"smaller, taught", "sparse, taught"}  # the paper has combined both with int8
     for record in of_kind(records, "combination"):
         if parts := combined.parts(record):
             seed = {"float": record["needs"]["float"], "complete": record["run"]}
             for name, part in zip(("start", "int8"), parts, strict=True):
                 seed |= {f"against {name}": part["against"], name: part["run"]}
             wanted.setdefault(record["settings"]["combination"], []).append(seed)
+            starts.discard(parts[0]["what"])
     if not wanted:
         return _without(["runs of notebook 06"])
     answers = {name: _of_seeds(records, seeds, verdicts.adds_up) for name, seeds in wanted.items()}
     alive = [name for name, (verdict, text, _) in answers.items() if verdict != MISSING and NOTHING_LEFT not in text]
-    return _agreed(answers, alive)
+    verdict, text, runs = _agreed(answers, alive)
+    if starts:
+        text += f". missing: int8 of what is {' and of what is '.join(sorted(starts))}"
+    return UNDECIDED if starts and verdict == HOLDS else verdict, text, runs
 
 
 def _fastest(records: list[dict]) -> Answer:
@@ -256,7 +261,7 @@ def _tasks(records: list[dict]) -> Answer:
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
         seed = {"similarity, dense": plan.crossed_name("similarity", "FT", *at)}
         seed |= {"entities, dense": full, "similarity": record["run"], "entities": entities}
-        wanted.setdefault(f"{row} {share:.0%}" if share else row, []).append(seed)
+        wanted.setdefault(f"{NAMES.get(row, row)} {share:.0%}" if share else row, []).append(seed)
     if not wanted:
         return _without(["runs of notebook 09 on similarity"])
 

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from mmalib.plan import PRUNED_ROWS, ROWS, of_kind
 from mmalib.reports import figures, intervals, tables
+from mmalib.reports.unstructured import NAMES
 
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377", "search": "#CCBB44"}
 LEFT, UNDER = ((-4, -3), "right"), ((0, -7), "center")  # where a point's name stands, if not right of it
 BESIDE = {"FT": LEFT, "P": LEFT, "P+A": LEFT, "LoRA": UNDER, "D": UNDER, "search": ((0, 6), "center")}
-ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "obs", "int8")
+ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "second order", "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
 OVER_FT = ("over FT", "over FT low", "over FT high")  # in turns; low and high from the quartiles of both
 COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2} | dict.fromkeys(OVER_FT, 2)  # digits
@@ -147,7 +148,8 @@ def _row(record: dict, used: dict | None) -> dict:
     settings, zeros, shared = record["settings"], record.get("sparsity") or {}, record["machine"].get("gpu")
     task, untrained = settings.get("task", "entities"), 0.0 if settings.get("row") in ("search", "int8") else nan
     timings = {} if shared else record.get("timings") or {}  # on a GPU many runs stood in each other's way
-    line = {"run": record["run"], "task": task, "row": settings.get("row", "FT"), "seed": settings["seed"]}
+    row = settings.get("row", "FT")
+    line = {"run": record["run"], "task": task, "row": NAMES.get(row, row), "seed": settings["seed"]}
     line |= {"model": settings["label"], "sentences": tuned_on(settings)}
     line |= {"asked": settings.get("share", settings.get("times", nan)), "sparsity": zeros.get("measured", 0.0)}
     line |= {language: splits["test"][SCORE[task]] for language, splits in record["scores"].items()}

@@ -189,7 +189,8 @@ def crossed(seeds: list[Seed], milligrams: dict[str, float], gone: Sequence) -> 
         grams = [milligrams.get(row) for row in (more, less)]
         parts |= {f"{more} costs quality": within(of(-lost["en"]), 0.0), f"{more} is smaller": bool(size[0] < size[1])}
         parts |= {f"{more} emits less": None if None in grams else grams[0] < grams[1]}
-        told = "emissions not measured" if None in grams else f"an estimated {grams[0]:.2f} mg CO2e for {grams[1]:.2f}"
+        told = "an estimated {:.2f} mg CO2e for {:.2f} per 1,000 sentences"
+        told = "emissions not measured" if None in grams else told.format(*grams)
         text += [f"{more} for {less}: {intervals.points(lost)} points, {size[0]:.0f} MB for {size[1]:.0f}, {told}"]
     third = -(-len(gone[0][0]) // 3)
     went = np.array([[part.mean(), part[:third].mean(), part[-third:].mean()] for of in gone for part in of])
