@@ -28,6 +28,7 @@ TEMPLATE = Path(__file__).with_name("card.md")
 PACKAGES = ("torch", "transformers", "onnxruntime")
 LABELLED = {"conll": "CoNLL-2003", "sample": "the generated sample (it has learnt generated text and knows no other)"}
 UNLABELLED = {"conll": "CoNLL-2002", "sample": "the generated sample"}
+MIT = "MIT, as multilingual-e5-small's weights are."
 SHIPPED = "from multilingual-e5-small by way of a copy at 4 bits a weight, as mmalib/weights/README.md tells"
 
 
@@ -59,7 +60,7 @@ def text(
 ) -> str:
     """The card of one model; `about` is its mmalib.json, `speeds` a table or a line on how fast it is.
 
-    `before` are the scores before int8, `wrong` lines on mistakes by language.
+    `before` are the scores of the dense model in float, `wrong` lines on mistakes by language.
     """
     folder, own = folder or record["run"], record["settings"]
     start = own.get("start", {})  # the settings of the model that a combination starts from
@@ -88,6 +89,7 @@ def text(
         speeds=speeds,
         wrong=_wrong(wrong, scores),
         training="\n".join(_training(settings)),
+        licence=MIT if backbone in backbones.SHIPPED else "Apache-2.0, within the terms of the backbone.",
         weaker=f" Weaker than in English on test: {', '.join(weaker)}." if weaker else "",
         settings=settings,
         window=WINDOW,
@@ -154,7 +156,7 @@ def _measured_in(settings: dict, size: dict, about: dict) -> str:
 def _scores(scores: Sequence[tuple]) -> str:
     rows = [
         {"language": language_name(language), "split": split}
-        | ({"F1 before int8": f"{before['f1']:.3f}"} if before else {})
+        | ({"F1 before compression": f"{before['f1']:.3f}"} if before else {})
         | {name: f"{after[key]:.3f}" for name, key in (("F1", "f1"), ("low", "f1_low"), ("high", "f1_high"))}
         | {"sentences": after["sentences"]}
         for language, split, after, before in scores

@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   python -m mmalib bench FOLDER --runtime onnxruntime,openvino --batch 1,8
                                              how fast is an exported model here?
 
-A study that was stopped or killed goes on from its last finished run when it is started again.
+A study that was stopped or killed goes on where it was when it is started again.
 Exit codes: 0 all well, 1 a notebook failed or results are missing, 2 a mistake in what was asked,
 130 interrupted.
 """
@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     takes("--publish", action="store_true", help="first put the records of RUNS/PROFILE into figures/records")
 
     takes = command("predict", _predict)
-    takes("--model", metavar="MODEL", help=f"{model} (default: the first that is shipped)")
+    takes("--model", metavar="MODEL", help=f"{model} (default: fast)")
     takes("text", nargs="*", metavar="TEXT", help="in quotes each; default: the lines of the standard input, in UTF-8")
     takes("--json", action="store_true", help="a line of JSON for every text instead")
 

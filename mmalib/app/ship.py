@@ -94,7 +94,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         about |= {"scores": {"before": _f1(before), "after": _f1(scores | further)}, "commit": machine.commit()}
         disk.tell(folder, about)
         speed = f"{shipped.speed(ner):.0f} sentences of about {shipped.WORDS} words a second"
-        here = f"Measured with the card: {speed}, threads: {machine.threads()}, {machine.cpu()}."
+        here = f"Measured with the card, in ONNX Runtime: {speed}, threads: {machine.threads()}, {machine.cpu()}."
         told = record | {"scores": scores, "further": further, "size": {"megabytes": about["megabytes"]}}
         told["settings"] = record["settings"] | {"runtime": "onnxruntime"}
         written = card.text(told, about, here, folder=target.name, before=before, wrong=wrong)
@@ -106,7 +106,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
 
 
 def _int8(study: Study, record: dict, records: list[dict], scratch: Path) -> tuple[Path, dict]:
-    """The folder of a run's int8 graph, made here where the run left weights; and the scores before int8."""
+    """The folder of a run's int8 graph, made here where the run left weights; and the dense model's scores."""
     folder = study.folder(record.get("same_as") or record["run"])
     if (folder / runtimes.GRAPH).is_file():
         if not record["size"]["quantized"]:

@@ -77,9 +77,9 @@ def figure(records: list[dict]) -> Figure:
             groups = [frame[(frame["label"] == student) & (frame["corpus"] == corpus)] for student in students]
             for axes, student, group in zip(of_corpus, students, groups, strict=True):
                 figures.columns_(axes, group, ticks[student])
-                teachers = [base for run in group["run"].unique() if (base := bases[run])]
-                for language, colour in figures.COLOURS.items() if teachers else ():
-                    f1 = np.mean([teacher["scores"][language]["test"]["f1"] for teacher in teachers])
+                taught_by = {base["run"]: base for run in group["run"].unique() if (base := bases[run])}
+                for language, colour in figures.COLOURS.items() if taught_by else ():
+                    f1 = np.mean([base["scores"][language]["test"]["f1"] for base in taught_by.values()])
                     axes.axhline(f1, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
                 axes.set_title(f"{student} ({corpus})", loc="left")
             low, high = of_corpus[0].get_ylim()
