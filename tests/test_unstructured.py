@@ -1,6 +1,7 @@
 """Notebook 03's runs and drawings: every criterion from start to record, on a tiny model and a few sentences."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -85,6 +86,15 @@ def test_a_taught_model_learns_from_the_dense_one(study, base):
     assert taught["settings"]["hardness"] == 1.0 and "hardness" not in plain["settings"]
     one, other = (disk.load(study.folder(run.name))[0].classifier.weight for run in runs)
     assert not torch.equal(one, other) and taught["sparsity"]["measured"] == plain["sparsity"]["measured"]
+
+
+@pytest.mark.parametrize(("taught", "warm_up"), [(False, 0.1), (True, 0.0)])
+def test_the_first_jump_of_a_taught_model_does_not_fall_where_the_rate_is_0(study, base, monkeypatch, taught, warm_up):
+    recipes = []
+    monkeypatch.setattr(unstructured, "finetune", lambda *given, **_: (recipes.append(given[3]), {}))
+    settings = plan.gradual(study.profile, base, "magnitude", 0.9, taught=taught).settings
+    unstructured.gradually(settings, None, [{}] * 64, SimpleNamespace(tokenizer=None), folder=None)
+    assert recipes[0].warm_up == warm_up and settings["initial"] == (0.7 if taught else 0.0)
 
 
 def test_all_criteria_have_the_same_number_of_trials_and_a_trial_looks_at_english_dev_alone(study, base, monkeypatch):
