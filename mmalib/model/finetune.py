@@ -106,7 +106,7 @@ def finetune(
         lr_scheduler_type="linear" if recipe.cycles == 1 else "cosine_with_restarts",
         lr_scheduler_kwargs={"num_cycles": recipe.cycles},
         train_sampling_strategy="group_by_length",
-        bf16=_has_bf16(),
+        bf16=machine.has_bf16(),
         use_cpu=machine.device() == "cpu",
         dataloader_pin_memory=machine.device() == "cuda",
         eval_strategy="epoch",
@@ -253,14 +253,6 @@ def rate_at(step: int, *, total: int, warm_up: int, rewinds: Sequence[int], floo
     begin = max([warm_up, *(rewind for rewind in rewinds if rewind <= step)])
     end = min([total, *(rewind for rewind in rewinds if rewind > step)])
     return floor + (1 - floor) * max(0.0, (end - step) / max(1, end - begin))
-
-
-def _has_bf16() -> bool:
-    """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
-    if machine.device() == "cuda":
-        return torch.cuda.is_bf16_supported()
-    flags = machine.flags()
-    return bool(flags["avx512_bf16"] or flags["amx_bf16"])
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from transformers import BertModel, PreTrainedModel
 
 from mmalib.model.backbones import hooked
 from mmalib.model.disk import keep_
+from mmalib.records import machine
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
@@ -54,7 +55,8 @@ def hidden_loss(teacher: PreTrainedModel, mapping: Sequence[int], *, noise: floa
     For each layer the mean squared difference over the teacher's variance: 0 for a copy, 1 for the mean of all states.
     `noise` is added to the teacher's states, in their standard deviations.
     """
-    teacher = copy.deepcopy(teacher).to(torch.bfloat16).eval().requires_grad_(False)
+    dtype = torch.bfloat16 if machine.has_bf16() else torch.float32
+    teacher = copy.deepcopy(teacher).to(dtype).eval().requires_grad_(False)
 
     def loss(student: nn.Module, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from mmalib.model import beside
 from mmalib.model.finetune import rate_at
+from mmalib.records import machine
 
 CHECKPOINT = "checkpoint.safetensors"
 WARM_UP = 200  # steps, or a tenth of them all if that is less
@@ -58,7 +59,7 @@ def train(
     for step in tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=folder.name, mininterval=5):
         torch.manual_seed(seed * 1_000_003 + step)
         batch = draw(step).to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=machine.has_bf16()):
             value = loss(model, batch)
         value.backward()
         norm = nn.utils.clip_grad_norm_(named.values(), 1.0)

@@ -100,9 +100,17 @@ def commit() -> str | None:
     return None if head is None or changes is None else head + ("-dirty" if changes else "")
 
 
-def saturates() -> bool:
-    """Whether u8 x s8 products saturate here: an x86 CPU without VNNI; what is unknown counts as safe."""
-    known, is_x86 = flags(), platform.machine().lower() in ("x86_64", "amd64")
+def has_bf16() -> bool:
+    """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
+    import torch
+
+    known = flags()
+    return torch.cuda.is_bf16_supported() if device() == "cuda" else bool(known["avx512_bf16"] or known["amx_bf16"])
+
+
+def saturates(known: dict[str, bool | None] | None = None) -> bool:
+    """Whether u8 x s8 products saturate here, or by a record's flags: no VNNI, on x86; what is unknown is safe."""
+    known, is_x86 = known or flags(), platform.machine().lower() in ("x86_64", "amd64")
     return is_x86 and {known[name] for name in ("avx512_vnni", "avx_vnni", "amx_int8")} == {False}
 
 
