@@ -228,10 +228,10 @@ def test_further_languages_are_test_sets_beside_the_others(tmp_path):
     written(further, "Madrid B-LOC\n", "es.test")  # one of the study's own
     corpora = load(FULL, str(tmp_path))
     assert list(corpora) == ["en", "es", "nl"] and list(corpora.further) == ["fr"]
-    assert corpora.further["fr"]["words"][1] == ["Paul", "Doumer"]
-    assert corpora.further["fr"]["tags"][0] == ["O", "B-LOC", "O"]
+    assert corpora.further["fr"]["test"]["words"][1] == ["Paul", "Doumer"]
+    assert corpora.further["fr"]["test"]["tags"][0] == ["O", "B-LOC", "O"]
     capped = replace(FULL, eval_sentences=1)
-    assert len(load(capped, str(tmp_path)).further["fr"]) == 1
+    assert len(load(capped, str(tmp_path)).further["fr"]["test"]) == 1
     described = corpus.describe(corpora).set_index(["language", "split"])
     assert described.loc[("fr", "test"), ["sentences", "words", "LOC", "PER"]].tolist() == [2, 5, 1, 1]
     assert load(FULL, "sample").further == {}

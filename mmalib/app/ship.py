@@ -19,7 +19,7 @@ from mmalib.app import card
 from mmalib.data import sample
 from mmalib.graph import export, quantize
 from mmalib.model import cache, disk
-from mmalib.model.evaluate import Predict, further_scores, scored
+from mmalib.model.evaluate import Predict, scored
 from mmalib.plan import of_kind
 from mmalib.records import machine, store
 from mmalib.reports import combined, tables
@@ -86,8 +86,10 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         quantize.table_in_bytes(source / runtimes.GRAPH, folder / runtimes.QUANTIZED)
         ner = NER.load(folder, runtime="onnxruntime")
         scores = scored(ner.tags, study.corpora)
-        further = further_scores(ner.tags, study.corpora.further)
-        wrong = mistakes(ner.tags, {**study.corpora, **{k: {"dev": v} for k, v in study.corpora.further.items()}})
+        further = scored(ner.tags, study.corpora.further)
+        wrong = mistakes(
+            ner.tags, {**study.corpora, **{k: {"dev": v["test"]} for k, v in study.corpora.further.items()}}
+        )
         about = store.read_json(source / disk.PROVENANCE)
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}

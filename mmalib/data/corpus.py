@@ -47,7 +47,7 @@ FURTHER = "wikineural/??.test"  # a language each, by its two letters
 class Corpora(dict[str, DatasetDict]):
     """Train, dev and test of the study's languages; test sets of further languages in `further`."""
 
-    def __init__(self, corpora: Mapping[str, DatasetDict], further: Mapping[str, Dataset] | None = None) -> None:
+    def __init__(self, corpora: Mapping[str, DatasetDict], further: Mapping[str, DatasetDict] | None = None) -> None:
         super().__init__(corpora)
         self.further = dict(further or {})
 
@@ -121,7 +121,8 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
         folder = Path(source).expanduser()
         corpora = _read(layout(folder), dict.fromkeys(LANGUAGES, folder))
         others = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
-        further = {path.stem: _dataset(read_conll(path, columns=(2,)), profile.eval_sentences) for path in others}
+        tests = (_dataset(read_conll(path, columns=(2,)), profile.eval_sentences) for path in others)
+        further = {path.stem: DatasetDict(test=test) for path, test in zip(others, tests, strict=True)}
     loaded = {}
     for language in LANGUAGES:
         train = profile.train_sentences if language == "en" else None  # no other language is ever trained on
@@ -146,7 +147,7 @@ def evaluation_sentences(folder: Path) -> list[list[str]]:
 def describe(corpora: Corpora) -> pd.DataFrame:
     """Sentences, words and entities by type of every language and split."""
     rows = []
-    for language, splits in [*corpora.items(), *((name, {"test": test}) for name, test in corpora.further.items())]:
+    for language, splits in [*corpora.items(), *corpora.further.items()]:
         for split, sentences in splits.items():
             tags = Counter(tag for sentence in sentences["tags"] for tag in sentence)
             sizes = {"sentences": len(sentences), "words": tags.total()}

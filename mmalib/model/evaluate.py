@@ -89,19 +89,16 @@ def score(
 
 
 @clock.phase("scoring")
-def scored(
-    predict: Predict, corpora: Mapping[str, Mapping[str, Dataset]], names: Sequence[str] = ("dev", "test")
-) -> dict[str, dict[str, dict]]:
-    """Entity scores of whatever predicts a tag a word, on the splits of these names of every language."""
+def scored(predict: Predict, corpora: Mapping[str, Mapping[str, Dataset]]) -> dict[str, dict[str, dict]]:
+    """Entity scores of whatever predicts a tag a word, on what every language has beside its training set."""
+
+    def of(rows: Dataset) -> dict:
+        return entity_scores(list(rows["tags"]), predict(rows["words"]))
+
     return {
-        language: {split: entity_scores(list(of[split]["tags"]), predict(of[split]["words"])) for split in names}
-        for language, of in corpora.items()
+        language: {split: of(rows) for split, rows in splits.items() if split != "train"}
+        for language, splits in corpora.items()
     }
-
-
-def further_scores(predict: Predict, further: Mapping[str, Dataset]) -> dict[str, dict[str, dict]]:
-    """Entity scores on the test sets of further languages, in the form of `scored`."""
-    return scored(predict, {language: {"test": test} for language, test in further.items()}, ("test",))
 
 
 def counted(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:

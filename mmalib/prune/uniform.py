@@ -49,22 +49,16 @@ def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) 
     weights = [
         w for p in map(parts, layers(model)) for w in (p.mix.weight, p.widen.weight, p.widen.bias, p.narrow.weight)
     ]
-    totals, number = None, 0
     with evaluating(model, weights):
-        for batch in batches:
-            if not (batch["labels"] != IGNORED).any():
-                continue
-            scores = _of_batch(model, batch, weights)
-            totals = scores if totals is None else [a + b for a, b in zip(totals, scores, strict=True)]
-            number += 1
-    if totals is None:
+        scores = [_of_batch(model, batch, weights) for batch in batches if (batch["labels"] != IGNORED).any()]
+    if not scores:
         raise ValueError("There is no scored subword to measure importance on. Give batches of labelled sentences.")
-    left = disk.heads_left(model)
+    means, left = [sum(of) / len(of) for of in zip(*scores, strict=True)], disk.heads_left(model)
     of_heads = torch.full((len(left), model.config.num_attention_heads), torch.nan, device=model.device)
     of_neurons = torch.full((len(left), max(disk.neurons_left(model))), torch.nan, device=model.device)
-    for layer, (heads, neurons) in enumerate(zip(totals[0::2], totals[1::2], strict=True)):
-        of_heads[layer, left[layer]] = (heads / number).to(of_heads)
-        of_neurons[layer, : len(neurons)] = (neurons / number).to(of_neurons)
+    for layer, (heads, neurons) in enumerate(zip(means[0::2], means[1::2], strict=True)):
+        of_heads[layer, left[layer]] = heads.to(of_heads)
+        of_neurons[layer, : len(neurons)] = neurons.to(of_neurons)
     return of_heads, of_neurons
 
 

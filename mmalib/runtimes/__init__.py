@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Engine(NamedTuple):
     process: int | None = None  # where the work is done, if not in this process
 
 
-class Session:
+class Session(AbstractContextManager):
     """A loaded model; call it with ids and mask, `close` it or use it in a `with`."""
 
     def __init__(self, runtime: str, path: Path, threads: int, engine: Engine) -> None:
@@ -71,9 +72,6 @@ class Session:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.stop()
-
-    def __enter__(self) -> "Session":
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()

@@ -21,7 +21,7 @@ from pathlib import Path
 from mmalib.data.corpus import fewer_to_score
 from mmalib.graph import export
 from mmalib.model import disk
-from mmalib.model.evaluate import further_scores, scored
+from mmalib.model.evaluate import scored
 from mmalib.plan import HALVED, Run
 from mmalib.prune import gradual, sparsity, uniform
 from mmalib.studies import quantization, speed, structured
@@ -57,6 +57,6 @@ def combine(study: Study, run: Run, unfinished: Path) -> dict:
     predict = export.tagger(folder, settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
     facts["scores"] = scored(predict, fewer_to_score(corpora, settings["int8_sentences"]))
-    facts["further"] = further_scores(predict, corpora.further)
+    facts["further"] = scored(predict, corpora.further)
     facts |= {"sparsity": {"requested": requested, "measured": size["sparsity"]}}
     return facts | {"size": {**size, **speed.sizes(folder)}, "parameters": model.num_parameters()}

@@ -30,7 +30,7 @@ from mmalib.data.corpus import fewer
 from mmalib.data.subwords import Encoded, encode, encode_split, joined, predict_tags, training_rows
 from mmalib.model import disk, distill
 from mmalib.model.backbones import load_model, load_tokenizer
-from mmalib.model.evaluate import entity_scores, further_scores, scored
+from mmalib.model.evaluate import entity_scores, scored
 from mmalib.model.finetune import Recipe, finetune
 from mmalib.plan import TRAINING, Run
 from mmalib.pretrain import text as plain_text
@@ -144,7 +144,7 @@ def open_sentences(study: Study, number: int | None) -> list[list[str]]:
 def held_out(study: Study) -> list[list[str]]:
     """The sentences of every dev and test set, which no plain text may hold."""
     own = [words for of in study.corpora.values() for split in ("dev", "test") for words in of[split]["words"]]
-    return own + [words for test in study.corpora.further.values() for words in test["words"]]
+    return own + [words for of in study.corpora.further.values() for words in of["test"]["words"]]
 
 
 def recipe(settings: dict) -> Recipe:
@@ -163,6 +163,6 @@ def kept(
 ) -> dict:
     """Score a trained model on everything and keep it; the parts of its record."""
     predict = partial(predict_tags, model, tokenizer, max_length=run.settings["max_length"])
-    scores, further = scored(predict, study.corpora), further_scores(predict, study.corpora.further)
+    scores, further = scored(predict, study.corpora), scored(predict, study.corpora.further)
     disk.save(model, tokenizer, study.folder(run.name), about=study.about(run))
     return {"scores": scores, "further": further, "history": history, **parts}
