@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from smoke import SMOKE
 
 from mmalib import plan, reports
@@ -23,7 +23,7 @@ def study(tiny_backbone, tmp_path):
     tiny = str(tiny_backbone)
     profile = replace(SMOKE, backbones=(tiny,), teacher=tiny, learning_rate=3e-3, trials=True)
     study = Study.open(profile, tmp_path, "sample")
-    study.corpora = Corpora(study.corpora, {"fr": FURTHER})
+    study.corpora = Corpora(study.corpora, {"fr": DatasetDict(test=FURTHER)})
     return study
 
 
