@@ -87,9 +87,8 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
         ner = NER.load(folder, runtime="onnxruntime")
         scores = scored(ner.tags, study.corpora)
         further = scored(ner.tags, study.corpora.further)
-        wrong = mistakes(
-            ner.tags, {**study.corpora, **{k: {"dev": v["test"]} for k, v in study.corpora.further.items()}}
-        )
+        beyond = {language: {"dev": of["test"]} for language, of in study.corpora.further.items()}
+        wrong = mistakes(ner.tags, study.corpora | beyond)
         about = store.read_json(source / disk.PROVENANCE)
         about["quantization"]["embeddings"] = True
         about |= {"run": record["run"], "megabytes": (folder / runtimes.QUANTIZED).stat().st_size / 1e6}

@@ -108,9 +108,10 @@ def has_bf16() -> bool:
     return torch.cuda.is_bf16_supported() if device() == "cuda" else bool(known["avx512_bf16"] or known["amx_bf16"])
 
 
-def saturates(known: dict[str, bool | None] | None = None) -> bool:
-    """Whether u8 x s8 products saturate here, or by a record's flags: no VNNI, on x86; what is unknown is safe."""
-    known, is_x86 = known or flags(), platform.machine().lower() in ("x86_64", "amd64")
+def saturates(told: dict | None = None) -> bool:
+    """Whether u8 x s8 products saturate here, or on a record's machine: x86 without VNNI; what is unknown is safe."""
+    known, name = (told["flags"], told["platform"]) if told else (flags(), platform.machine())
+    is_x86 = any(x86 in name.lower() for x86 in ("x86_64", "amd64"))
     return is_x86 and {known[name] for name in ("avx512_vnni", "avx_vnni", "amx_int8")} == {False}
 
 

@@ -235,7 +235,7 @@ def _compound(records: list[dict]) -> Answer:
     dense, ours = (compound.best(record).get("deepsparse") for record in (base, small))
     if not dense or not ours or ours["batch"] != ITS_BATCH:
         return _without([f"{name} and the dense model in DeepSparse at batch {ITS_BATCH}"])
-    times, no_vnni = intervals.times(ours, dense), any(saturates(one["machine"]["flags"]) for one in (base, small))
+    times, no_vnni = intervals.times(ours, dense), any(saturates(one["machine"]) for one in (base, small))
 
     def judge(seeds: list[Seed]) -> tuple[str, str]:
         fast = within(times, NEARLY * SURGEON)

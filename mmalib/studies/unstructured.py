@@ -110,8 +110,10 @@ def gradually(
     rates = {"rewinds": rewinds, "end_rate": settings["end_rate"] * rate}
     if settings["cycles"] > 1:  # the first paper's cyclic rate
         rates = {"cycles": settings["cycles"]}
-    own = ("warm_up", "head_rate") if settings.get("start") == "pretrained" else ("warm_up",)
-    rates |= {name: settings[name] for name in own if name in settings}
+    if "warm_up" in settings:
+        rates["warm_up"] = settings["warm_up"]
+    if settings.get("start") == "pretrained":
+        rates["head_rate"] = settings["head_rate"]
     epochs = pruned_by + settings["sparse_epochs"]
     recipe = recipe_after(settings, epochs, rate=settings["rate"], choose_after=pruned_by, **rates)
     how = {"folder": folder, "seed": settings["seed"], "loss": loss, "callbacks": [callback]}
