@@ -45,10 +45,6 @@ class Averaging(TrainerCallback):
         if self.taken:
             beside.put(BESIDE, args, state.global_step, {**self.mean, TAKEN: torch.tensor(self.taken)})
 
-    def on_save(self, args, state, control, **_) -> None:
-        """Remove the means of checkpoints that are gone."""
-        beside.sweep(BESIDE, args)
-
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
         """Give a model the mean in place of its weights."""

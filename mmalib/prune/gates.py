@@ -221,8 +221,5 @@ class Gates(TrainerCallback):
         flat = {f"{n}/{name}": t for n, of in enumerate(held) for name, t in of.items()}
         beside.put(BESIDE, args, state.global_step, flat)
 
-    def on_save(self, args, state, control, **_) -> None:
-        beside.sweep(BESIDE, args)
-
     def _alphas(self) -> list[Tensor]:
         return [log_alpha for part in self.parts for log_alpha in (part.units, part.whole)]

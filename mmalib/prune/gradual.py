@@ -118,9 +118,6 @@ class Pruning(Hold):
         held |= {f"state/{name}": tensor for name, tensor in self.criterion.state.items()}
         beside.put(BESIDE, args, state.global_step, held)
 
-    def on_save(self, args, state, control, **_) -> None:
-        beside.sweep(BESIDE, args)
-
     def on_train_end(self, args, state, control, *, model, **_) -> None:
         super().on_train_end(args, state, control, model=model)
         size, sizes = block_size(self.pattern), [mask.numel() for mask in self.masks.values()]

@@ -87,7 +87,8 @@ def draw(records: list[dict], *chosen: str) -> Drawn:
             if isinstance(made, Figure) or made is not None and len(made):
                 drawn[name] = made
     if "claims" in drawn:
-        drawn["verdicts"] = drawn["claims"][["claim", "verdict"]]
+        drawn["verdicts"] = drawn["claims"].drop(columns="numbers")
+        drawn["claims"] = drawn["claims"].drop(columns=["corpus", "records"])
     return drawn
 
 

@@ -253,7 +253,7 @@ def _compound(records: list[dict]) -> Answer:
 
 def _tasks(records: list[dict]) -> Answer:
     """From every way of compressing that both tasks have, on one model."""
-    wanted: dict[str, list] = {}
+    wanted: dict[tuple[str, str], list] = {}  # model and row
     for record in of_kind(records, "crossed", "gated", "crossed sparse"):
         settings = record["settings"]
         if settings["task"] != "similarity" or settings["row"] == "FT":
@@ -264,16 +264,20 @@ def _tasks(records: list[dict]) -> Answer:
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
         seed = {"similarity, dense": plan.crossed_name("similarity", "FT", *at)}
         seed |= {"entities, dense": full, "similarity": record["run"], "entities": entities}
-        wanted.setdefault(f"{NAMES.get(row, row)} {share:.0%}" if share else row, []).append(seed)
+        name = f"{NAMES.get(row, row)} {share:.0%}" if share else row
+        wanted.setdefault((_on(record), name), []).append(seed)
     if not wanted:
         return _without(["runs of notebook 09 on similarity"])
-
-    def judge(seeds: list[Seed]) -> tuple[str, str]:
-        verdict, text = verdicts.tasks(seeds)
-        return verdict, _on(seeds[0]["similarity"]) + text
-
-    answers = {name: _of_seeds(records, seeds, judge, dense=2) for name, seeds in wanted.items()}
-    return _agreed(answers, [name for name, (verdict, *_) in answers.items() if verdict != MISSING])
+    models = list(dict.fromkeys(model for model, _ in wanted))
+    answers = {
+        (model if models[1:] else "") + name: _of_seeds(records, seeds, verdicts.tasks, dense=2)
+        for (model, name), seeds in wanted.items()
+    }
+    alive = [name for name, (verdict, *_) in answers.items() if verdict != MISSING]
+    verdict, text, runs = _agreed(answers, alive)
+    same = f"alike in {sum(answers[name][0] == HOLDS for name in alive)} of {len(alive)} ways of compressing"
+    scale = "points of Pearson's r kept less those of F1, two scales, en not judged"
+    return verdict, f"{'' if models[1:] else models[0]}{same}; {scale}: {text}", runs
 
 
 def _on(record: dict) -> str:

@@ -172,8 +172,8 @@ def tasks(seeds: list[Seed]) -> tuple[str, str]:
     dead = intervals.collapsed(seeds, "similarity", "entities")
     alike = {name: None if dead else within(of(apart[name]), -SAME, SAME) for name in UNSEEN}
     outside = [name for name, one in alike.items() if one is False]
-    text = f"share kept of Pearson's r less that of F1, two scales: {intervals.points(apart)} points, en not judged"
-    return decided([*alike.values()]), text + f"; {''.join(outside)} alone decides" * (len(outside) == 1)
+    alone = f"; {''.join(outside)} alone decides" * (len(outside) == 1)
+    return decided([*alike.values()]), intervals.points(apart) + alone
 
 
 def crossed(seeds: list[Seed], milligrams: dict[str, float], gone: Sequence) -> tuple[str, str]:
