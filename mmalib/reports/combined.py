@@ -30,7 +30,7 @@ def table_8(records: list[dict]) -> pd.DataFrame:
 
 
 def contents(records: list[dict]) -> pd.DataFrame:
-    """What is in a combined model and what it weighs; its speed-up over the dense float baseline in ONNX Runtime."""
+    """What is in a combined model and what it weighs; its speed-up over the paper's dense baseline, XLM-R base."""
     about, speeds = ["model", "corpus", "format"], ["speed-up", "runtime", "batch"]
     made = pd.DataFrame(
         {"model": _label(record), "corpus": record["settings"]["corpus"], "format": record["settings"]["format"]}
