@@ -43,11 +43,11 @@ help: ## this list
 study: .venv/.installed $(if $(WORKERS)$(RAY),.venv/.ray) $(DS)/.tried ## run the notebooks in order and write runs/PROFILE/; goes on where it stopped
 	@if [ -e $(DS)/.failed ]; then \
 	    echo "DeepSparse is left out: $$(cat $(DS)/.failed) ('make deepsparse' tries again)"; fi
-	@$(PY) -m mmalib study --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh) \
+	@$(PY) -m mmalib study --profile '$(PROFILE)' $(if $(ONLY),--only '$(ONLY)') $(if $(FRESH),--fresh) \
 	    $(if $(WORKERS),--workers $(WORKERS)) $(if $(RAY),--ray $(RAY))
 
 figures: .venv/.installed ## redraw figures/ and the README's tables from figures/records (PROFILE=: runs/PROFILE/)
-	@$(PY) -m mmalib figures $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) $(ARGS)
+	@$(PY) -m mmalib figures $(if $(filter file,$(origin PROFILE)),,--profile '$(PROFILE)') $(ARGS)
 
 test: .venv/.installed .venv/.ray ## run the tests, JOBS=2 side by side
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)

@@ -12,7 +12,8 @@ from mmalib.app.cli import main
 
 
 def _end(*_) -> None:
-    line = "mmalib: interrupted; started again, it goes on from the last finished run\n"
+    rest = "; started again, it goes on from the last finished run" if sys.argv[1:2] == ["study"] else ""
+    line = f"mmalib: interrupted{rest}\n"
     os.write(2, (("\n" if os.isatty(2) else "") + line).encode())
     os._exit(130)
 

@@ -256,7 +256,7 @@ def of_kind(records: Iterable[dict], *kinds: str) -> list[dict]:
 
 
 def _runs(profile: Profile, corpus: str) -> list[Run]:
-    seeds = profile.pruning_seeds
+    seeds = profile.pruning_seeds or profile.seeds
     dense = product((*profile.backbones, profile.teacher), (*profile.seeds, *seeds))
     first = baseline(profile, profile.backbones[0], corpus, profile.seeds[0])
     bases = [baseline(profile, name, corpus, seed) for seed in seeds for name in profile.backbones]
@@ -282,7 +282,8 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
         every += [halved(profile, teacher, name) for name in combinations(profile) if name in HALVED]
         every += [combination(profile, teacher, name) for name in combinations(profile)]
     every += [shape(profile, case, corpus) for case in planned_cases(profile)]
-    every += [_text(profile, first, teachers[0], reader) for reader in READERS]
+    small = [name for name in ("distil-halved-q", "distil-q") if name in combinations(profile)]
+    every += [_text(profile, first, teachers[0], reader, small) for reader in (READERS if small else READERS[:2])]
     backbone = profile.cross_backbone or profile.backbones[0]
     tuned = [baseline(profile, backbone, corpus, seed) for seed in seeds]
     if profile.cross_backbone:  # notebook 01 need not have it: FT is tuned on what all rows are tuned on
@@ -293,7 +294,11 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
 
 def _once(every: Iterable[Run]) -> list[Run]:
     """The runs without those that come again: several notebooks may name one."""
-    return list({run.name: run for run in every}.values())
+    runs: dict[str, Run] = {}
+    for run in every:
+        if runs.setdefault(run.name, run) != run:
+            raise ValueError(f"Two runs of the profile would be called {run.name}. Rename one's folder.")
+    return list(runs.values())
 
 
 def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
@@ -301,14 +306,14 @@ def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
 
     A float graph of a baseline is as fast as the baseline.
     """
-    seed = min(run.settings["seed"] for run in every if run.leaves)
+    seed = min(profile.pruning_seeds or profile.seeds)
     by_notebook: dict[str, list[Run]] = {}
     for run in every:
         if run.settings.get("seed") == seed and run.kind != "halved" and run.settings.get("int8") != "float":
             timed = [trained(profile, base, run, leaf) for leaf in run.leaves]
             by_notebook.setdefault(run.name[:2], []).extend(one for one in timed if one.settings["runtimes"])
     turns = [run for turn in zip_longest(*(by_notebook[name] for name in sorted(by_notebook))) for run in turn if run]
-    return _once([*by_notebook["06"][: profile.speed_models], *turns[: profile.speed_models]])
+    return _once([*by_notebook.get("06", [])[: profile.speed_models], *turns[: profile.speed_models]])
 
 
 def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> list[Run]:
@@ -515,7 +520,8 @@ def combination(profile: Profile, teacher: Run, name: str) -> Run:
     elif name in HALVED:
         start = halved(profile, teacher, name)
     else:
-        start = gradual(profile, teacher, "obs", int(name.split("-")[0]) / 100, taught=True)
+        share = next(share for share in profile.sparsities if name == f"{100 * share:.0f}-q")
+        start = gradual(profile, teacher, "obs", share, taught=True)
     form = combination_format(name)
     settings = _from(teacher, "06", "combination", combination=name, start=start.settings, format=form)
     settings |= _of(profile, "distil_epochs", "int8_sentences") | _learning_int8(profile) | TEACHER
@@ -540,7 +546,7 @@ def shape(profile: Profile, case: Case, corpus: str) -> Run:
     return Run(speed_name(case.name, corpus), settings | {"deepest": profile.speed_layers})
 
 
-def _text(profile: Profile, base: Run, teacher: Run, reader: str) -> Run:
+def _text(profile: Profile, base: Run, teacher: Run, reader: str, small: Sequence[str]) -> Run:
     """Real sentences, read by one of `READERS` in all runtimes; the smallest student is the one that is halved."""
     # DeepSparse wants another form of int8, and of each shape an engine: float, and padded text, are enough.
     wanted = ALL if reader == "trained" else [*OPENED, *TORCH]
@@ -549,9 +555,8 @@ def _text(profile: Profile, base: Run, teacher: Run, reader: str) -> Run:
     name = speed_name(f"text {reader}", base.settings["corpus"])
     needs = {"base": base.name}
     if reader == "smaller int8":
-        smallest = "distil-halved-q" if "distil-halved-q" in combinations(profile) else "distil-q"
-        needs["model"] = combination(profile, teacher, smallest).name
-        settings["combination"] = smallest
+        needs["model"] = combination(profile, teacher, small[0]).name
+        settings["combination"] = small[0]
     return Run(name, settings | {"beside": "base"}, needs)
 
 
@@ -653,7 +658,7 @@ def _pruned(profile: Profile, base: Run, start: Run, what: str, share: float, **
 def _held(profile: Profile, base: Run, criterion: str) -> Run:
     """Half of every four weights gone at once, then an epoch of training with masks held and the dense teacher."""
     share, pattern = TWO_OF_FOUR
-    settings = base.settings | _criterion(profile, criterion) | _of(profile, *AFTER) | TEACHER
+    settings = base.settings | _criterion(profile, criterion, PUBLISHED[criterion]) | _of(profile, *AFTER) | TEACHER
     settings |= {"kind": "held", "notebook": "08", "share": share, "pattern": pattern, "held_epochs": 1}
     return _leaving(named("08", f"2-of-4-{criterion}", *_where(base)), settings, base=base)
 

@@ -49,7 +49,7 @@ class Profile:
     masked_words: float = sizes(0.0, 0.1, 0.0)  # share of the words that a step hides
     average_from: float | None = sizes(None, 2.0, None)  # the mean of checkpoints after that epoch, or the best
     curve_sentences: int | None = sizes(48, 1000, None)  # cap on every dev and test set along a curve
-    pruning_seeds: tuple[int, ...] = sizes((1,), (1, 2, 3))  # of everything that is made from the baselines
+    pruning_seeds: tuple[int, ...] | None = None  # of everything that is made from the baselines, None: seeds
     # structured pruning, notebook 02
     head_share: float = sizes(0.25, 1 / 12)  # share of all heads that one step removes
     importance_sentences: int = sizes(128, 1000, 2000)  # English training sentences that importance is measured on

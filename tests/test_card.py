@@ -285,6 +285,8 @@ def test_a_combination_tells_of_what_it_started_from(graph):
     )
     assert line_of(text, "Size") == "13.59 MB, 41.24 MB before int8"
     assert "which subwords occur" in line_of(text, "Unlabelled") and "`student`" in line_of(text, "Teacher")
+    more["start"] = start | {"start": {"choice": "evenly", "layers": 6}}  # two starts back
+    assert "all layers but 6" in line_of(card.text(record(**more), int8(about_of(graph))), "Taken out")
     whole = card.text(record(), about_of(graph))
     assert line_of(whole, "Taken out") == "nothing" and line_of(whole, "Numbers") == "float32"
 

@@ -86,6 +86,20 @@ def test_doctor_prints_what_the_machine_says(monkeypatch, capsys):
     assert capsys.readouterr().out == "Python 3\nGPU none\n"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_whoever_has_read_enough_may_close_the_pipe(unbuffered):
+    program = (
+        "import sys\nfrom mmalib.app import cli, doctor\n"
+        "doctor.lines = lambda: ['Python 3', 'GPU none']\nsys.exit(cli.main(['doctor']))"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    how = {"stdout": write, "stderr": subprocess.PIPE, "env": os.environ | {"PYTHONUNBUFFERED": unbuffered}}
+    done = subprocess.run([sys.executable, "-c", program], **how)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_what_is_published_is_a_profiles(capsys):
     assert cli.main(["figures", "--publish"]) == 2
     assert "say which with --profile" in capsys.readouterr().err

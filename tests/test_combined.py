@@ -191,3 +191,11 @@ def test_goals_are_chosen_on_dev_and_shown_with_test():
     best = report.goals([*records, with_text, searched])
     assert best["run"].tolist() == ["b", "b", "d", "b"]
     assert best["Spanish and Dutch text"].tolist() == ["none", "none", "read, without labels", "none"]
+
+
+def test_text_that_a_backbone_read_while_pruned_and_cut_vocabularies_count():
+    runs = {run.name: run.settings for run in plan.runs(profiles.load_profile("small"), "conll")}
+    three, english = (runs[f"08-transfer-{name}-90-e5-conll-seed1"] for name in ("three", "english"))
+    assert report.target_text(three) in report.HAS_READ and report.target_text(english) == "none"
+    for name in ("06-halved-e5-conll-seed1", "02-vocabulary-e5-conll-seed1"):
+        assert report.target_text(runs[name]) == "to choose subwords"

@@ -42,6 +42,13 @@ def test_minutes_are_added_up_within_a_run_and_their_median_taken_over_runs():
     ]
 
 
+def test_a_short_trial_is_no_full_pruning():
+    full = {"notebook": "03", "kind": "gradual", "method": "obs", "share": 0.8}
+    kinds = [costs._kind(full | {"kind": kind}) for kind in ("gradual", "trial", "movement")]
+    assert kinds == ["obs 80%", "trial", "movement"]
+    assert costs._kind({"notebook": "06", "kind": "halved", "setting": "teacher", "method": "halved"}) == "halved"
+
+
 def test_without_timings_there_is_no_table():
     assert costs.table([record("e", 2, None, notebook="03", method="obs")]).empty
 

@@ -88,6 +88,43 @@ def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
             assert store.finished(tmp_path, run.name, run.settings) is None  # the name is one of a file
 
 
+def test_the_seeds_of_a_profile_are_those_of_all_its_runs():
+    few = dataclasses.replace(load_profile("small"), seeds=(2,))
+    assert {run.settings["seed"] for run in plan.runs(few, "conll") if "seed" in run.settings} == {2}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"left_out": ("distil-q", "distil-halved-q")},
+        {"left_out": plan.combinations(dataclasses.replace(load_profile("quick"), left_out=()))},
+        {"pruning_seeds": (2,)},
+    ],
+    ids=("students left out", "notebook 06 left out", "another seed"),
+)
+def test_what_a_run_needs_is_planned_whatever_is_left_out(changes):
+    every = plan.runs(dataclasses.replace(load_profile("quick"), **changes), "sample")
+    assert every and {need for run in every for need in run.needs.values()} <= {run.name for run in every}
+
+
+def test_two_runs_of_one_name_are_refused():
+    two = dataclasses.replace(load_profile("quick"), backbones=("/a/model", "/b/model"))
+    with pytest.raises(ValueError, match="Two runs of the profile would be called 01-model-sample-seed1"):
+        plan.runs(two, "sample")
+
+
+def test_a_combination_starts_from_the_sparsity_that_its_run_has():
+    odd = dataclasses.replace(load_profile("small"), sparsities=(0.875,))
+    runs = {run.name: run for run in plan.runs(odd, "conll")}
+    combined = runs["06-88-q-e5-conll-seed1"]
+    assert combined.settings["start"]["share"] == 0.875 == runs[combined.needs["start"]].settings["share"]
+
+
+def test_half_of_every_four_goes_by_the_published_damping():
+    runs = {run.name: run.settings for run in plan.runs(load_profile("small"), "conll")}
+    assert runs["08-2-of-4-obs-e5-conll-seed1"]["damp"] == plan.PUBLISHED["obs"]["damp"] > plan.CHOSEN["obs"]["damp"]
+
+
 def test_what_no_runtime_of_a_profile_runs_is_not_planned():
     some = profiles.changed(load_profile("small"), {"speed_runtimes": ["openvino"]})
     shapes = [run for run in plan.runs(some, "sample", "07") if run.kind == "shape"]

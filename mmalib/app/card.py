@@ -133,6 +133,11 @@ def _taken_out(settings: dict, sparsity: dict, about: dict) -> list[str]:
         int8 = about.get("quantization", {}).get("sparsity_int8")
         rounded = "" if int8 is None else f", {int8:.1%} in int8 with what rounding made zero"
         losses.append(f"{share:.1%} of the weights of the encoder's linear maps are zero{asked}{rounded}")
+    fewer = settings  # a run of notebook 08 may have lost layers two starts back
+    while fewer and "choice" not in fewer:
+        fewer = fewer.get("start")
+    if fewer:
+        losses.append(f"all layers but {fewer['layers']}")
     if "removed" in settings:
         losses.append(f"{settings['removed']:.1%} of the heads and neurons of every layer")
     return [*losses, *(["subwords that no training text of the three languages needs"] if _cut(settings) else [])]
@@ -242,7 +247,7 @@ def _training(settings: dict) -> list[str]:
 
 def _cut(settings: dict) -> bool:
     """Whether the vocabulary was cut: by the run itself, or on the way to a combination."""
-    return settings["method"] == "vocabulary" or settings.get("combination") in HALVED
+    return settings["method"] in ("vocabulary", "halved") or settings.get("combination") in HALVED
 
 
 def _at_most(number: int | None) -> str:

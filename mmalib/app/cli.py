@@ -35,7 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()  # here, where a closed pipe can be told
+        return code
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(options.command is _study)  # which it has ended
     except (ValueError, OSError) as error:
         print(f"mmalib: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -98,17 +103,13 @@ def _predict(options: argparse.Namespace) -> int:
     typing = not options.text and sys.stdin.isatty()
     asked, texts = tee(options.text or ner.lines(sys.stdin.buffer))
     answers = ner.NER.load(options.model, batch_size=1 if typing else None)(asked)
-    try:
-        for entities, text in zip(answers, texts, strict=True):
-            if options.json:
-                print(json.dumps({"text": text, "entities": entities}, ensure_ascii=False), flush=typing)
-                continue
-            for one in entities:
-                print(f"{one['entity_group']:4}  {one['start']}:{one['end']}  {one['score']:.2f}  {one['word']}")
-            print(flush=typing)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for entities, text in zip(answers, texts, strict=True):
+        if options.json:
+            print(json.dumps({"text": text, "entities": entities}, ensure_ascii=False), flush=typing)
+            continue
+        for one in entities:
+            print(f"{one['entity_group']:4}  {one['start']}:{one['end']}  {one['score']:.2f}  {one['word']}")
+        print(flush=typing)
     return 0
 
 

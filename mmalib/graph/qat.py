@@ -14,8 +14,6 @@ Scales and zero points are those of onnxruntime.quantization's `compute_scale_zp
 with a scale for every output of a weight (qdq) or one for the matrix (qoperator). Single values still differ: where
 one lies between two levels, the last bit of a float decides, and each such value moves others over the edge in the
 layers above. What agrees is what a trained model is sure of.
-
-    prepare_(model); finetune(..., callbacks=[FreezeRanges()]); learnt = ranges(model); remove_(model)
 """
 
 import torch

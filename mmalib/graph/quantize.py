@@ -16,9 +16,6 @@ The same ranges are written in the format that each runtime runs fast:
                 The inputs of the MatMuls are quantized, their outputs are float.
     qoperator   QLinearMatMul, one scale a matrix: DeepSparse, which runs the other format slower than float.
                 The outputs of the MatMuls are quantized too, before their bias is added.
-
-The graph is rewritten by onnxruntime.quantization; r = scale (q - zero point) and its choice of both are described at
-`compute_scale_zp` there.
 """
 
 import json

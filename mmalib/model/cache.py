@@ -4,13 +4,17 @@
 unpacked carries them in its name, so that another version of the package has a folder of its own.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has none: whoever uses a model there first, uses it alone
+    fcntl = None
 
 SUMS = "SHA256SUMS"
 
@@ -24,7 +28,8 @@ def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it done
             if not folder.is_dir():
                 for path, total in hashes.items():
                     if not (root / path).is_file() or hash_of(root / path) != total:

@@ -1,5 +1,4 @@
-"""How much each attention head matters, and taking heads out (Michel et al. 2019, Are Sixteen Heads Really Better
-than One?).
+"""How much each attention head matters, and taking heads out (Michel et al. 2019, Are Sixteen Heads Really Better …?).
 
 A gate of value 1 multiplies the output of each head. The importance of head h is the expected absolute gradient of
 the loss with respect to its gate (their section 4):

@@ -10,12 +10,9 @@ For one batch with loss L:
     neuron:  |sum of w * dL/dw over its row and bias of `widen`| + |the same over its column of `narrow`|
 
 and the mean of that over batches. The first term and the last are the derivatives of L by a gate on the unit's
-output, the middle one that by a gate before the activation function. The absolute value is taken once a batch,
-so that the batch size matters a little; Michel et al. (`heads`) take it once an example.
-Padding has no gradient and unscored words no loss: neither enters.
-
-Heads go by their original numbers, as in `heads`. Neurons go by their current place, from 0 to the width of now:
-nothing keeps track of where they once were, because they are far too many to look at.
+output, the middle one that by a gate before the activation function. The absolute value is taken once a batch, by
+Michel et al. (`heads`) once an example. Padding has no gradient and unscored words no loss: neither enters.
+Neurons go by their current place, heads by their original numbers.
 """
 
 import math

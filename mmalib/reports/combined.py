@@ -144,11 +144,12 @@ def _label(record: dict) -> str:
 def target_text(settings: dict) -> str:
     """What the model of a run has seen of Spanish and Dutch text since it was pretrained."""
     start = settings.get("start", settings)
-    if start.get("sees_target_text"):
+    if start.get("sees_target_text") or "es" in start.get("languages", ()):  # the second: while pruned upstream
         return OPEN if start.get("text") == "folder" else READ
     if len(settings.get("floor_languages", ())) > 1:
         return "labelled dev sets chose its maps"
-    return "to choose subwords" if settings.get("combination") in HALVED else "none"
+    cut = settings.get("combination") in HALVED or settings.get("kind") in ("vocabulary", "halved")
+    return "to choose subwords" if cut else "none"
 
 
 def _fastest(record: dict, records: list[dict]) -> dict:

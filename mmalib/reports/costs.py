@@ -76,8 +76,9 @@ def _chip(machine: dict) -> str:
 
 def _kind(settings: dict) -> str:
     """What tells one long run from another within a notebook."""
-    if settings["notebook"] == "08":
-        return settings["kind"]
+    own = settings.get("kind")
+    if settings["notebook"] == "08" or own in ("trial", "movement", "halved"):
+        return own
     kind = settings[next(name for name in ("setting", "graph", "combination", "method") if name in settings)]
     if settings["notebook"] == "03" and "share" in settings:
         kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")

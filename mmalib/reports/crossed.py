@@ -14,7 +14,7 @@ from mmalib.reports.unstructured import NAMES
 COLOURS = {"P": "#4477AA", "P+A": "#EE6677", "P+D": "#228833", "P+D+A": "#AA3377", "search": "#CCBB44"}
 LEFT, UNDER = ((-4, -3), "right"), ((0, -7), "center")  # where a point's name stands, if not right of it
 BESIDE = {"FT": LEFT, "P": LEFT, "P+A": LEFT, "LoRA": UNDER, "D": UNDER, "search": ((0, 6), "center")}
-ORDER = (*ROWS, *PRUNED_ROWS, "search", "magnitude", "second order", "int8")
+ORDER = (*ROWS, *PRUNED_ROWS, "search", *NAMES.values(), "int8")
 SCORE = {"entities": "f1", "similarity": "pearson"}
 OVER_FT = ("over FT", "over FT low", "over FT high")  # in turns; low and high from the quartiles of both
 COSTS = {"million parameters": 2, "MB": 1, "million trained": 3, "speed-up": 2} | dict.fromkeys(OVER_FT, 2)  # digits

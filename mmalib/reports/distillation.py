@@ -17,7 +17,7 @@ NAMES = {
     "unlabelled": "with teacher, es+nl training text*",
     "open-text": "with teacher, open text*",
     "self-taught 1": "self-taught, a round*",
-    "self-taught 2": "self-taught, two rounds*",
+    **{f"self-taught {number}": f"self-taught, {number} rounds*" for number in range(2, 10)},
 }
 TICKS = {key: fill(name.removeprefix("with "), 12, break_on_hyphens=False) for key, name in NAMES.items()}
 STEPS = {

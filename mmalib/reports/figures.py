@@ -32,21 +32,19 @@ def drawing(*size: float) -> Iterator[Figure]:
         yield Figure(figsize=size or None)
 
 
-def label_ends(axes: Axes, ends: list[tuple[float, str, str]], gap: float = 0.075) -> None:
-    """Write (height, text, colour) right of the lines that end there, moved apart where they would overlap.
-
-    `gap` is the least distance between two labels as a share of the axis. Call it when the limits are final.
-    """
+def label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write (height, text, colour) right of the lines that end there, moved apart; the limits must be final."""
     low, high = axes.get_ylim()
+    gap = 0.075 * (high - low)  # the least distance between two labels
     ends = sorted(ends)
     heights = [end[0] for end in ends]
     for _ in range(100):  # push neighbours apart until they keep their distance
         for below in range(len(heights) - 1):
-            overlap = gap * (high - low) - (heights[below + 1] - heights[below])
+            overlap = gap - (heights[below + 1] - heights[below])
             if overlap > 1e-9:
                 heights[below] -= overlap / 2
                 heights[below + 1] += overlap / 2
-    lift = max(0.0, low + gap * (high - low) / 2 - min(heights, default=high))  # above the axis' own labels
+    lift = max(0.0, low + gap / 2 - min(heights, default=high))  # above the axis' own labels
     heights = [height + lift for height in heights]
     for height, (_, text, colour) in zip(heights, ends, strict=True):
         note(axes, text, (1.0, height), xycoords=("axes fraction", "data"), color=colour, annotation_clip=False)

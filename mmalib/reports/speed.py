@@ -165,7 +165,7 @@ def shrinking(records: list[dict], way: str) -> Figure | None:
         return None
     kept = measured[of_way | (measured["case"] == "base")].dropna(subset=["ratio"])
     names = [name for name in RUNTIMES if (kept["runtime"] == name).any()]
-    markers = dict(zip(sorted(kept["batch"].unique()), "os^Dv", strict=False))
+    markers = dict(zip(sorted(kept["batch"].unique()), "os^DvP*X", strict=False))
     with figures.drawing(6.9, 2.3) as drawn:
         panels = drawn.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=False):

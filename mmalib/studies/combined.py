@@ -11,9 +11,7 @@
                  (`halve`), then the same; of what is left, every weight is int8, the embedding as well
     distil-halved-q  the student of `distil-q`, halved like that
 
-Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed. Beside
-`distil-text-q`, text of the target languages is looked at by the halved ones alone, and only for which subwords occur
-in it.
+Every one is scored as the int8 graph that it is shipped as. The teacher is the dense baseline of the same seed.
 """
 
 from pathlib import Path

@@ -48,7 +48,8 @@ class Component:
 
     def to_disk(self, path: Path, exclude: Iterable[str] = ()) -> None:
         """Copy the model's folder, so that the pipeline can be moved."""
-        shutil.copytree(shipped.locate(self._model), path, dirs_exist_ok=True)
+        if (model := shipped.locate(self._model)) != Path(path).resolve():  # as it is where it was loaded from
+            shutil.copytree(model, path, dirs_exist_ok=True)
 
     def from_disk(self, path: Path, exclude: Iterable[str] = ()) -> "Component":
         """Use the model that `to_disk` has put there."""

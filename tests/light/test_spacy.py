@@ -85,6 +85,8 @@ def test_to_disk_and_back_the_model_comes_along(table, tmp_path):
     shutil.rmtree(folder)
     again = spacy.load(tmp_path / "pipeline")
     assert [(e.text, e.label_) for e in again(text).ents] == before != [] and again.pipe_names == ["mmalib_ner"]
+    again.to_disk(tmp_path / "pipeline")  # where it came from
+    assert [(e.text, e.label_) for e in spacy.load(tmp_path / "pipeline")(text).ents] == before
 
 
 def test_an_unknown_model_is_one_line(tmp_path):
