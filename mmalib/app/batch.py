@@ -237,10 +237,8 @@ def _say(text: str) -> None:
 
 
 def _code_cells(path: Path) -> int:
-    import nbformat
-
-    cells = nbformat.read(path, as_version=4).cells
-    return sum(cell.cell_type == "code" and bool(cell.source) for cell in cells) + 1  # papermill adds the parameters
+    cells = store.read_json(path)["cells"]
+    return sum(cell["cell_type"] == "code" and bool(cell["source"]) for cell in cells) + 1  # papermill's parameters
 
 
 def _literal(path: Path) -> str:
@@ -269,4 +267,3 @@ def _report(home: Path, begun: str) -> None:
             spent.update(record.get("timings") or {})
     if spent:
         print("where the time went:", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.most_common()))
-    sys.stdout.flush()
