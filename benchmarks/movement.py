@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         predicted = predict_tags(left, tokenizer, dev.words, max_length=study.profile.max_length)
         return f"{entity_scores(dev.tags, predicted, resamples=1)['f1']:.3f}"
 
-    shown = [{"what goes": "nothing"} | {f"{share:.0%}": f1() for share in SHARES}]
+    shown = [{"what goes": "nothing"} | dict.fromkeys((f"{share:.0%}" for share in SHARES), f1())]
     for name, scores in ways(model, before, watch.criterion).items():
         shown.append({"what goes": name} | {f"{share:.0%}": f1(scores, share) for share in SHARES})
     print(tables.markdown(pd.DataFrame(shown)))

@@ -93,11 +93,10 @@ GRADUAL = ("random", *CRITERIA)  # random is the control
 AT_ONCE = ("random", "magnitude", "obs")  # movement has nothing to go by without training
 TWO_OF_FOUR = (0.5, "2:4")  # sparsity and pattern: what GPUs skip
 PRUNING = {"rate": 1.0, "cycles": 1, "initial": 0.0, **OBERT["10 epochs"]}
-# Movement's masks follow its scores, `every` so many steps, and no step may take many weights: a cubic curve would take
-# 1 in 1,000 in each at first, and the model is dead after an epoch: what goes together has pushed the logits one way
-# (at once, the 5% of the highest scores are as dear as those of the lowest). On the larger `e5` that happens to an even
-# loss as well, where the scores begin at 0: so they begin at `score_start` times the weights' sizes. Movement starts
-# after a share `begin` of the pruning epochs; `score_rate` is that of Adam on the scores, None sums them up.
+# Movement's masks follow its scores, `every` so many steps, and no step may take many weights: what goes together has
+# pushed the logits one way (`benchmarks/movement.py`). A cubic curve takes too many at first; on `e5` an even loss
+# does too, unless scores begin at `score_start` times the weights' sizes. Movement starts after a share `begin` of the
+# pruning epochs; `score_rate` is that of Adam on the scores, None sums them up.
 SCHEDULE = dict.fromkeys(GRADUAL, "cubic") | {"movement": "linear"}
 FOLLOWING = {"updates": None, "every": 4, "begin": 0.0, "score_rate": 1e-2, "per_matrix": False}
 PUBLISHED = {
@@ -288,25 +287,23 @@ def _runs(profile: Profile, corpus: str) -> list[Run]:
     tuned = [baseline(profile, backbone, corpus, seed) for seed in seeds]
     if profile.cross_backbone:  # notebook 01 need not have it: FT is tuned on what all rows are tuned on
         tuned = [crossed(profile, base, base, "entities", "FT") for base in tuned]
-    timed = _trained(profile, first, _once(every))
+    timed = _trained(profile, first, _once(every), min(seeds))
     return _once([*every, *timed, *tuned, *_compound(profile, teachers), *_crossed(profile, tuned)])
 
 
-def _once(every: Iterable[Run]) -> list[Run]:
+def _once(every: Sequence[Run]) -> list[Run]:
     """The runs without those that come again: several notebooks may name one."""
-    runs: dict[str, Run] = {}
-    for run in every:
-        if runs.setdefault(run.name, run) != run:
-            raise ValueError(f"Two runs of the profile would be called {run.name}. Rename one's folder.")
+    runs = {run.name: run for run in every}
+    if twice := [run.name for run in every if run != runs[run.name]]:
+        raise ValueError(f"Two runs of the profile would be called {twice[0]}. Rename one's folder.")
     return list(runs.values())
 
 
-def _trained(profile: Profile, base: Run, every: Sequence[Run]) -> list[Run]:
-    """The models to time: of the first seed, the notebooks in turns; and as many of the combined ones alone.
+def _trained(profile: Profile, base: Run, every: Sequence[Run], seed: int) -> list[Run]:
+    """The models to time: of one seed, the notebooks in turns; and as many of the combined ones alone.
 
     A float graph of a baseline is as fast as the baseline.
     """
-    seed = min(profile.pruning_seeds or profile.seeds)
     by_notebook: dict[str, list[Run]] = {}
     for run in every:
         if run.settings.get("seed") == seed and run.kind != "halved" and run.settings.get("int8") != "float":

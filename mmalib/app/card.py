@@ -17,7 +17,6 @@ from mmalib.graph.export import CARD, GRAPH
 from mmalib.model import backbones
 from mmalib.model.disk import PROVENANCE
 from mmalib.model.evaluate import TYPES
-from mmalib.plan import HALVED
 from mmalib.records import counts, store
 from mmalib.reports import combined, tables, words
 from mmalib.reports.figures import language_name
@@ -136,11 +135,12 @@ def _taken_out(settings: dict, sparsity: dict, about: dict) -> list[str]:
     fewer = settings  # a run of notebook 08 may have lost layers two starts back
     while fewer and "choice" not in fewer:
         fewer = fewer.get("start")
-    if fewer:
-        losses.append(f"all layers but {fewer['layers']}")
+    losses += [f"all layers but {fewer['layers']}"] if fewer else []
     if "removed" in settings:
         losses.append(f"{settings['removed']:.1%} of the heads and neurons of every layer")
-    return [*losses, *(["subwords that no training text of the three languages needs"] if _cut(settings) else [])]
+    if combined.is_cut(settings):
+        losses.append("subwords that no training text of the three languages needs")
+    return losses
 
 
 def _int8(kind: str, format: str, quantized: int, skip: Sequence[str], embeddings: bool, **_) -> str:
@@ -228,7 +228,7 @@ def _training(settings: dict) -> list[str]:
         seen.append(f"Spanish and Dutch training sentences of {whose}, {number} in each language")
     elif combined.target_text(settings) == combined.OPEN:
         seen.append("open text in other languages than English, of none of these corpora, with the teacher's answers")
-    if _cut(settings):
+    if combined.is_cut(settings):
         seen.append("Spanish and Dutch training text, for which subwords occur in it and for nothing else")
     if "qat_epochs" in settings:
         number = _at_most(settings["qat_sentences"])
@@ -243,11 +243,6 @@ def _training(settings: dict) -> list[str]:
         *more,
         f"- Teacher: {f'`{teacher}`, tuned on the same labels' if settings.get('hardness') else 'none'}",
     ]
-
-
-def _cut(settings: dict) -> bool:
-    """Whether the vocabulary was cut: by the run itself, or on the way to a combination."""
-    return settings["method"] in ("vocabulary", "halved") or settings.get("combination") in HALVED
 
 
 def _at_most(number: int | None) -> str:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # whoever read has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(options.command is _study)  # which it has ended
+        return int(options.command is _study)  # a study does not go on without its reader
     except (ValueError, OSError) as error:
         print(f"mmalib: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:

@@ -21,7 +21,6 @@ from mmalib.use import shipped
 
 PROFILE = "small"  # whose study is in figures/
 PAGE = "README.md"  # of the repository, and of figures/
-TEXT = "folder"  # where a run has read text of a folder
 BLOCK = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 
 
@@ -45,7 +44,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
 def planned(records: list[dict]) -> pd.DataFrame:
     """What of the whole study is there, and what the rest would take."""
     own = [record["settings"] for record in reports.tables.of_the_study(records)]
-    text = next((TEXT for settings in own if settings.get("text") == TEXT), None)  # planned where there is a folder
+    text = "folder" if any(settings.get("text") == "folder" for settings in own) else None
     profile = profiles.changed(profiles.load_profile(PROFILE), {"text_folder": text})
     return reports.costs.planned(records, plan.runs(profile, own[0]["corpus"]))
 

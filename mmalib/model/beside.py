@@ -12,11 +12,8 @@ from mmalib.records import store
 
 
 def put(kind: str, args, step: int, held: dict[str, torch.Tensor]) -> None:
-    """Put away what belongs to the checkpoint of this step, and remove what belonged to one that is gone."""
-    write(path := path_of(kind, args, step), held)
-    for old in path.parent.glob(f"{kind}-*.safetensors"):
-        if old != path and not old.with_name(old.stem.replace(kind, "checkpoint")).exists():
-            old.unlink()
+    """Put away what belongs to the checkpoint of this step."""
+    write(path_of(kind, args, step), held)
 
 
 def path_of(kind: str, args, step: int) -> Path:
@@ -30,6 +27,13 @@ def get(kind: str, args, step: int, device: torch.device | str = "cpu") -> dict[
     if not path.exists():
         raise ValueError(f"{path} is not there, so that this run cannot go on. Remove its folder and start again.")
     return load_file(path, device=str(device))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what belongs to checkpoints that are gone."""
+    for path in folder.glob("*-*.safetensors"):
+        if not path.with_name(f"checkpoint-{path.stem.split('-')[1]}").exists():
+            path.unlink()
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

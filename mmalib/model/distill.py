@@ -40,7 +40,7 @@ def answers(teacher: PreTrainedModel, text: Encoded, folder: Path | None = None)
     next student. The file's name is a hash of the teacher and of the subwords it reads, so nothing grows stale.
     """
     columns = _columns(teacher)
-    path = folder and Path(folder) / f"teacher-{_key(teacher, text)}.safetensors"
+    path = folder and Path(folder) / f"teacher_{_key(teacher, text)}.safetensors"
     if path and path.exists():
         return np.split(load_file(path)["logits"], np.cumsum([len(words) for words in text.words])[:-1])
     logits = [rows[:, columns] for rows in word_logits(run_of(teacher), text)]

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from mmalib.data.subwords import IGNORED, Encoded, run_of, tags, word_logits
+from mmalib.model import beside
 from mmalib.model.averaging import Averaging
 from mmalib.model.backbones import freeze_
 from mmalib.model.evaluate import entity_scores
@@ -207,7 +208,6 @@ class _EntityTrainer(Trainer):
                 floor=self.recipe.end_rate / self.args.learning_rate,
             )
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rate)
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def compute_loss(self, model, inputs, *positional, **named):
@@ -241,6 +241,10 @@ class _EntityTrainer(Trainer):
         if self.dev.measure:
             return self.dev.measure(logits)
         return entity_scores(self.dev.tags, tags(logits, self.model.config.id2label), resamples=1)["f1"]
+
+    def _save_checkpoint(self, *positional, **named) -> None:
+        super()._save_checkpoint(*positional, **named)
+        beside.sweep(Path(self.args.output_dir))
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         return self.state.epoch > self.recipe.choose_after and super()._determine_best_metric(metrics, trial)

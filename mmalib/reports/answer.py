@@ -43,10 +43,10 @@ def _compressed(records: list[dict]) -> str:
     for record in of_kind(records, "combination", "gradual", "student", "graph"):
         settings, base = record["settings"], tables.of_part(record, "base", records)
         dense = combined.whole_of(record, records) or base
-        if record.get("same_as") or len(settings.get("floor_languages", ())) > 1:
-            continue  # counted as what it is the same as; chosen by labels of the unseen languages
+        if record.get("same_as") or (read := combined.target_text(settings)) == combined.BY_LABELS:
+            continue  # counted as what it is the same as; no zero-shot model
         if dense and settings.get("int8") != "float" and settings.get("setting") != "plain":  # both are compared with
-            how = THEIRS if combined.target_text(settings) in combined.HAS_READ else HOW[words.family(settings)]
+            how = THEIRS if read in combined.HAS_READ else HOW[words.family(settings)]
             seeds = ways.setdefault(how, {}).setdefault(words.words(settings, record["run"]), [])
             seeds.append({"dense": dense, "made": record})
     if not ways:

@@ -264,20 +264,18 @@ def _tasks(records: list[dict]) -> Answer:
             entities = plan.gradual_name(row, share, settings["schedule"], *at)
         seed = {"similarity, dense": plan.crossed_name("similarity", "FT", *at)}
         seed |= {"entities, dense": full, "similarity": record["run"], "entities": entities}
-        name = f"{NAMES.get(row, row)} {share:.0%}" if share else row
-        wanted.setdefault((_on(record), name), []).append(seed)
+        model, name = _on(record), f"{NAMES.get(row, row)} {share:.0%}" if share else row
+        wanted.setdefault((model, name), []).append(seed)
     if not wanted:
         return _without(["runs of notebook 09 on similarity"])
-    models = list(dict.fromkeys(model for model, _ in wanted))
-    answers = {
-        (model if models[1:] else "") + name: _of_seeds(records, seeds, verdicts.tasks, dense=2)
-        for (model, name), seeds in wanted.items()
-    }
+    common = model if len({model for model, _ in wanted}) == 1 else ""
+    named = {model.removeprefix(common) + name: seeds for (model, name), seeds in wanted.items()}
+    answers = {name: _of_seeds(records, seeds, verdicts.tasks, dense=2) for name, seeds in named.items()}
     alive = [name for name, (verdict, *_) in answers.items() if verdict != MISSING]
     verdict, text, runs = _agreed(answers, alive)
     same = f"alike in {sum(answers[name][0] == HOLDS for name in alive)} of {len(alive)} ways of compressing"
     scale = "points of Pearson's r kept less those of F1, two scales, en not judged"
-    return verdict, f"{'' if models[1:] else models[0]}{same}; {scale}: {text}", runs
+    return verdict, f"{common}{same}; {scale}: {text}", runs
 
 
 def _on(record: dict) -> str:

@@ -11,7 +11,7 @@ PRINTED = {"80-q": "xlm_80_q", "90-q": "xlm_90_q", "distil-q": "distilbert_q"}  
 KEEPS = 0.9  # of the float model's F1 in the unseen languages: below that, small or fast is no goal come true
 FAITHFUL = "most faithful to the unseen languages"
 READING = [name for name, setting in COMBINED_STUDENTS.items() if setting in ("unlabelled", OPEN_TEXT)]
-READ, OPEN = "read, without labels", "open text, without labels"
+READ, OPEN, BY_LABELS = "read, without labels", "open text, without labels", "labelled dev sets chose its maps"
 HAS_READ = (READ, OPEN)  # what `target_text` says of models that are no zero-shot ones
 GOALS = ("smallest", "fastest", FAITHFUL, f"{FAITHFUL}, zero-shot")
 
@@ -147,9 +147,13 @@ def target_text(settings: dict) -> str:
     if start.get("sees_target_text") or "es" in start.get("languages", ()):  # the second: while pruned upstream
         return OPEN if start.get("text") == "folder" else READ
     if len(settings.get("floor_languages", ())) > 1:
-        return "labelled dev sets chose its maps"
-    cut = settings.get("combination") in HALVED or settings.get("kind") in ("vocabulary", "halved")
-    return "to choose subwords" if cut else "none"
+        return BY_LABELS
+    return "to choose subwords" if is_cut(settings) else "none"
+
+
+def is_cut(settings: dict) -> bool:
+    """Whether the vocabulary was cut: by the run itself, or on the way to a combination."""
+    return settings.get("method") in ("vocabulary", "halved") or settings.get("combination") in HALVED
 
 
 def _fastest(record: dict, records: list[dict]) -> dict:

@@ -76,9 +76,8 @@ def _chip(machine: dict) -> str:
 
 def _kind(settings: dict) -> str:
     """What tells one long run from another within a notebook."""
-    own = settings.get("kind")
-    if settings["notebook"] == "08" or own in ("trial", "movement", "halved"):
-        return own
+    if settings["notebook"] == "08" or settings.get("kind") in ("trial", "movement", "halved"):
+        return settings["kind"]
     kind = settings[next(name for name in ("setting", "graph", "combination", "method") if name in settings)]
     if settings["notebook"] == "03" and "share" in settings:
         kind += f" {settings['share']:.0%}" + (", taught" if "hardness" in settings else "")
