@@ -81,6 +81,21 @@ def test_killed_and_resumed_equals_unbroken(fit, tmp_path, tuned):
     assert equal(model, tuned[0]) and history["dev_f1"] == tuned[1]["dev_f1"]
 
 
+def test_a_part_of_an_epoch_is_not_trained_twice(fit, tmp_path):
+    model, history = fit(tmp_path / "run", epochs=1.5)
+    again, history_again = fit(tmp_path / "run", epochs=1.5, callbacks=[NoStep()])  # killed before it was put away
+    assert equal(again, model) and history_again == history
+
+
+def test_checkpoints_that_have_moved_know_their_best(fit, tmp_path, monkeypatch):
+    f1 = iter([0.2, 0.9, 0.4])
+    monkeypatch.setattr(finetune, "entity_scores", lambda *_, **__: {"f1": next(f1)})
+    model, history = fit(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    again, history_again = fit(tmp_path / "there", callbacks=[NoStep()])
+    assert equal(again, model) and history_again["best_epoch"] == history["best_epoch"] == 2
+
+
 def test_the_best_epoch_on_dev_is_kept(fit, tmp_path, monkeypatch):
     weights, f1 = [], iter([0.2, 0.9, 0.4])
 

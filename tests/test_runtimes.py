@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,14 @@ def test_a_stream_of_batches_comes_back_in_its_order(runtime, model, folder):
     pairs = [batch(2, 8 if number % 2 else 12, number) for number in range(9)]
     with runtimes.load(folder, THREADS, runtime) as session:
         for logits, pair in zip(session.stream(pairs), pairs, strict=True):
+            assert np.abs(logits - expected(model, *pair)).max() < 1e-3
+
+
+@pytest.mark.parametrize("runtime", EACH)
+def test_threads_that_share_a_model_get_their_own_answers(runtime, model, folder):
+    pairs = [batch(1, 8 + number % 3, number) for number in range(60)]
+    with runtimes.load(folder, 1, runtime) as session, ThreadPoolExecutor(8) as pool:
+        for logits, pair in zip(pool.map(lambda pair: session(*pair), pairs), pairs, strict=True):
             assert np.abs(logits - expected(model, *pair)).max() < 1e-3
 
 

@@ -1,5 +1,7 @@
 """The runtime over PyTorch's int8 kernels against the same graph in ONNX Runtime, kernel against kernel."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from test_disk import cut_neurons_
 from mmalib import runtimes
 from mmalib.data import sample
 from mmalib.graph import export, quantize, ranges, trace
+from mmalib.model import adapters
 from mmalib.prune import sparsity
 from mmalib.prune.heads import remove_heads_
 from mmalib.records import machine
@@ -70,14 +73,14 @@ def test_it_computes_the_int8_graph(int8, architecture, form):
 
 def test_without_avx512_no_product_is_asked_to_write_bf16(int8, monkeypatch):
     """What oneDNN has in place of such a kernel takes a thousand times as long."""
-    folder, about, asked, dense = int8("bert", "qdq"), machine.describe(), [], torch_int8.Product._dense
+    folder, flags, asked, dense = int8("bert", "qdq"), machine.flags(), [], torch_int8.Product._dense
 
     def watched(self, levels, bias, onto, gelu=False, dtype=torch.float32):
         asked.append(dtype)
         return dense(self, levels, bias, onto, gelu, dtype)
 
     monkeypatch.setattr(torch_int8.Product, "_dense", watched)
-    monkeypatch.setattr(machine, "describe", lambda: about | {"flags": about["flags"] | {"avx512f": False}})
+    monkeypatch.setattr(machine, "flags", lambda: flags | {"avx512f": False})
     rounded = logits(folder, "torch:attention=bf16")
     assert set(asked) == {torch.float32}
     exact = logits(folder, "torch")
@@ -95,13 +98,22 @@ def smaller_(model):
         ("qdq", {}),
         ("qoperator", {}),
         ("qdq", {"embeddings": True}),
+        ("qoperator", {"embeddings": True}),
         ("qdq", {"skip": lambda f: list(trace.matmuls(onnx.load(f / "model.onnx").graph))[3:6]}),
     ],
-    ids=["qdq", "qoperator", "embeddings too", "some maps in float"],
+    ids=["qdq", "qoperator", "embeddings too", "embeddings too, qoperator", "some maps in float"],
 )
 def test_smaller_models_embeddings_in_int8_and_maps_left_in_float(int8, form, more):
     folder = int8("bert", form, smaller_, **more)
     agree(logits(folder, "torch", max(THREADS)), logits(folder))
+
+
+def test_a_graph_below_the_config_as_in_the_shipped_folders(int8, tmp_path):
+    folder = shutil.copytree(int8("bert", "qdq"), tmp_path / "shipped")
+    wanted = logits(folder, "torch")
+    (folder / runtimes.QUANTIZED).parent.mkdir()
+    (folder / runtimes.GRAPH).rename(folder / runtimes.QUANTIZED)
+    np.testing.assert_array_equal(logits(folder, "torch"), wanted)
 
 
 def pruned_(model):
@@ -149,8 +161,10 @@ def test_what_it_cannot_compute_is_one_line(int8, random_model, tokenizer, tmp_p
         runtimes.load(folder.with_name("float"), 1, "torch")
     with pytest.raises(ValueError, match="takes graphs of the qoperator format"):
         runtimes.load(folder, 1, "torch:kernel=sparse")
-    about = machine.describe()
-    monkeypatch.setattr(machine, "describe", lambda: about | {"flags": about["flags"] | {"avx2": False}})
+    with pytest.raises(ValueError, match="computes no adapters"):
+        runtimes.load(int8("bert", "qdq", lambda model: adapters.add_(model, 4)), 1, "torch")
+    flags = machine.flags() | {"avx2": False}
+    monkeypatch.setattr(machine, "flags", lambda: flags)
     with pytest.raises(ValueError, match="no AVX2") as error:
         runtimes.load(folder, 1, "torch")
     assert "\n" not in str(error.value)

@@ -184,6 +184,13 @@ class _EntityTrainer(Trainer):
         self.dev, self.recipe, self.loss = dev, recipe, loss
         self.floating_point_ops = lambda _: 0  # the Trainer's walks through all modules in every step to count them
 
+    def _init_training_state(self, max_steps: int, per_epoch: int, epochs: int, *checkpoint) -> tuple[int, int]:
+        """Where training goes on; the Trainer knows neither moved checkpoints nor a last epoch that was a part of one."""
+        begun = super()._init_training_state(max_steps, per_epoch, epochs, *checkpoint)
+        if best := self.state.best_global_step:
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")
+        return (epochs, 0) if self.state.global_step >= max_steps else begun
+
     def create_optimizer(self, *positional, **named) -> torch.optim.Optimizer:
         """The Trainer's own optimizer, in which the head has groups with a rate of their own."""
         fresh, optimizer = self.optimizer is None, super().create_optimizer(*positional, **named)

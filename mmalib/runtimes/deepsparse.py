@@ -61,6 +61,7 @@ class _Worker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed when the worker is stopped)
         self._socket, its_end = socket.socketpair()
         self._answers = self._socket.makefile("rb")
+        self._one_at_a_time = threading.Lock()  # an answer goes to whoever reads it first
         with its_end:
             self.process = subprocess.Popen(
                 list(map(str, command)),
@@ -77,7 +78,8 @@ class _Worker:
     def ask(self, question: dict, payload: bytes) -> tuple[dict, bytes]:
         """Send a question and wait for its answer."""
         header = json.dumps(question).encode()
-        return self._answer(struct.pack("<II", len(header), len(payload)) + header + payload)
+        with self._one_at_a_time:
+            return self._answer(struct.pack("<II", len(header), len(payload)) + header + payload)
 
     def _answer(self, question: bytes = b"") -> tuple[dict, bytes]:
         if not self.stop.alive:

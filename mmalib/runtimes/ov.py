@@ -6,6 +6,7 @@ bfloat16 unless it is told not to. And it takes as many threads as it likes.
 """
 
 import sys
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
     model = core.read_model(path)
     config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
 
+    one_at_a_time = threading.Lock()  # a compiled shape has one request, and its answer lies there until it is copied
+
     @lru_cache(KEPT)
     def compiled(shape: tuple[int, int] | None) -> tuple[openvino.CompiledModel, openvino.InferRequest]:
         if shape:
@@ -41,7 +44,8 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
         return compiled(None if shapes == "dynamic" else feeds["input_ids"].shape)
 
     def run(feeds: dict[str, np.ndarray]) -> np.ndarray:
-        return fitting(feeds)[1].infer(feeds, share_inputs=True, share_outputs=True)[0].copy()
+        with one_at_a_time:
+            return fitting(feeds)[1].infer(feeds, share_inputs=True, share_outputs=True)[0].copy()
 
     def stream(many: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
         outputs: list[np.ndarray | None] = [None] * len(many)
@@ -51,7 +55,8 @@ def load(path: Path, threads: int, precision: str, hint: str, shapes: str) -> En
 
         queues: dict[openvino.CompiledModel, openvino.AsyncInferQueue] = {}
         for number, feeds in enumerate(many):
-            ready, _ = fitting(feeds)
+            with one_at_a_time:
+                ready, _ = fitting(feeds)
             if ready not in queues:
                 queues[ready] = openvino.AsyncInferQueue(ready)  # as many requests as it has streams
                 queues[ready].set_callback(keep)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from mmalib.model import disk
+from mmalib.model import adapters, disk
 from mmalib.model.backbones import Parts, layers, parts
 from mmalib.records import machine
 from mmalib.runtimes import Engine
@@ -60,14 +60,14 @@ class Map(NamedTuple):
 
 def load(path: Path, threads: int, kernel: str, attention: str) -> Engine:
     """The model of an int8 graph on `threads` threads."""
-    flags = machine.describe()["flags"]
+    flags = machine.flags()
     if not flags["avx2"]:
         raise ValueError("this CPU has no AVX2, which PyTorch's int8 kernels need")
     graph = onnx.load(path).graph
     maps = read_maps(graph)
     if not maps:
         raise ValueError(f"{path} has no int8 map of an encoder; this runtime is for static int8 graphs")
-    model = _skeleton(path.parent, graph)
+    model = _skeleton(path, graph)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[attention]
     # Without AVX-512 oneDNN has no kernel that writes bfloat16: what stands in for it takes a thousand times as long.
     inside = dtype if flags["avx512f"] else torch.float32
@@ -211,16 +211,19 @@ def _product(one: Map, kernel: str, worth: float) -> Product:
     return Product(one, sparse)
 
 
-def _skeleton(folder: Path, graph: onnx.GraphProto) -> PreTrainedModel:
+def _skeleton(path: Path, graph: onnx.GraphProto) -> PreTrainedModel:
     """The architecture with all that is float in the graph: embeddings, norms, classifier, maps that were left out."""
-    model = disk.skeleton(folder)
+    model = disk.skeleton(next((up for up in path.parents if (up / "config.json").is_file()), path.parent))
+    if hasattr(model.config, adapters.WIDTH):
+        raise ValueError("this runtime computes no adapters")
     act = getattr(model.config, "hidden_act", None) or model.config.activation
     if act != "gelu":
         raise ValueError(f"this runtime computes GELU, and the model wants {act}")
     arrays = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     for name in [name for name in arrays if name.endswith("word_embeddings.weight_quantized")]:
         stem = name.removesuffix("_quantized")
-        arrays[stem] = (arrays[name].float() - arrays[f"{stem}_zero_point"].float()) * arrays[f"{stem}_scale"]
+        zero = arrays.get(f"{stem}_zero_point", torch.zeros(()))  # a symmetric one has none
+        arrays[stem] = (arrays[name].float() - zero.float()) * arrays[f"{stem}_scale"]
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in arrays:
             name = "classifier" if "classifier" in node.name else node.name
