@@ -159,11 +159,14 @@ def test_claim_3_takes_all_sparsities_and_not_what_a_teacher_helped():
     assert told == UNDECIDED and "80% sparse: " in numbers and "90% sparse: " in numbers and "95%" not in numbers
 
 
-def test_what_is_measured_in_part_is_not_measured():
+def test_a_sparsity_that_lacks_a_rival_is_named_and_decides_nothing():
     made = [dense(), *criteria(LOST, LOST, KEPT)]
     assert verdict([*made, pruned("obs", LOST, share=0.9, schedule="linear")], 3) == HOLDS  # no part of claim 3
     told, numbers, _ = answer([*made, pruned("obs", LOST, share=0.9)], 3)
-    assert told == MISSING and "03-movement-90-linear-e5-conll-seed1" in numbers and "80% sparse: magnitude" in numbers
+    assert told == HOLDS and "80% sparse: magnitude" in numbers
+    assert "90% sparse: missing: 03-magnitude-90-cubic-e5-conll-seed1, 03-movement-90-linear-e5-conll-seed1" in numbers
+    alone, numbers, _ = answer([dense(), pruned("obs", LOST, share=0.9)], 3)
+    assert alone == MISSING and "03-movement-90-linear-e5-conll-seed1" in numbers
 
 
 def test_a_seed_that_lacks_a_run_is_left_out_and_the_run_named():

@@ -110,7 +110,7 @@ def _heads(method: str, where: tuple[float, float]) -> Callable[[list[dict]], An
 
 
 def _criteria(records: list[dict]) -> Answer:
-    """From the gradual runs of all three criteria, which share one recipe, at each sparsity."""
+    """From the gradual runs of all three criteria, which share one recipe, at each sparsity that has them."""
     pruned = [run["settings"] for run in gradual_runs(records)]
     shares = sorted({run["share"] for run in pruned if run["schedule"] == plan.SCHEDULE[run["method"]]})
     if not shares:
@@ -118,7 +118,8 @@ def _criteria(records: list[dict]) -> Answer:
 
     how = {name: (name, plan.SCHEDULE[name]) for name in CRITERIA}
     judged = partial(_judged, records, "gradual", judge=verdicts.criteria)
-    return _agreed({f"{share:.0%} sparse": judged(partial(_pruned, share=share, how=how)) for share in shares})
+    answers = {f"{share:.0%} sparse": judged(partial(_pruned, share=share, how=how)) for share in shares}
+    return _agreed(answers, [name for name, (verdict, *_) in answers.items() if verdict != MISSING])
 
 
 def _curves(records: list[dict]) -> Answer:
