@@ -13,9 +13,11 @@ from torch.nn import functional
 from mmalib import plan, profiles, reports, runtimes
 from mmalib.app import card
 from mmalib.data import subwords
+from mmalib.data.subwords import IGNORED
 from mmalib.model import backbones, disk
 from mmalib.pretrain import shrink, text, train
 from mmalib.prune import layers, mfac, obs, sparsity
+from mmalib.prune.heads import remove_heads_
 from mmalib.reports import compound as report
 from mmalib.studies import upstream
 from mmalib.studies.study import Study
@@ -66,6 +68,15 @@ def test_a_model_without_layers_is_the_shallower_model_built_by_hand(random_mode
     assert len(layers.layers(model)) == 2 and not torch.equal(model(input_ids=ids).logits, wanted)
     disk.save(shallow, tokenizer, tmp_path / "saved")
     assert torch.equal(disk.load(tmp_path / "saved")[0](input_ids=ids).logits, shallow(input_ids=ids).logits)
+
+
+def test_a_model_that_has_lost_heads_loses_layers_and_comes_back(random_model, tokenizer, tmp_path):
+    model, ids = random_model("bert"), torch.arange(5, 45).view(2, 20)
+    remove_heads_(model, {0: [1], 1: [0, 2]})
+    shallow = layers.without(model, [1])
+    assert shallow.config.pruned["heads_removed"] == [[0, 2]] and len(model.config.pruned["heads_left"]) == 2
+    disk.save(shallow, tokenizer, tmp_path)
+    assert torch.equal(disk.load(tmp_path)[0](input_ids=ids).logits, shallow(input_ids=ids).logits)
 
 
 def test_which_layers_stay():
@@ -133,6 +144,14 @@ def test_without_blocks_pruning_costs_less_than_in_blocks_of_one(random_model, t
     assert costs["whole"] < 0.5 * costs["blocks"]
     with pytest.raises(ValueError, match="only single weights"):
         sparsity.one_shot_(model, mfac.criterion(rows, tokenizer, damp=1e-7, **few), 0.5, "4")
+    unlabelled = [row | {"labels": [IGNORED] * len(row["labels"])} for row in rows]
+    with pytest.raises(ValueError, match="No row has a label"):
+        mfac.criterion(unlabelled, tokenizer, damp=1e-7, **few)
+    again = copy.deepcopy(model)  # rows without a label are as good as not there
+    sparsity.one_shot_(again, mfac.criterion([*unlabelled, *rows], tokenizer, damp=1e-8, **few), 0.5)
+    wanted = copy.deepcopy(model)
+    sparsity.one_shot_(wanted, mfac.criterion(rows, tokenizer, damp=1e-8, **few), 0.5)
+    assert all(map(torch.equal, again.parameters(), wanted.parameters()))
 
 
 # ---- The runs ----

@@ -133,7 +133,7 @@ def test_where_nothing_goes_nothing_is_asked_and_the_model_is_scored_once(fit, t
         return sparsity.by_magnitude().scores(*given)
 
     updates = gradual.schedule("cubic", 0, 1, 0.0, 0.5, 3)
-    callback = gradual.Pruning(sparsity.Criterion("spy", scores), updates, score=score)
+    callback = gradual.Pruning(sparsity.Criterion(scores), updates, score=score)
     fit(tmp_path, [callback], epochs=2, choose_after=1)
     assert len(asked) == 2
     points = [(point["step"], point["stage"], round(point["sparsity"], 2)) for point in callback.points]

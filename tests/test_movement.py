@@ -117,7 +117,7 @@ def test_the_gradient_is_what_the_optimizer_gets(tune, tiny_backbone, tmp_path):
                     torch.testing.assert_close(seen[name], sums[name], atol=1e-8, rtol=1e-5)
                 norms.append(None)
 
-    spy = sparsity.Criterion("spy", scores, criterion.prune_, criterion.observe, revives=True, state=criterion.state)
+    spy = sparsity.Criterion(scores, criterion.prune_, criterion.observe, revives=True, state=criterion.state)
     tune(
         model,
         backbones.load_tokenizer(str(tiny_backbone)),
@@ -193,11 +193,11 @@ def test_movement_beats_random_on_a_small_trained_model(tune, tiny_backbone, tmp
     )  # fmt: skip
     assert max(history["dev_f1"]) > 0.8
     f1 = {}
-    for criterion in (movement.criterion(), sparsity.at_random(1)):
+    for name, criterion in {"movement": movement.criterion(), "random": sparsity.at_random(1)}.items():
         callback = Pruning(criterion, schedule("cubic", 0.25, 3, 0.0, 0.5, 40))
         _, history = tune(
-            copy.deepcopy(dense), tokenizer, few, tmp_path / criterion.name,
+            copy.deepcopy(dense), tokenizer, few, tmp_path / name,
             epochs=4, learning_rate=1e-3, choose_after=3, callbacks=[callback], **how,
         )  # fmt: skip
-        f1[criterion.name] = max(history["dev_f1"][3:])
+        f1[name] = max(history["dev_f1"][3:])
     assert f1["movement"] > f1["random"] + 0.05

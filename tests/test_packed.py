@@ -70,6 +70,12 @@ def test_what_is_packed_comes_back_in_float32():
     np.testing.assert_allclose(again["encoder.a.weight"], tensors["encoder.a.weight"], atol=0.02)
 
 
+def test_a_block_of_tiny_values_keeps_its_size():
+    matrix = random_tensors()["encoder.a.weight"] * np.float32(1e-3)  # scales under what float16 has at full precision
+    again = packed.scaled(*packed.rounded(matrix, 8))
+    np.testing.assert_allclose(np.abs(again).sum(), np.abs(matrix).sum(), rtol=0.02)
+
+
 def test_a_block_of_zeros_stays_zero():
     assert not packed.unpack(packed.pack({"w": np.zeros((2, 32), np.float32)}))["w"].any()
 

@@ -200,6 +200,12 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(lines, tokenizer, material
             assert other.shape != batch.shape or not torch.equal(other, batch)
 
 
+def test_rows_stand_in_the_frame_of_their_own_tokenizer(material):
+    framed, batch = (text.draw(material, 3, seed=0, tokens=512, **how) for how in ({"frame": (7, 8)}, {}))
+    assert (framed[:, 0] == 7).all() and (framed[:, -1] == 8).all()
+    assert torch.equal(framed[:, 1:-1], batch[:, 1:-1])
+
+
 def test_rows_are_whole_beginnings_of_lines_without_padding(material):
     known = {line.tobytes() for name in LANGUAGES for line in material.text[name]}
     for step in range(20):

@@ -160,7 +160,7 @@ def test_sub_steps_weigh_what_is_left_anew(model):
         assert sparsity.dropped(masks) == sparsity.dropped(sparsity.masks_of(model))
         return sparsity.by_magnitude().scores(model, pattern, masks)
 
-    masks = sparsity.one_shot_(model, sparsity.Criterion("spy", scores), 0.875, steps=3)
+    masks = sparsity.one_shot_(model, sparsity.Criterion(scores), 0.875, steps=3)
     assert seen == pytest.approx([0, 0.5, 0.75], abs=1e-4)  # half of what is left, three times
     assert sparsity.measured(model) == 0.875
     assert all(torch.equal(masks[name], mask) for name, mask in sparsity.masks_of(model).items())
@@ -172,7 +172,7 @@ def test_a_criterion_may_change_what_stays(model):
         for weight in sparsity.weights(model).values():
             weight.data.fill_(1.0)
 
-    sparsity.one_shot_(model, sparsity.Criterion("ones", sparsity.by_magnitude().scores, prune_), 0.3)
+    sparsity.one_shot_(model, sparsity.Criterion(sparsity.by_magnitude().scores, prune_), 0.3)
     assert all(set(weight.unique().tolist()) == {0.0, 1.0} for weight in sparsity.weights(model).values())
     assert sparsity.measured(model) == pytest.approx(0.3, abs=1e-4)
 

@@ -101,7 +101,9 @@ def test_a_third_task_from_a_folder_of_tsv(shape, tmp_path, tiny_backbone, token
     folder.mkdir()
     for split in ("train", "dev"):
         (folder / f"{split}.tsv").write_text(text)
+    (folder / "test.tsv").write_text("\t".join(columns) + "\n" + "\t".join(columns) + "\n")  # no labels, as in GLUE
     own, data = tsv.load(folder, columns, measured="matthews" if shape == "CoLA" else "f1")
+    assert data["en"]["test"] == data["en"]["dev"]
     model = backbones.load_model(str(tiny_backbone), seed=1, labels=own.labels)
     rows = own.rows(own.encode(data["en"]["train"], tokenizer, 32), model.config.label2id)
     dev = own.dev(data["en"]["dev"], tokenizer, 32)

@@ -16,8 +16,8 @@ from transformers import (
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk
 from mmalib.model.backbones import layers, load_tokenizer, parts
-from mmalib.prune import uniform
-from mmalib.prune.heads import remove_heads_
+from mmalib.prune import obs, sparsity, uniform
+from mmalib.prune.heads import plan, remove_heads_
 
 HEADS, SIZE, WIDTH, LABELS = 3, 4, 10, 9
 SHAPE = dict(vocab_size=50, num_hidden_layers=2, num_attention_heads=HEADS, hidden_size=HEADS * SIZE)
@@ -176,6 +176,20 @@ def test_a_model_that_has_lost_units_is_measured_under_their_first_numbers(model
     assert neurons.isnan().nonzero().tolist() == [[1, 7], [1, 8], [1, 9]]
     wanted = by_finite_differences(model, batch(1), 0, 1, "head")  # the second slice is the third head
     assert heads[0, 2].item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_model_that_has_lost_a_whole_part_is_weighed_and_pruned_on(model):
+    remove_heads_(model, {0: range(HEADS)}, last=True)
+    uniform.remove_neurons_(model, {1: range(WIDTH)}, last=True)
+    of_heads, of_neurons = uniform.importance(model, [batch(1)])
+    assert of_heads.isnan().tolist() == [[True] * HEADS, [False] * HEADS]
+    assert of_neurons.isnan().tolist() == [[False] * WIDTH, [True] * WIDTH]
+    assert [sorted(step) for step in plan(model, [batch(1)])] == [[1]] * (HEADS - 1)
+    second_order = obs.by_loss(lambda model, number: model(**batch(number)).loss, block_size=4, damp=1e-4, num_grads=4)
+    for criterion in (sparsity.by_magnitude(), second_order):
+        pruned = copy.deepcopy(model)
+        sparsity.one_shot_(pruned, criterion, 0.5)
+        assert sparsity.measured(pruned) == 0.5
 
 
 def test_removed_neurons_equal_silenced_ones(model):

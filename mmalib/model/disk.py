@@ -101,6 +101,12 @@ def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] |
     bypass_(model)
 
 
+def keep_entries_(model: PreTrainedModel, kept: Iterable[int]) -> None:
+    """Bring the config up to date after a model was left these layers alone."""
+    if entry := getattr(model.config, PRUNED, None):
+        setattr(model.config, PRUNED, {name: [of[number] for number in kept] for name, of in entry.items()})
+
+
 def bypass_(model: PreTrainedModel) -> None:
     """Skip attention without heads and feed-forward parts without neurons; copies of the model skip them too."""
     for layer in layers(model):

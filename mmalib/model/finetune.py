@@ -185,7 +185,7 @@ class _EntityTrainer(Trainer):
         self.floating_point_ops = lambda _: 0  # the Trainer's walks through all modules in every step to count them
 
     def _init_training_state(self, max_steps: int, per_epoch: int, epochs: int, *checkpoint) -> tuple[int, int]:
-        """Where training goes on; the Trainer knows neither moved checkpoints nor a last epoch that was a part of one."""
+        """Where training goes on; the Trainer knows neither moved checkpoints nor a last epoch that is part of one."""
         begun = super()._init_training_state(max_steps, per_epoch, epochs, *checkpoint)
         if best := self.state.best_global_step:
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")

@@ -71,7 +71,7 @@ def rounded(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     blocks = matrix.astype(np.float32).reshape(len(matrix), -1, BLOCK)
     most = 2 ** (bits - 1) - 1
     scales = (np.abs(blocks).max(axis=-1) / most).astype(np.float16)
-    steps = np.maximum(scales.astype(np.float32), np.finfo(np.float16).tiny)[..., None]
+    steps = np.maximum(scales.astype(np.float32), np.finfo(np.float16).smallest_subnormal)[..., None]
     return np.clip(np.rint(blocks / steps), -most - 1, most).astype(np.int8).reshape(matrix.shape), scales
 
 

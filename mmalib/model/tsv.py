@@ -1,6 +1,6 @@
 """A task from a folder of tsv files with a header, as GLUE has them: one sentence or two, and a label from a list.
 
-    task, data = tsv.load("CoLA")                  # train.tsv, dev.tsv and, where there is one, test.tsv
+    task, data = tsv.load("SST-2")                 # train.tsv, dev.tsv and, where it has labels, test.tsv
     task, data = tsv.load("MRPC", texts=("sentence1", "sentence2"))
     rows = task.rows(task.encode(data["en"]["train"], tokenizer, 128), model.config.label2id)
     finetune(load_model(backbone, labels=task.labels), rows, task.dev(data["en"]["dev"], tokenizer, 128), recipe, ...)
@@ -29,7 +29,7 @@ def load(
     """The task of a folder and its data, language → split → examples; `texts` and `label` name columns."""
     data = {split: read(Path(folder) / f"{split}.tsv", texts, label) for split in ("train", "dev")}
     test = Path(folder) / "test.tsv"
-    data["test"] = read(test, texts, label) if test.is_file() else data["dev"]
+    data["test"] = read(test, texts, label) if test.is_file() and label in _table(test) else data["dev"]
     labels = tuple(sorted({given for _, given in data["train"]}))
     if unknown := sorted({given for split in data.values() for _, given in split} - set(labels)):
         raise ValueError(f"{folder}: the label '{unknown[0]}' of dev or test is not in train.tsv. Repair the files.")
@@ -40,13 +40,17 @@ def read(path: Path, texts: Sequence[str], label: str) -> list[Example]:
     """The examples of one file."""
     if not path.is_file():
         raise ValueError(f"There is no {path}. A task's folder holds train.tsv and dev.tsv.")
-    table = pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
+    table = _table(path)
     if missing := [name for name in (*texts, label) if name not in table]:
         raise ValueError(f"{path} has no column '{missing[0]}'; it has {', '.join(table)}.")
     if table.empty:
         raise ValueError(f"{path} has no line beside its header. Copy it again.")
-    rows = table.fillna("")[[*texts, label]].itertuples(index=False, name=None)
+    rows = table[[*texts, label]].itertuples(index=False, name=None)
     return [(row[:-1], row[-1]) for row in rows]
+
+
+def _table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
 
 
 def _encode(split: list[Example], tokenizer: PreTrainedTokenizerFast, max_length: int) -> sub.Encoded:

@@ -117,14 +117,14 @@ class Material:
             raise ValueError(f"No line of the text in {empty[0]} has {SHORTEST} subwords. Give more text.")
 
 
-def draw(material: Material, step: int, *, seed: int, tokens: int) -> torch.Tensor:
-    """Batch number `step` as ids, [rows, subwords]: about `tokens` of them, rows of every language by its share."""
+def draw(material: Material, step: int, *, seed: int, tokens: int, frame: tuple = (BOS, EOS)) -> torch.Tensor:
+    """Batch number `step` as ids, [rows, subwords]: about `tokens`, rows of every language by its share, framed."""
     rng = np.random.default_rng([seed, step])
     first = list(material.text)[rng.choice(len(material.shares), p=material.shares)]
     length = int(rng.choice(material.lengths[first]))
     rows = max(1, tokens // (length + 2))
-    ids = np.full((rows, length + 2), EOS, dtype=np.int64)
-    ids[:, 0] = BOS
+    ids = np.full((rows, length + 2), frame[1], dtype=np.int64)
+    ids[:, 0] = frame[0]
     row = 0
     for language, number in zip(material.text, rng.multinomial(rows, material.shares), strict=True):
         if material.lengths[language][-1] < length:  # no line of this language is so long: one of the first's is

@@ -82,7 +82,7 @@ def gate_gradients(model: PreTrainedModel, batch: Mapping[str, Tensor], gates: G
             logits.transpose(1, 2), batch["labels"], ignore_index=IGNORED, reduction="none"
         )  # [rows, subwords], 0 where ignored
         losses = each.sum(1) / (batch["labels"] != IGNORED).sum(1).clamp_min(1)
-        return list(torch.autograd.grad(losses.sum(), [gate for _, gate in own]))
+        return list(torch.autograd.grad(losses.sum(), [gate for _, gate in own], materialize_grads=True))
 
 
 def scaled(gates: Gates) -> AbstractContextManager:
@@ -105,7 +105,7 @@ def plan(
     batches = list(batches)  # every step goes through them
     left = heads_left(model)
     size = max(1, round(share * sum(len(heads) for heads in left)))
-    room = [len(heads) - 1 for heads in left]  # how many may still go, per layer
+    room = [max(0, len(heads) - 1) for heads in left]  # how many may still go, per layer
     masked: dict[int, list[int]] = {}
     steps = []
     while any(room):

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
+from mmalib.model import disk
 from mmalib.model.backbones import evaluating, keep_layers_, layers
 from mmalib.profiles import CHOICES
 
@@ -38,6 +39,7 @@ def without(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A copy of the model with these layers alone."""
     smaller = copy.deepcopy(model)
     keep_layers_(smaller, kept)
+    disk.keep_entries_(smaller, kept)
     return smaller
 
 

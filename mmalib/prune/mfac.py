@@ -73,4 +73,4 @@ def criterion(
             own[name] += change.view_as(own[name])
         held.clear()
 
-    return Criterion("matrix-free", scores, prune_)
+    return Criterion(scores, prune_)

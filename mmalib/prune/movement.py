@@ -69,7 +69,7 @@ def criterion(rate: float | None = 1e-2, *, start: float = 0.0, per_matrix: bool
             zero_(dense, ~masks[name])
             state[f"aside/{name}"] = dense
 
-    return Criterion("movement", scores, prune_, observe, revives=True, per_matrix=per_matrix, state=state)
+    return Criterion(scores, prune_, observe, revives=True, per_matrix=per_matrix, state=state)
 
 
 def _dense(own: dict[str, nn.Parameter], state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,12 @@ MAX_GIB = 6.0  # of memory for inverses
 
 
 def of_rows(rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, *, num_grads: int, batch_size: int) -> Loss:
-    """The model's own loss over `batch_size` rows, in an order that no round through them repeats."""
+    """The model's own loss over `batch_size` rows with a label, in an order that no round through them repeats."""
+    rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
+    if not rows:
+        raise ValueError("No row has a label, so the loss has no gradient. Give rows of labelled sentences.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
     draw = torch.Generator().manual_seed(0)
     rounds = max(1, -(-num_grads * batch_size // len(rows)))
     order = torch.cat([torch.randperm(len(rows), generator=draw) for _ in range(rounds)]).tolist()
@@ -99,11 +104,6 @@ def criterion(
     anew: bool = True,
 ) -> Criterion:
     """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them)."""
-    rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
-    if not rows:
-        raise ValueError("No row has a label, so the loss has no gradient. Give rows of labelled sentences.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; a gradient needs 1 row at least.")
     loss = of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size)
     return by_loss(loss, block_size=block_size, damp=damp, num_grads=num_grads, max_gib=max_gib, anew=anew)
 
@@ -162,4 +162,4 @@ def by_loss(
             for name, weight in weights(model).items():
                 weight += changes[name].view_as(weight)
 
-    return Criterion("obs", scores, prune_)
+    return Criterion(scores, prune_)

@@ -29,7 +29,6 @@ Masks = dict[str, Tensor]  # bool, [out, in], True is kept; the names are those 
 class Criterion:
     """How the units are weighed; all three functions get the model and the masks that hold until now."""
 
-    name: str
     scores: Callable[[PreTrainedModel, str, Masks], Scores]  # (model, pattern, masks), right before a mask update
     # (model, new masks, masks until now): may change weights before those that the new masks drop become 0
     prune_: Callable[[PreTrainedModel, Masks, Masks], None] = lambda *_: None
@@ -41,8 +40,8 @@ class Criterion:
 
 
 def weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The weights that can be pruned, [out, in] each, by their names in the model."""
-    return {f"{name}.weight": linear.weight for name, linear in linears(model).items()}
+    """The weights that can be pruned, [out, in] each, by their names in the model; what is empty has none."""
+    return {f"{name}.weight": linear.weight for name, linear in linears(model).items() if linear.weight.numel()}
 
 
 def at_random(seed: int = 0) -> Criterion:
@@ -55,7 +54,7 @@ def at_random(seed: int = 0) -> Criterion:
             for name, weight in weights(model).items()
         }
 
-    return Criterion("random", scores)
+    return Criterion(scores)
 
 
 def by_magnitude() -> Criterion:
@@ -64,7 +63,7 @@ def by_magnitude() -> Criterion:
     def scores(model: PreTrainedModel, pattern: str, masks: Masks) -> Scores:
         return {name: per_block(weight.detach().abs(), pattern) for name, weight in weights(model).items()}
 
-    return Criterion("magnitude", scores)
+    return Criterion(scores)
 
 
 def block_size(pattern: str) -> int:

@@ -66,7 +66,8 @@ def _of_batch(model: PreTrainedModel, batch: Mapping[str, Tensor], weights: list
     if not loss.isfinite():
         raise ValueError("The loss is not finite: the model has probably diverged. Tune it again.")
     # autograd.grad and not backward: what the caller may have gathered in .grad stays
-    taylor = [w.detach() * g for w, g in zip(weights, torch.autograd.grad(loss, weights), strict=True)]
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)  # 0 for parts that are empty
+    taylor = [weight.detach() * gradient for weight, gradient in zip(weights, gradients, strict=True)]
     scores = []
     for mix, widen, bias, narrow in zip(*(taylor[i::4] for i in range(4)), strict=True):
         scores.append(mix.sum(0).unflatten(0, (-1, head_size(model))).sum(1).abs())  # mix: [hidden, heads * size]

@@ -104,8 +104,9 @@ def has_bf16() -> bool:
     """Whether bf16 is faster here: without the instructions a CPU computes it slower than float32."""
     import torch
 
-    known = flags()
-    return torch.cuda.is_bf16_supported() if device() == "cuda" else bool(known["avx512_bf16"] or known["amx_bf16"])
+    if device() == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(flags()["avx512_bf16"] or flags()["amx_bf16"])
 
 
 def saturates(told: dict | None = None) -> bool:

@@ -53,7 +53,8 @@ def prune(study: Study, run: Run, unfinished: Path) -> dict:
     teacher = load_model(settings["backbone"], seed=settings["seed"]).base_model.to(machine.device())
     student, masks = copy.deepcopy(teacher), {}
     shrink.ready_(student)
-    draw = partial(text.draw, material, tokens=settings["upstream_batch"])
+    frame = tokenizer.cls_token_id, tokenizer.sep_token_id
+    draw = partial(text.draw, material, tokens=settings["upstream_batch"], frame=frame)
     epoch, epochs = settings["upstream_subwords"] / settings["upstream_batch"], settings["upstream_epochs"]
     steps, moments, worth = round(epochs * epoch), when(settings), _criterion(settings, teacher, draw)
 
