@@ -15,7 +15,7 @@ from itertools import product, zip_longest
 from pathlib import Path
 
 from mmalib.model.packed import fingerprint
-from mmalib.profiles import Profile, changed
+from mmalib.profiles import CHOICES, RANGES, RUNTIMES, Profile, changed
 from mmalib.speed.cases import ALL, SKIPPING, SPARSE, TORCH, Case, cases
 
 
@@ -254,7 +254,24 @@ def of_kind(records: Iterable[dict], *kinds: str) -> list[dict]:
     return [record for record in records if record["settings"].get("kind") in kinds]
 
 
+def _check(profile: Profile) -> None:
+    """Refuse a profile that lists what is not known, or nothing where one at least is needed."""
+    needed = ("backbones", "seeds", "sparsities", "students", "depths", "calibration_methods")
+    for setting in (*needed, *("layer_choices",) * (len(profile.depths) > 1)):
+        if not getattr(profile, setting):
+            raise ValueError(f"{setting} of profile {profile.name} is empty. Give one at least.")
+    sparse = [f"{100 * share:.0f}-q" for share in profile.sparsities]
+    known = {"int8_graphs": GRAPHS, "compound": _compound_parts(profile), "speed_cases": [one.name for one in cases()]}
+    known |= dict.fromkeys(("cross_rows", "pair_rows"), (*ROWS, *PRUNED_ROWS)) | {"pair_criteria": GRADUAL}
+    known |= {"calibration_methods": RANGES, "layer_choices": CHOICES, "speed_runtimes": RUNTIMES}
+    known |= {"left_out": (*sparse, *COMBINED_STUDENTS, *HALVED)}
+    for setting, names in known.items():
+        if unknown := sorted(set(getattr(profile, setting) or ()) - set(names)):
+            raise ValueError(f"{setting} of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(names)}.")
+
+
 def _runs(profile: Profile, corpus: str) -> list[Run]:
+    _check(profile)
     seeds = profile.pruning_seeds or profile.seeds
     dense = product((*profile.backbones, profile.teacher), (*profile.seeds, *seeds))
     first = baseline(profile, profile.backbones[0], corpus, profile.seeds[0])
@@ -449,8 +466,6 @@ def self_taught(profile: Profile, base: Run, number: int) -> Run:
 
 def graphs(profile: Profile) -> list[str]:
     """The graphs of notebook 05: those that the profile wants, and those that they and notebook 06 start from."""
-    if unknown := sorted(set(profile.int8_graphs or ()) - set(GRAPHS)):
-        raise ValueError(f"int8_graphs of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(GRAPHS)}.")
     wanted = set(profile.int8_graphs or GRAPHS)
     wanted |= {"floor-all"} if "floor" in wanted else set()
     wanted |= {TAUGHT_GRAPHS[combination_format(name)] for name in combinations(profile)}
@@ -580,14 +595,15 @@ def compound_models(profile: Profile) -> dict[str, tuple[int, float, str]]:
     return models
 
 
+def _compound_parts(profile: Profile) -> list[str]:
+    held, upstream = (f"2:4 {criterion}" for criterion in HELD), (f"upstream {name}" for name in UPSTREAM)
+    return [*compound_models(profile), *PATIENCE, *held, *upstream, *(f"ablation {line}" for line in ABLATIONS)]
+
+
 def _compound(profile: Profile, teachers: Sequence[Run]) -> list[Run]:
     """From the first seed's teacher; what a verdict on pruning upstream needs, from two."""
     base, models = teachers[0], compound_models(profile)
-    held, upstream = (f"2:4 {criterion}" for criterion in HELD), (f"upstream {name}" for name in UPSTREAM)
-    known = [*models, *PATIENCE, *held, *upstream, *(f"ablation {line}" for line in ABLATIONS)]
-    wanted = known if profile.compound is None else profile.compound
-    if unknown := sorted(set(wanted) - set(known)):
-        raise ValueError(f"compound of profile {profile.name} has '{unknown[0]}'. Known are {', '.join(known)}.")
+    wanted = _compound_parts(profile) if profile.compound is None else profile.compound
     every = [_dropped(profile, base, depth, how) for depth in profile.depths[1:] for how in profile.layer_choices]
     made = {name: _model(profile, base, *models[name]) for name in wanted if name in models}
     for name in made:

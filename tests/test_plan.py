@@ -1,6 +1,7 @@
 """The runs of a study as plain data: their order, their names, what a changed setting does, what is missing."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -161,6 +162,31 @@ def test_what_is_wrong_in_a_profile_of_your_own_is_one_line(tmp_path, text, says
     mine.write_text(text)
     with pytest.raises(ValueError, match=says):
         load_profile(str(mine))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"int8_graphs": ["qta"]}, "int8_graphs of profile mine has 'qta'. Known are float, longer,"),
+        ({"compound": ["9 layers dense"]}, "compound of profile mine has '9 layers dense'"),
+        ({"speed_cases": ["base 99%"]}, "speed_cases of profile mine has 'base 99%'"),
+        ({"speed_runtimes": ["openvino:hint=throughput"]}, "speed_runtimes of profile mine has 'openvino:hint"),
+        ({"cross_rows": ["FT", "P+"]}, r"cross_rows of profile mine has 'P\+'"),
+        ({"pair_criteria": ["size"]}, "Known are random, magnitude, movement, obs."),
+        ({"calibration_methods": ["max"]}, "Known are minmax, percentile, entropy."),
+        ({"left_out": ["80q"]}, "left_out of profile mine has '80q'. Known are 50-q, distil-q,"),
+        ({"depths": [6, 3]}, "layer_choices of profile mine is empty. Give one at least."),
+        *(
+            ({name: []}, f"{name} of profile mine is empty")
+            for name in ("backbones", "seeds", "sparsities", "students")
+        ),
+    ],
+)
+def test_what_a_profile_lists_must_be_known_and_what_is_needed_be_there(tmp_path, changes, says):
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"like": "quick", **changes}))
+    with pytest.raises(ValueError, match=says):
+        plan.runs(load_profile(str(mine)), "sample")
 
 
 def test_a_profile_of_your_own_cannot_take_a_name_that_is_taken(tmp_path):
