@@ -81,6 +81,14 @@ def test_iob2_conversion(tags, iob2):
     assert to_iob2(to_iob2(tags.split())) == iob2.split()
 
 
+def test_neighbours_stay_two_where_their_types_get_one_name(tmp_path):
+    path = written(tmp_path, "Tarn N I-CITY\nQuen N I-LAND\nRost N I-LAND\n. P I-DAY\n")
+    names = {"I-CITY": "I-LOC", "I-LAND": "I-LOC", "I-DAY": "O"}
+    assert read_conll(path, renamed=names.get) == [
+        Sentence(["Tarn", "Quen", "Rost", "."], ["B-LOC", "B-LOC", "I-LOC", "O"])
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -48,7 +48,21 @@ def test_describe_survives_json_and_names_every_flag():
     assert described["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_the_flags_are_those_of_the_first_processor(monkeypatch):
+def test_a_container_may_use_less_than_it_sees(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    seen = machine.cores()  # there is no quota
+    for text, wanted in (
+        ("max 100000\n", seen),
+        ("100000 100000\n", 1),
+        ("20000 100000\n", 1),
+        ("9900000 100000\n", seen),
+    ):
+        machine.QUOTA.write_text(text)
+        assert machine.cores() == wanted
+
+
+def test_the_flags_are_those_of_the_first_processor(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "none")
     monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: XEON)
     described = machine.describe()
     assert described["cpu"] == "Some Xeon"

@@ -72,15 +72,17 @@ def read_conll(path: Path, columns: Sequence[int] = (3, 4), renamed: Callable[[s
 
     `renamed` says which of the study's labels a tag of the file stands for.
     """
-    sentences, words, tags = [], [], []
+    sentences, words, tags, given = [], [], [], []
     lines = _lines(path)
     for number, line in enumerate([*lines, ""], start=1):
         # Only blanks and tabs separate: a word may hold U+00A0, U+0085 or U+2028, where str.split would cut.
         parts, where = re.findall(r"[^ \t]+", line.rstrip("\r")), f"{path}, line {number}"
         if not parts or parts[0] == "-DOCSTART-":
             if words:
-                sentences.append((words, to_iob2(tags)))
-                words, tags = [], []
+                begun = [tag.startswith("B-") for tag in to_iob2(given)]  # by the file's names: two may be one of ours
+                pairs = zip(tags, begun, strict=True)
+                sentences.append((words, ["B" + tag[1:] if first and tag != "O" else tag for tag, first in pairs]))
+                words, tags, given = [], [], []
             continue
         if len(parts) not in columns:
             wanted = f"{' or '.join(map(str, columns))}, word first and entity last"
@@ -91,6 +93,7 @@ def read_conll(path: Path, columns: Sequence[int] = (3, 4), renamed: Callable[[s
             raise ValueError(f"{where}: unknown tag {parts[-1]!r}. The last column must be {wanted}.")
         words.append(parts[0])
         tags.append(tag)
+        given.append(parts[-1])
     if not sentences:
         raise ValueError(f"{path}, line {len(lines)}: the file ends without any sentence. Copy it again.")
     return sentences

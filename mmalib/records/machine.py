@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 DEEPSPARSE = ROOT / ".venv-deepsparse"
 THREADS = "MMALIB_THREADS"
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's, as "200000 100000": so much of a period, or "max 100000"
 
 # The study's dependencies by the names that pip knows; tests/test_setup.py compares them with pyproject.toml.
 PACKAGES = (
@@ -63,9 +64,9 @@ def device() -> str:
 
 def cores() -> int:
     """The cores this process may use, which on a shared machine or in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = QUOTA.read_text().partition(" ") if QUOTA.is_file() else ("max", "", "")
+    return may if quota == "max" else max(1, min(may, round(int(quota) / int(period))))
 
 
 def threads() -> int:

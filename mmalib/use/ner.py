@@ -74,9 +74,13 @@ class NER:
         "first", the default strategy, is how the models were tuned and scored: a word's first subword decides.
         """
         folder = shipped.locate(model)
-        runtime = runtime or ("onnxruntime" if runtimes.available("openvino") else "openvino")
         if runtimes.graph_in(folder):
+            runtime = runtime or ("onnxruntime" if runtimes.available("openvino") else "openvino")
             run: Run = runtimes.load(folder, threads or machine.threads(), runtime)
+        elif runtime or threads:
+            raise ValueError(
+                f"{folder} holds weights and no graph: they run in PyTorch. Leave out runtime and threads."
+            )
         else:
             from mmalib.model import disk  # brings in PyTorch
 

@@ -32,6 +32,8 @@ class Component:
     """Finds entities in documents; those that stand there already are kept."""
 
     def __init__(self, model: str | Path | None, aggregation_strategy: str, runtime: str | None) -> None:
+        if aggregation_strategy == "none":
+            raise ValueError("spaCy's entities are whole: choose an aggregation_strategy other than 'none'.")
         self._model, self._how = model, {"aggregation_strategy": aggregation_strategy, "runtime": runtime}
         self._ner: NER | None = None
 

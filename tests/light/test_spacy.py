@@ -89,6 +89,11 @@ def test_to_disk_and_back_the_model_comes_along(table, tmp_path):
     assert [(e.text, e.label_) for e in spacy.load(tmp_path / "pipeline")(text).ents] == before
 
 
+def test_entities_in_pieces_are_refused():
+    with pytest.raises(ValueError, match="choose an aggregation_strategy other than 'none'"):
+        spacy.blank("en").add_pipe("mmalib_ner", config={"aggregation_strategy": "none"})
+
+
 def test_an_unknown_model_is_one_line(tmp_path):
     nlp = piped("es", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="nowhere is neither a folder"):
