@@ -20,8 +20,8 @@ from mmalib.data.corpus import fewer_to_score
 from mmalib.graph import export
 from mmalib.model import disk
 from mmalib.model.evaluate import scored
-from mmalib.plan import HALVED, Run
-from mmalib.prune import gradual, sparsity, uniform
+from mmalib.plan import Run
+from mmalib.prune import uniform
 from mmalib.studies import quantization, speed, structured
 from mmalib.studies.study import Study
 from mmalib.studies.training import english, recipe_after, tuned, with_unlabelled
@@ -42,16 +42,13 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
 
 def combine(study: Study, run: Run, unfinished: Path) -> dict:
     """Train what the combination starts from on under fake quantization, taught; score the int8 graph."""
-    settings, name = run.settings, run.settings["combination"]
-    folder, corpora = study.folder(run.name), study.corpora
+    settings, folder, corpora = run.settings, study.folder(run.name), study.corpora
     model, tokenizer = disk.load(study.folder(run.needs["start"]))
     requested = settings["start"].get("share", 0.0)
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
     if settings["start"].get("sees_target_text"):
         train = with_unlabelled(study, train, settings["start"])
-    how = {"callbacks": [gradual.Hold(sparsity.masks_of(model))] if requested else []}
-    how |= {"embeddings": name in HALVED or "embeddings" in settings}
-    size, facts = quantization.learn(study, run, model, train, dev, unfinished, **how)
+    size, facts = quantization.learn(study, run, model, train, dev, unfinished)
     predict = export.tagger(folder, settings["max_length"])
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
     facts["scores"] = scored(predict, fewer_to_score(corpora, settings["int8_sentences"]))

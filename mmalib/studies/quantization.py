@@ -17,12 +17,11 @@ then by the drift of the labels' distributions from the float graph's. The train
 notebook 06 trains so (`learn`) what is pruned or taught before.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data import LABELS
 from mmalib.data.corpus import fewer, fewer_to_score
@@ -33,7 +32,8 @@ from mmalib.model import disk
 from mmalib.model.backbones import layers, parts
 from mmalib.model.evaluate import changed_words, scored
 from mmalib.model.finetune import finetune
-from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS, FLOORS, RANDOM_LENGTH, TRAINED_GRAPHS, Run
+from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS, FLOORS, HALVED, RANDOM_LENGTH, TRAINED_GRAPHS, Run
+from mmalib.prune import gradual, sparsity
 from mmalib.studies.study import Study
 from mmalib.studies.training import english, lesson, recipe_after
 
@@ -66,23 +66,19 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
 
 
 def learn(
-    study: Study,
-    run: Run,
-    model: PreTrainedModel,
-    train: Encoded,
-    dev: Encoded,
-    unfinished: Path,
-    *,
-    embeddings: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
+    study: Study, run: Run, model: PreTrainedModel, train: Encoded, dev: Encoded, unfinished: Path
 ) -> tuple[dict, dict]:
-    """Train a tuned model on, under fake quantization where it shall be int8, and write its graph; size, and facts."""
+    """Train a tuned model on, under fake quantization where it shall be int8, and write its graph; size, and facts.
+
+    The zeros of a model that starts with a share of them are held.
+    """
     settings, folder, about = run.settings, study.folder(run.name), study.about(run)
     rows, loss = lesson(study, run, model, train)
+    callbacks = [gradual.Hold(sparsity.masks_of(model))] if settings.get("start", {}).get("share") else []
     fake = settings.get("int8") != "float"
     if fake:
         qat.prepare_(model, format=settings["format"])
-        callbacks = [*callbacks, qat.FreezeRanges()]
+        callbacks.append(qat.FreezeRanges())
     epochs = settings["qat_epochs"]
     recipe = recipe_after(settings, epochs, rate=settings["qat_rate"], choose_after=epochs / 2)  # then ranges are fixed
     how = {"folder": unfinished, "seed": settings["seed"], "loss": loss, "callbacks": callbacks}
@@ -93,6 +89,7 @@ def learn(
     qat.remove_(model)
     export.export(model, dev.tokenizer, source)
     given = int8.tensor_ranges(source, learnt)
+    embeddings = settings.get("embeddings", settings.get("combination") in HALVED)
     how = {"ranges": given, "format": settings["format"], "embeddings": embeddings, "provenance": about}
     size = size_of(int8.quantize(source, folder, kind="qat", **how))
     in_graph = tags(word_logits(export.session(folder), dev), LABELS)
