@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from operator import methodcaller
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ import pandas as pd
 from mmalib.records import machine
 
 REQUIRED = ("run", "settings", "scores", "machine", "versions", "commit", "finished")
+SCALAR = methodcaller("item")  # of NumPy and torch, as a plain number
 COLUMNS = ["run", "language", "split", "f1", "precision", "recall", "f1_low", "f1_high"]
 
 
@@ -164,19 +166,14 @@ def _load(path: Path) -> dict:
 
 def _dumps(run: str, value: dict) -> str:
     try:
-        return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_number)
+        return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=SCALAR)
     except ValueError as error:
         hole = re.compile(r"\b(NaN|Infinity)\b")
-        holes = [key for key, leaf in _flat(value) if hole.search(json.dumps(leaf, default=_number))]
+        holes = [key for key, leaf in _flat(value) if hole.search(json.dumps(leaf, default=SCALAR))]
         raise ValueError(
             f"Run '{run}' is not saved, because these values are not finite numbers: {', '.join(holes)}. "
             "Training has probably diverged: try a lower learning rate."
         ) from error
-
-
-def _number(value):
-    """NumPy and torch scalars as plain numbers."""
-    return value.item()
 
 
 def _flat(value: dict, prefix: str = "", joint: str = ".") -> Iterator[tuple[str, object]]:
