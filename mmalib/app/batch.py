@@ -174,7 +174,8 @@ def _execute(path: Path, running: dict, home: Path, parameters: dict, kernels: K
     unfinished = executed.with_suffix(".running.ipynb")
     _say(f"{path.stem}  started")
     begin, cells, failure, result = time.monotonic(), [], "", ""
-    running[path.stem] = begin, cells, _code_cells(path)
+    code = [cell for cell in store.read_json(path)["cells"] if cell["cell_type"] == "code" and cell["source"]]
+    running[path.stem] = begin, cells, len(code) + 1  # papermill's parameters
     try:
         with kernels.borrow(threads) as kernel:
             how = {"kernel_name": "python3", "language": "python", "km": kernel, "progress_bar": False}
@@ -234,11 +235,6 @@ def _say(text: str) -> None:
     if sys.stderr.isatty():
         print(CLEARED, end="", file=sys.stderr, flush=True)
     print(f"{text}\n", end="", flush=True)  # at once: two threads may speak
-
-
-def _code_cells(path: Path) -> int:
-    cells = store.read_json(path)["cells"]
-    return sum(cell["cell_type"] == "code" and bool(cell["source"]) for cell in cells) + 1  # papermill's parameters
 
 
 def _literal(path: Path) -> str:
