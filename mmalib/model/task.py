@@ -9,7 +9,6 @@ grade. A further task is one more module like `tsv`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -44,12 +43,12 @@ class Task:
 
     def scores(self, run: sub.Run, data: dict, tokenizer: PreTrainedTokenizerFast, max_length: int) -> dict:
         """Scores of whatever computes logits on dev and test of every language."""
-        of = partial(self._scored, run, tokenizer, max_length)
-        return {name: {split: of(splits[split]) for split in ("dev", "test")} for name, splits in data.items()}
 
-    def _scored(self, run: sub.Run, tokenizer: PreTrainedTokenizerFast, max_length: int, split) -> dict:
-        text = self.encode(split, tokenizer, max_length)
-        return self.score(text, sub.word_logits(run, text))
+        def of(split) -> dict:
+            text = self.encode(split, tokenizer, max_length)
+            return self.score(text, sub.word_logits(run, text))
+
+        return {name: {split: of(splits[split]) for split in ("dev", "test")} for name, splits in data.items()}
 
 
 def sentences(
