@@ -18,6 +18,7 @@ notebook 06 trains so (`learn`) what is pruned or taught before.
 """
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mmalib.data.subwords import Encoded, encode_split, run_of, tags, word_logit
 from mmalib.graph import export, floor, qat, ranges
 from mmalib.graph import quantize as int8
 from mmalib.model import disk
-from mmalib.model.backbones import layers, parts
+from mmalib.model.backbones import Parts, layers, linears
 from mmalib.model.evaluate import changed_words, scored
 from mmalib.model.finetune import finetune
 from mmalib.plan import FLOOR_MAPS, FLOOR_POINTS, FLOORS, HALVED, RANDOM_LENGTH, TRAINED_GRAPHS, Run
@@ -127,12 +128,8 @@ def losses(scores: dict, base: dict) -> dict[str, float]:
 
 def places(model: PreTrainedModel) -> dict[str, list]:
     """Where every linear map of the encoder is: {module: [layer from 0, name of the part]}."""
-    names = {module: name for name, module in model.named_modules()}
-    return {
-        names[linear]: [number, part]
-        for number, layer in enumerate(layers(model))
-        for part, linear in parts(layer)._asdict().items()
-    }
+    where = product(range(len(layers(model))), Parts._fields)
+    return {name: list(place) for name, place in zip(linears(model), where, strict=True)}
 
 
 def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
