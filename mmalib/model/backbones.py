@@ -108,6 +108,11 @@ def parts(layer: nn.Module) -> Parts:
     return Parts(own.query, own.key, own.value, after, layer.intermediate.dense, layer.output.dense)
 
 
+def head_size(model: PreTrainedModel) -> int:
+    """How many numbers one head puts out; pruning does not change it."""
+    return model.config.hidden_size // model.config.num_attention_heads
+
+
 def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The linear maps of the encoder's layers by the names of their modules, in the order in which they run."""
     names = {module: name for name, module in model.named_modules()}

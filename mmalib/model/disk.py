@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 from transformers.initialization import no_init_weights
 
 from mmalib.model import adapters
-from mmalib.model.backbones import layers, load_tokenizer, parts
+from mmalib.model.backbones import head_size, layers, load_tokenizer, parts
 from mmalib.model.cache import complete_folder
 
 PRUNED = "pruned"  # the key in config.json
@@ -171,7 +171,6 @@ def _shrink_(model: PreTrainedModel, folder: Path) -> None:
     entry = getattr(model.config, PRUNED, None)
     if not entry:
         return
-    size = model.config.hidden_size // model.config.num_attention_heads
     try:
         shapes = list(zip(layers(model), entry["heads_left"], entry["neurons_left"], strict=True))
         consistent = [len(left) for left in heads_left(model)] == entry["heads_left"]
@@ -181,6 +180,6 @@ def _shrink_(model: PreTrainedModel, folder: Path) -> None:
         raise ValueError(f"'{PRUNED}' in {folder / 'config.json'} does not fit the model. Save the model again.")
     for layer, heads, neurons in shapes:
         own = parts(layer)
-        keep_((own.query, own.key, own.value), own.mix, torch.arange(heads * size))
+        keep_((own.query, own.key, own.value), own.mix, torch.arange(heads * head_size(model)))
         keep_([own.widen], own.narrow, torch.arange(neurons))
     bypass_(model)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from mmalib.model import adapters, beside
-from mmalib.model.backbones import layers, parts
+from mmalib.model.backbones import head_size, layers, parts
 from mmalib.model.disk import heads_left
 from mmalib.prune.gradual import BESIDE
-from mmalib.prune.heads import head_size, remove_heads_
+from mmalib.prune.heads import remove_heads_
 from mmalib.prune.uniform import remove_neurons_
 
 LOW, HIGH, BETA = -0.1, 1.1, 2 / 3

@@ -23,15 +23,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
-from mmalib.model.backbones import evaluating, hooked, layers, parts
+from mmalib.model.backbones import evaluating, head_size, hooked, layers, parts
 from mmalib.model.disk import heads_left, keep_, record_pruning_
 
 Gates = Sequence[tuple[nn.Linear, Tensor]]  # a linear map, and gates [units] or [rows, units] on slices of what enters
-
-
-def head_size(model: PreTrainedModel) -> int:
-    """How many numbers one head puts out; pruning does not change it."""
-    return model.config.hidden_size // model.config.num_attention_heads
 
 
 def importance(

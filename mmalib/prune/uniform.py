@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk
-from mmalib.model.backbones import evaluating, layers, parts
-from mmalib.prune.heads import going, head_size, remove_heads_
+from mmalib.model.backbones import evaluating, head_size, layers, parts
+from mmalib.prune.heads import going, remove_heads_
 
 
 def plan(heads: int, width: int, share: float = 1 / 12) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mmalib.model import adapters, disk
-from mmalib.model.backbones import Parts, layers, parts
+from mmalib.model.backbones import Parts, head_size, layers, linears, parts
 from mmalib.records import machine
 from mmalib.runtimes import Engine
 
@@ -237,8 +237,7 @@ def _encoder(
     model: PreTrainedModel, products: dict[str, Product], dtype: torch.dtype, inside: torch.dtype
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Ids and mask [batch, length] → logits, over the products of the model's maps; attention in `dtype`."""
-    names = {module: name for name, module in model.named_modules()}
-    size = model.config.hidden_size // model.config.num_attention_heads
+    names, size = {linear: name for name, linear in linears(model).items()}, head_size(model)
     body = []
     for layer in layers(model):
         maps = Parts(*(products.get(names[linear]) or InFloat(linear) for linear in parts(layer)))
