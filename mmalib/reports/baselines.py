@@ -16,12 +16,8 @@ def table_1(records: list[dict]) -> pd.DataFrame:
         if (settings := record["settings"])
     ]
     ours = tables.over_seeds(runs, ("model", "source", "seeds"), tables.F1)
-    printed = {row["model"]: row for row in tables.printed_rows(1, tables.F1)}
-    rows = []
-    for model, of_model in ours.groupby("model", sort=False):
-        rows += of_model.to_dict("records")
-        rows += [printed.pop(model)] if model in printed else []
-    return pd.DataFrame([*rows, *printed.values()]).astype({"seeds": "Int64"})
+    both = pd.DataFrame([*ours.to_dict("records"), *tables.printed_rows(1, tables.F1)]).astype({"seeds": "Int64"})
+    return both.sort_values("model", key=lambda models: pd.factorize(models)[0], kind="stable", ignore_index=True)
 
 
 def recipes_table(records: list[dict]) -> pd.DataFrame:
