@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product, zip_longest
 from pathlib import Path
@@ -330,14 +330,14 @@ def _trained(profile: Profile, base: Run, every: Sequence[Run], seed: int) -> li
     return _once([*by_notebook.get("06", [])[: profile.speed_models], *turns[: profile.speed_models]])
 
 
-def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> list[Run]:
+def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> Iterator[Run]:
     """The runs of a changed profile; those that come out as before are the profile's own."""
     changed = {name: _short(changes[name]) for name in sorted(changes)}
     tag = "+" + ",".join(f"{name}={value}" for name, value in changed.items())
-    before, names, varied = {run.name: run for run in every}, {}, []
+    before, names = {run.name: run for run in every}, {}
     for run in otherwise:
         if run.name in before and run.settings == before[run.name].settings and not names.keys() & run.needs.values():
-            varied.append(run)
+            yield run
             continue
         names[run.name] = run.name + tag
         label = ", ".join([run.settings["label"], *(f"{name} {value}" for name, value in changed.items())])
@@ -348,8 +348,7 @@ def _varied(every: Sequence[Run], otherwise: Sequence[Run], changes: dict) -> li
             settings |= {"model": model, "folder": folder}
         needs = {part: names.get(need, need) for part, need in run.needs.items()}
         leaves = tuple(leaf.replace(run.name, names[run.name], 1) for leaf in run.leaves)
-        varied.append(Run(names[run.name], settings, needs, leaves))
-    return varied
+        yield Run(names[run.name], settings, needs, leaves)
 
 
 def _short(value: object) -> str:
@@ -377,19 +376,17 @@ def recipe(profile: Profile, base: Run, name: str) -> Run:
     return Run(_trial_name(base, "01", f"trial-{name}"), settings)
 
 
-def _structured(profile: Profile, base: Run) -> list[Run]:
+def _structured(profile: Profile, base: Run) -> Iterator[Run]:
     """Trajectories of what is removed step by step; and the subwords gone that no training text uses."""
     settings = _from(base, "02", "structured", importance_batch=IMPORTANCE_BATCH)
     settings |= _of(profile, "curve_sentences", "head_share", "importance_sentences", "recovery_sentences", *AFTER)
     steps = {share: share / profile.head_share for share in KEPT_SHARES}
     reached = [share for share, number in steps.items() if abs(number - round(number)) < 1e-6]
-    every = []
     for method in METHODS:
         name = named("02", method, *_where(base))
         leaves = tuple(kept_leaf(name, share) for share in reached)
-        every.append(Run(name, settings | {"method": method}, {"base": base.name}, leaves))
-    cut = _leaving(named("02", "vocabulary", *_where(base)), _from(base, "02", "vocabulary"), base=base)
-    return [*every, cut]
+        yield Run(name, settings | {"method": method}, {"base": base.name}, leaves)
+    yield _leaving(named("02", "vocabulary", *_where(base)), _from(base, "02", "vocabulary"), base=base)
 
 
 def gradual(
@@ -723,7 +720,8 @@ def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
     if profile.pairs:
         tuned = crossed(profile, first, first, "similarity", "FT")
         every += _truth_table(profile, first, tuned, profile.cross_shares, profile.pair_rows)
-        every += _sparse(profile, tuned) + (_sparse(profile, first) if first.kind == "crossed" else [])
+        for pruned in (tuned, first) if first.kind == "crossed" else (tuned,):
+            every += _sparse(profile, pruned)
         int8 = {"method": "int8", "row": "int8", "calibration": profile.calibration_methods[0]}
         settings = _from(tuned, "09", "pairs int8", **int8, **_of(profile, "calibration_sentences"))
         every.append(_leaving(crossed_name("similarity", "int8", *_where(tuned)), settings, base=tuned))
@@ -736,15 +734,13 @@ def _crossed(profile: Profile, bases: Sequence[Run]) -> list[Run]:
     return [*every, *(_use(profile, first, run) for run in models)]
 
 
-def _sparse(profile: Profile, tuned: Run) -> list[Run]:
+def _sparse(profile: Profile, tuned: Run) -> Iterator[Run]:
     """A row FT pruned weight by weight, as notebook 03 prunes its baselines."""
-    every = []
     for share, criterion in product(profile.sparsities, profile.pair_criteria):
         settings = gradual(profile, tuned, criterion, share).settings
         settings |= {"kind": "crossed sparse", "notebook": "09", "row": criterion}
         name = crossed_name(settings["task"], criterion, *_where(tuned), share=share)
-        every.append(_leaving(name, settings, base=tuned))
-    return every
+        yield _leaving(name, settings, base=tuned)
 
 
 def _truth_table(
