@@ -57,11 +57,8 @@ def learning_curves(logs: dict[str, list[dict]]) -> Figure:
         for name, log in logs.items():
             (line,) = axes.plot([entry["step"] for entry in log], [entry["loss"] for entry in log])
             ends.append((log[-1]["loss"], name, line.get_color()))
-        axes.set_ylim(bottom=0)
-        axes.margins(x=0)
+        axes.set(ylim=(0, None), xmargin=0, xlabel="step", ylabel="share of variance missed")
         label_ends(axes, ends)
-        axes.set_xlabel("step")
-        axes.set_ylabel("share of variance missed")
     return figure
 
 
@@ -82,6 +79,5 @@ def retrieval(reports: dict[str, dict]) -> Figure:
                 note(axes, f"{direction} {share:.2f}", (share, height), color=colour, **where)
         axes.axvline(1 / lines, color="0.4", linestyle="--", linewidth=0.8)
         rows_(axes, list(accuracy))
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel(f"found among {lines:,} lines (dashed: chance)")
+        axes.set(xlim=(-0.02, 1.02), xlabel=f"found among {lines:,} lines (dashed: chance)")
     return figure

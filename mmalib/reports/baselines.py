@@ -50,8 +50,7 @@ def figure(records: list[dict]) -> Figure:
             figures.note(axes, f"{group['f1'].mean():.3f}", (1.0, row), color=colour, annotation_clip=False)
         names = [f"{backbone}, {figures.LANGUAGE_NAMES[language]}" for (backbone, _, language), _ in groups]
         figures.rows_(axes, names)
-        axes.set_xlim(0, 1)
         corpora = ", ".join(rows["corpus"].unique())
-        axes.set_xlabel(f"entity F1 on test ({corpora}); right: mean over seeds")
+        axes.set(xlim=(0, 1), xlabel=f"entity F1 on test ({corpora}); right: mean over seeds")
         axes.set_title("Tuned on English alone", loc="left")
     return drawn

@@ -166,8 +166,7 @@ def recall(records: list[dict]) -> Figure:
                 axes.plot(points["x"], points["y"], "o", color=colour, alpha=0.4, markeredgewidth=0)
                 line = points.loc[front((sign * points["x"]).tolist(), points["y"].tolist())]
                 axes.plot(line["x"], line["y"], "o-", color=colour, label=name.removesuffix(" kept %"))
-            axes.set_xlim(left=0)
-            axes.set_ylim(0, 105)
+            axes.set(xlim=(0, None), ylim=(0, 105))
         panels[0].set_xlabel("speed-up over dense XLM-R base in ONNX Runtime,\nof the fastest runtime")
         panels[1].set_xlabel("MB by gzip")
         panels[0].set_ylabel("% of the dense F1 kept, test")

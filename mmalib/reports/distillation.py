@@ -83,10 +83,9 @@ def figure(records: list[dict]) -> Figure:
                     axes.axhline(f1, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
                 axes.set_title(f"{student} ({corpus})", loc="left")
             low, high = of_corpus[0].get_ylim()
-            of_corpus[0].set_ylim(max(0.0, low), min(1.0, high))
+            of_corpus[0].set(ylim=(max(0.0, low), min(1.0, high)), ylabel="entity F1 on test (dashed: teacher)")
             for axes, group in zip(of_corpus, groups, strict=True):
                 figures.label_languages(axes, group, TICKS)
-            of_corpus[0].set_ylabel("entity F1 on test (dashed: teacher)")
         if any(NAMES[setting].endswith("*") for setting in set(frame["setting"])):
             drawn.supxlabel("* another setting: text of the target languages is seen, its labels are not", fontsize=7)
     return drawn

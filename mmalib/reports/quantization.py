@@ -155,10 +155,9 @@ def losses(records: list[dict]) -> Figure | None:
                     axes.axvspan(len(ticks) - 1.5, len(ticks) - 0.5, color="#EEEEEE", zorder=0, linewidth=0)
                 axes.set_title(f"{backbone} ({corpus}), {split}", loc="left")
             low, high = of_study[0].get_ylim()
-            of_study[0].set_ylim(min(low, -1.2), max(high, 0.5))
+            of_study[0].set(ylim=(min(low, -1.2), max(high, 0.5)), ylabel="change of F1 in points (dashed: −1)")
             for axes, split in panels:
                 figures.label_languages(axes, mine[mine["split"] == split], ticks)
-            of_study[0].set_ylabel("change of F1 in points (dashed: −1)")
     return drawn
 
 

@@ -154,8 +154,7 @@ def against_speed(records: list[dict]) -> Figure | None:
             names.append(f"{number}  {row['what it is']}\n    {row['speed-up']:.0f}×, {own}, {runtime}")
         axes.annotate("\n".join(names), (1.02, 0), xycoords="axes fraction", fontsize=6, annotation_clip=False)
         speed.log_x_(axes, points["speed-up"].tolist())
-        axes.margins(y=0.12)
         axes.set_xlabel("speed-up over dense float32 XLM-R base in ONNX Runtime, same batch and length")
-        axes.set_ylabel("test F1, mean of Spanish and Dutch")
+        axes.set(ymargin=0.12, ylabel="test F1, mean of Spanish and Dutch")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return drawn

@@ -66,10 +66,9 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
             height = dense["f1"].mean() * sum(left[language]) / len(runs)
             axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
         lines_(axes, lines, "sparsity", knees)
-        axes.set_xlim(left=0)
         of = f", on {number} sentences" if (number := runs[0]["settings"].get("curve_sentences")) else ""
         marks = "(○ trained on, nothing pruned yet;\n▾ after a mask update; ● under 95%)"
-        axes.set_xlabel(f"sparsity during pruning{of}\n{marks}")
+        axes.set(xlim=(0, None), xlabel=f"sparsity during pruning{of}\n{marks}")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
         axes.set_title(f"{runs[0]['settings']['label']}: {NAMES[criterion]}, {schedule}{several}", loc="left")
@@ -120,8 +119,7 @@ def kept(records: list[dict]) -> Figure:
             names = dict.fromkeys(point["what"] for point in collapsed)
             under = "\n".join([f"under {COLLAPSED:.0f}%, not drawn:", *names])
             axes.text(0.97, 0.03, under, transform=axes.transAxes, ha="right", fontsize=7, in_layout=False)
-        axes.set_xlabel("English: % of the dense F1 kept")
-        axes.set_ylabel("Spanish and Dutch: % kept")
+        axes.set(xlabel="English: % of the dense F1 kept", ylabel="Spanish and Dutch: % kept")
         axes.set_title("Who keeps the languages not tuned on", loc="left")
     return drawn
 
