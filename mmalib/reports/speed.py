@@ -63,15 +63,13 @@ def table(records: list[dict], number: int) -> pd.DataFrame:
     complete = EXTRACTS.get(number, number)
     measured = rows(records, held_out=number in EXTRACTS)
     paper, made = tables.paper(complete).rename(columns={"batch_size": "batch"}), []
+    same = [name for name in ("runtime", "batch") if name in paper]  # table 2 does not say at which batch
     for printed, names in PRINTED[complete].items():
-        theirs = paper[paper["model"] == printed]
+        theirs = paper.loc[paper["model"] == printed, [*same, "throughput"]]
         for name in names:
             ours = measured[measured["case"] == name]
-            for own in (theirs if ours.empty else ours).to_dict("records"):
-                same = theirs[theirs["runtime"] == own["runtime"]]
-                if "batch" in same:  # table 2 does not say at which batch
-                    same = same[same["batch"] == own["batch"]]
-                throughput = same["throughput"].iloc[0] if len(same) else nan
+            for own in (theirs if ours.empty else ours.merge(theirs, "left", same)).to_dict("records"):
+                throughput = own["throughput"]
                 row = {"model": printed, "measured as": name, "runtime": own["runtime"], "batch": _integer(own)}
                 row |= {"samples/s": round(own.get("samples_per_second", nan), 1), "best": own.get("chosen by", nan)}
                 row |= {"speed-up": round(own.get("ratio", nan), 2), "paper samples/s": throughput}
@@ -175,11 +173,9 @@ def shrinking(records: list[dict], way: str) -> Figure | None:
                 colour = SHADES.get(batch, "#4477AA")
                 axes.errorbar(line[way], middle, spread, color=colour, label=f"batch {batch}", **look)
             axes.set_title(RUNTIMES[name][0], loc="left")
-            axes.set_xlim(-0.04, 1)
-            axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+            axes.set(xlim=(-0.04, 1), xticks=[0, 0.25, 0.5, 0.75, 1])
             axes.xaxis.set_major_formatter("{x:.0%}")
-        panels[0].set_ylim(bottom=0)
-        panels[0].set_ylabel("samples/s, length 128")
+        panels[0].set(ylim=(0, None), ylabel="samples/s, length 128")
         what = {"heads": "all heads, wherever they were", "uniform": "heads and feed-forward neurons, every layer"}[way]
         drawn.supxlabel(f"share removed of {what}", fontsize=8)
         panels[0].legend(loc="upper left")
