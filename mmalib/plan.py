@@ -739,8 +739,7 @@ def _sparse(profile: Profile, tuned: Run) -> Iterator[Run]:
     for share, criterion in product(profile.sparsities, profile.pair_criteria):
         settings = gradual(profile, tuned, criterion, share).settings
         settings |= {"kind": "crossed sparse", "notebook": "09", "row": criterion}
-        name = crossed_name(settings["task"], criterion, *_where(tuned), share=share)
-        yield _leaving(name, settings, base=tuned)
+        yield _leaving(crossed_name(settings["task"], criterion, *_where(tuned), share=share), settings, base=tuned)
 
 
 def _truth_table(

@@ -105,8 +105,7 @@ def to_iob2(tags: list[str]) -> list[str]:
     IOB1 writes `B-` only where an entity follows another of its type at once, so an `I-` after anything but
     its own type starts an entity. IOB2 comes out unchanged.
     """
-    before = ["O", *tags][: len(tags)]
-    pairs = zip(before, tags, strict=True)
+    pairs = zip(["O", *tags], tags, strict=False)
     return ["B" + tag[1:] if tag != "O" and tag[2:] != last[2:] else tag for last, tag in pairs]
 
 

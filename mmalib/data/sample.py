@@ -230,7 +230,6 @@ def faker_names(language: str, seed: int) -> Kinds:
 
 def acronyms(rng: random.Random) -> list[str]:
     """Acronyms for unions, parties and agencies."""
-    letters = "ABCDEFGIKLMNOPRSTUV"
-    drawn = ["".join(rng.choice(letters) for _ in range(3 + number % 2)) for number in range(150)]
+    drawn = ["".join(rng.choice("ABCDEFGIKLMNOPRSTUV") for _ in range(3 + number % 2)) for number in range(150)]
     plain = read_templates("common")["all"]["kinds"]["acronym"]
     return [name for name in dict.fromkeys(drawn) if name not in plain]

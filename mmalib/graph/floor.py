@@ -93,8 +93,7 @@ def measure_with(
             folder = Path(scratch) / "int8"
             build(folder, skip=skip)
             in_int8 = logits(folder)
-        pairs = [pair for name in dev for pair in zip(in_float[name], in_int8[name], strict=True)]
-        return f1(in_int8), drift(pairs)
+        return f1(in_int8), drift([pair for name in dev for pair in zip(in_float[name], in_int8[name], strict=True)])
 
     return measure, f1(in_float)
 

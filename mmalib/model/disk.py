@@ -157,8 +157,7 @@ def keep_(writers: Iterable[nn.Linear], reader: nn.Linear, kept: Tensor) -> None
 
 
 def _part(old: nn.Parameter, dimension: int, kept: Tensor) -> nn.Parameter:
-    rest = old.detach().index_select(dimension, kept.to(old.device))
-    return nn.Parameter(rest, requires_grad=old.requires_grad)
+    return nn.Parameter(old.detach().index_select(dimension, kept.to(old.device)), requires_grad=old.requires_grad)
 
 
 def _heads_removed(model: PreTrainedModel) -> list[list[int]]:

@@ -63,8 +63,7 @@ def loss(
         distances = torch.stack(
             [torch.stack([(theirs[number][real].float() - one).square().mean() for one in own]) for number in wanted]
         )
-        pairs = list(enumerate(alignment(distances.detach())))
-        apart = torch.stack([distances[pair] for pair in pairs]).mean()
+        apart = torch.stack([distances[pair] for pair in enumerate(alignment(distances.detach()))]).mean()
         answers = answers.masked_fill((batch["labels"] == IGNORED)[..., None], torch.nan)
         told = distill.of_words(logits, answers, batch["labels"], hardness=1.0, temperature=temperature)
         return hidden * apart + (1 - hidden) * told

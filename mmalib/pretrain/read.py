@@ -75,8 +75,7 @@ def encoder(file: File) -> BertModel:
 def with_vocabulary(file: File, kept: list[int]) -> File:
     """The encoder with these rows of its word embedding alone."""
     rows = {f"{WORDS}.{part}": file.tensors[f"{WORDS}.{part}"][kept] for part in ("scales", "halves")}
-    config = BertConfig(**{**file.config.to_dict(), "vocab_size": len(kept)})
-    return File(config, {**file.tensors, **rows})
+    return File(BertConfig(**{**file.config.to_dict(), "vocab_size": len(kept)}), {**file.tensors, **rows})
 
 
 def bert_name(name: str) -> str:

@@ -216,8 +216,7 @@ class Gates(TrainerCallback):
             log_alpha.data.clamp_(-CLAMP, CLAMP)
 
     def on_epoch_end(self, args, state, control, **_) -> None:
-        values = [*self._alphas(), self.multipliers]
-        held = [{"value": value.detach(), **self.adam.state[value]} for value in values]
+        held = [{"value": value.detach(), **self.adam.state[value]} for value in (*self._alphas(), self.multipliers)]
         flat = {f"{n}/{name}": t for n, of in enumerate(held) for name, t in of.items()}
         beside.put(BESIDE, args, state.global_step, flat)
 

@@ -68,9 +68,8 @@ def gates_of(model: PreTrainedModel, off: Mapping[int, Iterable[int]]) -> Gates:
 def gate_gradients(model: PreTrainedModel, batch: Mapping[str, Tensor], gates: Gates) -> list[Tensor]:
     """dL(x) / dgate of every map's gates, [rows, units], exact for each row of the batch, without dropout."""
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    rows = len(batch["input_ids"])
     # One gate a row: rows do not mix, so the gradient of the sum of their losses holds that of each loss.
-    own = [(linear, gate.repeat(rows, 1).requires_grad_()) for linear, gate in gates]
+    own = [(linear, gate.repeat(len(batch["input_ids"]), 1).requires_grad_()) for linear, gate in gates]
     with evaluating(model), torch.enable_grad(), scaled(own):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         each = functional.cross_entropy(

@@ -14,8 +14,7 @@ REPORT = "training.json"  # beside the weights
 
 def read(weights: Path = WEIGHTS) -> dict[str, dict]:
     """The report of every shipped backbone, by name."""
-    paths = sorted(Path(weights).glob(f"*/{REPORT}"))
-    return {path.parent.name: store.read_json(path) for path in paths}
+    return {path.parent.name: store.read_json(path) for path in sorted(Path(weights).glob(f"*/{REPORT}"))}
 
 
 def draw(reports: dict[str, dict]) -> dict[str, pd.DataFrame | Figure]:

@@ -98,8 +98,7 @@ def goals(records: list[dict]) -> pd.DataFrame:
     for corpus, models in pd.DataFrame(rows).groupby("corpus") if rows else ():
         models = models.sort_values("unseen", ascending=False, kind="stable")  # among equals the first is taken
         good, blind = models[models["kept on dev"] >= KEEPS], models[models["Spanish and Dutch text"] == "none"]
-        timed = good.dropna(subset=["speed-up"])
-        orders = (-good["MB"], timed["speed-up"], models["unseen"], blind["english"])
+        orders = (-good["MB"], good["speed-up"].dropna(), models["unseen"], blind["english"])
         for goal, order in zip(GOALS, orders, strict=True):
             best = {"run": f"none keeps {KEEPS:.0%}, or speeds are not measured"}
             if len(order):

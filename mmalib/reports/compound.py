@@ -111,8 +111,7 @@ def upstream(records: list[dict]) -> pd.DataFrame:
             rows.append(row | {"from": "notebook 03", "seeds": 1} | _scores(record, records))
     grouped = pd.DataFrame(rows).groupby(["pruned", "sparsity", "text", "from", "model", "source"], sort=False)
     mean = grouped.mean(numeric_only=True).round(3).assign(seeds=grouped.size()).reset_index()
-    made = _beside(mean.to_dict("records"), 2, lambda row: {"pruned": row["method"]})
-    return made.astype({"seeds": "Int64"})
+    return _beside(mean.to_dict("records"), 2, lambda row: {"pruned": row["method"]}).astype({"seeds": "Int64"})
 
 
 def backbones(records: list[dict]) -> pd.DataFrame:

@@ -45,8 +45,7 @@ def table_4(records: list[dict]) -> pd.DataFrame:
         row |= {"order": (corpus, setting != "", label, [*NAMES, ""].index(setting))}
         rows.append(row | {"million parameters": record["parameters"] / 1e6} | tables.scores_of(record, base))
     rows.sort(key=lambda row: row["order"])
-    about = ("model", "source", "mls against", "seeds")
-    ours = tables.over_seeds(rows, about, means={"million parameters": 2})
+    ours = tables.over_seeds(rows, ("model", "source", "mls against", "seeds"), means={"million parameters": 2})
     return tables.beside_paper(ours, 4, **{"mls against": PRINTED_AGAINST})
 
 

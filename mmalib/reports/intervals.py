@@ -164,7 +164,6 @@ def _seeds(number: int) -> np.ndarray:
     """
     equal = np.full((1 + DRAWS, number), 1 / number)
     if number > 1:
-        draw = np.random.default_rng(number)
-        drawn = draw.multinomial(number, [1 / number] * number, size=DRAWS) / number
+        drawn = np.random.default_rng(number).multinomial(number, [1 / number] * number, size=DRAWS) / number
         equal[1:] += (drawn - 1 / number) * (number / (number - 1)) ** 0.5
     return equal

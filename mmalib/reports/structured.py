@@ -61,8 +61,7 @@ def table(records: list[dict]) -> pd.DataFrame:
         if np.isclose(point["share"], SHARES, atol=1e-6).any() and (settings := record["settings"])
     ]
     about = ["backbone", "corpus", "method", "recovered", "share"]
-    made = tables.over_seeds(rows, [*about, "seeds"], means={"million parameters": 2, "MB": 1})
-    return made.sort_values(about)
+    return tables.over_seeds(rows, [*about, "seeds"], means={"million parameters": 2, "MB": 1}).sort_values(about)
 
 
 def falling(records: list[dict], method: str) -> Figure | None:

@@ -124,8 +124,7 @@ def over_seeds(
 
 def beside_paper(ours: pd.DataFrame, table: int, **about) -> pd.DataFrame:
     """Our rows, and below them those that the paper prints in a table of scores."""
-    rows = [*ours.to_dict("records"), *printed_rows(table, **about)]
-    return pd.DataFrame(rows).astype({"seeds": "Int64"})
+    return pd.DataFrame([*ours.to_dict("records"), *printed_rows(table, **about)]).astype({"seeds": "Int64"})
 
 
 def percent(table: pd.DataFrame, digits: Mapping[str, int]) -> pd.DataFrame:

@@ -164,8 +164,7 @@ def load(folder: Path, threads: int, runtime: str = "onnxruntime") -> Session:
     if reason := available(name):
         raise ValueError(f"{name} {MISSING}: {reason}.")
     try:
-        module = importlib.import_module(f"mmalib.runtimes.{MODULES[name]}")
-        engine = module.load(path, threads, **settings)
+        engine = importlib.import_module(f"mmalib.runtimes.{MODULES[name]}").load(path, threads, **settings)
     except Exception as error:
         raise ValueError(f"{path} could not be loaded in {runtime}: {one_line(error)}") from error
     if "input_ids" not in engine.inputs or not set(engine.inputs) <= set(FED):

@@ -62,8 +62,7 @@ def quantize(study: Study, run: Run, unfinished: Path) -> dict:
         lost = losses(scores, study.make(run.needs["float"])["scores"])
         facts["floor"] |= {"lost_on_dev": lost, "met_everywhere": max(lost.values()) <= FLOOR_POINTS}
     print(f"{run.name}: {size['megabytes']:.1f} MB", flush=True)
-    zeros = {"requested": 0.0, "measured": size["sparsity"]}
-    return {"scores": scores, "size": size, "sparsity": zeros, **facts}
+    return {"scores": scores, "size": size, "sparsity": {"requested": 0.0, "measured": size["sparsity"]}, **facts}
 
 
 def learn(

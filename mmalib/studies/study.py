@@ -84,8 +84,7 @@ class Study:
 
     def runs(self, notebook: str | None = None, kind: str | None = None) -> list[Run]:
         """The runs of the study, or of one notebook, or of one kind."""
-        every = self.plan.values()
-        return [r for r in every if notebook in (None, r.settings["notebook"]) and kind in (None, r.kind)]
+        return [r for r in self.plan.values() if notebook in (None, r.settings["notebook"]) and kind in (None, r.kind)]
 
     def records(self) -> list[dict]:
         """The records in the study's folder that are of its corpus, those of changed profiles too."""

@@ -76,8 +76,7 @@ def attempt(study: Study, run: Run, unfinished: Path) -> dict:
     if settings.get("start") == "pretrained":
         model = load_model(settings["backbone"], seed=settings["seed"])
     train, dev = english(study, tokenizer, settings["trial_sentences"], settings["trial_dev_sentences"])
-    rows = training_rows(train, model.config.label2id)
-    _, history, _ = gradually(settings, model, rows, dev, folder=unfinished)
+    _, history, _ = gradually(settings, model, training_rows(train, model.config.label2id), dev, folder=unfinished)
     best = {"f1": max(history["dev_f1"][math.floor(settings["pruning_epochs"]) :])}  # of the epochs at full sparsity
     return {"scores": {"en": {"dev": best}}, "history": history}
 

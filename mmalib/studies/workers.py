@@ -39,8 +39,7 @@ def line(record: dict) -> str:
     """A record in one line: what was made, how long it took, how good it is."""
     splits = {split for by_split in record["scores"].values() for split in by_split}
     split = "test" if "test" in splits else "dev"
-    similarity = record["settings"].get("task") == "similarity"
-    name, key = ("Pearson's r", "pearson") if similarity else ("F1", "f1")
+    name, key = ("Pearson's r", "pearson") if record["settings"].get("task") == "similarity" else ("F1", "f1")
     f1 = [f"{language} {of[split][key]:.3f}" for language, of in record["scores"].items() if split in of]
     seconds = sum((record.get("timings") or {}).values())
     return f"{record['run']}: {seconds:.0f} s" + (f", {split} {name} {' '.join(f1)}" if f1 else "")
