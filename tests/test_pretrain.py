@@ -399,6 +399,20 @@ def test_the_neurons_that_put_out_most_stay_and_the_silent_ones_cost_nothing():
         torch.testing.assert_close(model(ids).last_hidden_state, whole)
 
 
+def test_neurons_are_weighed_by_what_the_whole_model_computes():
+    model = tiny(ROWS).eval()
+    ids = torch.randint(5, ROWS, (4, 12), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        states, wanted = model(ids, output_hidden_states=True).hidden_states, []
+        for layer, entering in zip(model.encoder.layer, states[:-1], strict=True):  # one after the other, by hand
+            after = layer.attention(entering)[0]
+            strength = layer.intermediate(after).abs().sum((0, 1)) * layer.output.dense.weight.norm(dim=0)
+            wanted.append(layer.intermediate.dense.weight[strength.topk(9).indices.sort().values].clone())
+    shrink.narrow_(model, [ids], 9)
+    for layer, weight in zip(model.encoder.layer, wanted, strict=True):
+        assert torch.equal(layer.intermediate.dense.weight, weight)
+
+
 def test_the_loss_is_the_share_of_variance_that_is_missed():
     teacher = tiny(ROWS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     ids = torch.randint(5, ROWS, (4, 12), generator=torch.Generator().manual_seed(0))

@@ -24,13 +24,15 @@ Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -> None:
     """Leave every feed-forward pair the neurons that put out most on these batches (ids, [rows, subwords])."""
     sums = [torch.zeros(layer.intermediate.dense.out_features) for layer in student.encoder.layer]
-    hooks = [
-        layer.intermediate.register_forward_hook(
-            lambda _module, _inputs, out, total=total: total.add_(out.abs().float().sum(dim=(0, 1)).cpu())
-        )
-        for layer, total in zip(student.encoder.layer, sums, strict=True)
-    ]
-    with hooked(hooks):
+
+    def add_to(total: torch.Tensor):
+        def add(_module: nn.Module, _inputs: tuple, out: torch.Tensor) -> None:  # what it returned would replace `out`
+            total.add_(out.abs().float().sum(dim=(0, 1)).cpu())
+
+        return add
+
+    watched = zip(student.encoder.layer, sums, strict=True)
+    with hooked([layer.intermediate.register_forward_hook(add_to(total)) for layer, total in watched]):
         for ids in batches:
             student(ids.to(student.device))
     for layer, total in zip(student.encoder.layer, sums, strict=True):
