@@ -327,4 +327,4 @@ def test_every_profile_has_the_paper_s_four_kinds_and_the_floors(name):
     assert {"float", *plan.FLOORS, *plan.INT8_KINDS} <= set(plan.graphs(profiles.PROFILES[name]))
     wrong = dataclasses.replace(profiles.PROFILES[name], int8_graphs=("int4",))
     with pytest.raises(ValueError, match="has 'int4'"):
-        plan.graphs(wrong)
+        plan.runs(wrong, "conll")

@@ -227,6 +227,3 @@ def test_the_weights_of_a_study_and_their_graph_find_the_same(graph, tiny_backbo
     ours, theirs = ([entity for one in found for entity in one] for found in (ours, theirs))
     assert [(one["start"], one["end"]) for one in ours] == [(one["start"], one["end"]) for one in theirs]
     assert np.allclose([one["score"] for one in ours], [one["score"] for one in theirs], atol=2e-4)
-    for asked in ({"runtime": "onnxruntime"}, {"threads": 1}):
-        with pytest.raises(ValueError, match="no graph: they run in PyTorch. Leave out runtime and threads"):
-            NER.load(tmp_path / "weights", **asked)

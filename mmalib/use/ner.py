@@ -71,16 +71,14 @@ class NER:
     ) -> "NER":
         """A shipped model ("fast", "faithful") or the one in a folder; OpenVINO runs graphs where it is installed.
 
+        `runtime` and `threads` are of graphs: weights run in PyTorch, as it is set.
+
         "first", the default strategy, is how the models were tuned and scored: a word's first subword decides.
         """
         folder = shipped.locate(model)
+        runtime = runtime or ("onnxruntime" if runtimes.available("openvino") else "openvino")
         if runtimes.graph_in(folder):
-            runtime = runtime or ("onnxruntime" if runtimes.available("openvino") else "openvino")
             run: Run = runtimes.load(folder, threads or machine.threads(), runtime)
-        elif runtime or threads:
-            raise ValueError(
-                f"{folder} holds weights and no graph: they run in PyTorch. Leave out runtime and threads."
-            )
         else:
             from mmalib.model import disk  # brings in PyTorch
 
