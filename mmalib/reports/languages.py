@@ -65,7 +65,8 @@ def figure(records: list[dict]) -> Figure | None:
         axes[0].set_xlabel("test F1, dense" + (f" ({', '.join(backbones)})" if len(backbones) > 1 else ""))
         for number, (model, of_model) in enumerate(rest.groupby("model", sort=False)):
             shares = 100 * of_model.groupby("language")["kept"].mean().reindex(languages)
-            axes[1].plot(shares, range(len(languages)), "o-", label=model, color=f"C{number}", linewidth=0.6, alpha=0.9)
+            look = {"marker": "os^D"[number // 7 % 4], "color": f"C{number}", "linewidth": 0.6}  # of seven colours
+            axes[1].plot(shares, range(len(languages)), label=model, alpha=0.9, **look)
         if panels > 1:
             axes[1].set_xlabel("% of the dense F1 that is left")
             drawn.legend(loc="outside lower right", ncols=1)
