@@ -425,6 +425,13 @@ def test_a_sized_shape_is_calibrated_with_subwords_of_its_own_vocabulary(tokeniz
     assert (folders["qdq"] / "model.onnx").is_file()
 
 
+@pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
+def test_no_two_models_of_a_seed_have_the_same_words(profile):
+    kinds = ("gradual", "student", "graph", "combination")  # those that the answer counts
+    runs = [run for run in plan.runs(profile, "conll") if run.kind in kinds and run.settings["seed"] == 1]
+    assert len({words.words(run.settings, run.name) for run in runs}) == len(runs) > 10
+
+
 def test_every_model_that_a_study_times_has_words():
     profile = profiles.load_profile("small")
     runs = {run.name: run for run in plan.runs(profile, "conll")}

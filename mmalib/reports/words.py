@@ -1,5 +1,6 @@
 """What a model is, in words that a reader of a figure has without the notebooks."""
 
+from mmalib.plan import SCHEDULE
 from mmalib.reports import distillation, quantization, unstructured
 
 FAMILIES = {  # kind of run → how a legend calls it
@@ -36,8 +37,9 @@ def words(settings: dict, folder: str) -> str:
     if kind == "structured":
         return f"{label}, {folder.rpartition('-')[2]}% of {GONE[settings['method']]} gone"
     if kind == "gradual":
-        taught = ", taught" if "hardness" in settings else ""
-        return f"{label}, {settings['share']:.0%} zeros by {unstructured.called(settings)}{taught}"
+        how = ", taught" * ("hardness" in settings)
+        how += f", {settings['schedule']}" * (settings["schedule"] != SCHEDULE[settings["method"]])
+        return f"{label}, {settings['share']:.0%} zeros by {unstructured.called(settings)}{how}"
     if kind == "graph":
         name = quantization.NAMES[settings["graph"]].lower().replace("qat", "QAT").replace("qo", "QO")
         return f"{label}, {name if settings['int8'] == 'float' else f'int8, {name}'}"
