@@ -79,9 +79,7 @@ def read_conll(path: Path, columns: Sequence[int] = (3, 4), renamed: Callable[[s
         parts, where = re.findall(r"[^ \t]+", line.rstrip("\r")), f"{path}, line {number}"
         if not parts or parts[0] == "-DOCSTART-":
             if words:
-                begun = [tag.startswith("B-") for tag in to_iob2(given)]  # by the file's names: two may be one of ours
-                pairs = zip(tags, begun, strict=True)
-                sentences.append((words, ["B" + tag[1:] if first and tag != "O" else tag for tag, first in pairs]))
+                sentences.append((words, to_iob2(tags, given)))
                 words, tags, given = [], [], []
             continue
         if len(parts) not in columns:
@@ -99,14 +97,16 @@ def read_conll(path: Path, columns: Sequence[int] = (3, 4), renamed: Callable[[s
     return sentences
 
 
-def to_iob2(tags: list[str]) -> list[str]:
+def to_iob2(tags: list[str], given: list[str] | None = None) -> list[str]:
     """The tags of one sentence, IOB1 or IOB2, in IOB2: an entity's first tag is always `B-`.
 
     IOB1 writes `B-` only where an entity follows another of its type at once, so an `I-` after anything but
-    its own type starts an entity. IOB2 comes out unchanged.
+    its own type starts an entity. IOB2 comes out unchanged. Types are told apart as they were `given`, by names of
+    which two may have become one in `tags`.
     """
-    pairs = zip(["O", *tags], tags, strict=False)
-    return ["B" + tag[1:] if tag != "O" and tag[2:] != last[2:] else tag for last, tag in pairs]
+    types = [tag[2:] for tag in given or tags]
+    changed = [one != last for last, one in zip(["", *types], types, strict=False)]
+    return ["B" + tag[1:] if tag != "O" and new else tag for tag, new in zip(tags, changed, strict=True)]
 
 
 def load(profile: Profile, data: str | None = None) -> Corpora:

@@ -8,6 +8,7 @@ word embedding is the teacher's own and stays as it is: all backbones share it.
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -24,15 +25,8 @@ Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -> None:
     """Leave every feed-forward pair the neurons that put out most on these batches (ids, [rows, subwords])."""
     sums = [torch.zeros(layer.intermediate.dense.out_features) for layer in student.encoder.layer]
-
-    def add_to(total: torch.Tensor):
-        def add(_module: nn.Module, _inputs: tuple, out: torch.Tensor) -> None:  # what it returned would replace `out`
-            total.add_(out.abs().float().sum(dim=(0, 1)).cpu())
-
-        return add
-
     watched = zip(student.encoder.layer, sums, strict=True)
-    with hooked([layer.intermediate.register_forward_hook(add_to(total)) for layer, total in watched]):
+    with hooked([layer.intermediate.register_forward_hook(partial(_add, total)) for layer, total in watched]):
         for ids in batches:
             student(ids.to(student.device))
     for layer, total in zip(student.encoder.layer, sums, strict=True):
@@ -40,6 +34,10 @@ def narrow_(student: BertModel, batches: Sequence[torch.Tensor], neurons: int) -
         best = strength.topk(neurons).indices.sort().values
         keep_([layer.intermediate.dense], layer.output.dense, best)
     student.config.intermediate_size = neurons
+
+
+def _add(total: torch.Tensor, _: nn.Module, __: tuple, out: torch.Tensor) -> None:
+    total.add_(out.abs().float().sum(dim=(0, 1)).cpu())  # a hook that returned it would put it in the place of `out`
 
 
 def ready_(student: PreTrainedModel) -> None:

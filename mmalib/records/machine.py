@@ -107,7 +107,8 @@ def has_bf16() -> bool:
 
     if device() == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(flags()["avx512_bf16"] or flags()["amx_bf16"])
+    known = flags()
+    return bool(known["avx512_bf16"] or known["amx_bf16"])
 
 
 def saturates(told: dict | None = None) -> bool:
