@@ -7,6 +7,7 @@ import pytest
 from smoke import SMOKE
 
 from mmalib import reports
+from mmalib.data import sample
 from mmalib.model import disk
 from mmalib.records import lock, store
 from mmalib.studies import training
@@ -48,6 +49,17 @@ def test_other_settings_under_the_same_name_are_refused_with_the_way_out(study, 
     other = Study.open(replace(study.profile, learning_rate=1e-3), study.top, "sample")
     with pytest.raises(ValueError, match=r"(?s)learning_rate: 0.0001 -> 0.001.*study.vary.*--fresh"):
         other.make(base.name)
+
+
+def test_a_folder_keeps_to_the_sentences_that_its_records_are_of(study, monkeypatch):
+    corpora = study.corpora
+    assert study.vary(train_sentences=2).corpora.fingerprint == corpora.fingerprint  # a cap is a setting
+    generated = sample.generate()
+    generated["nl"]["test"][0][1][0] = "B-PER"  # one tag
+    monkeypatch.setattr(sample, "generate", lambda: generated)
+    with pytest.raises(ValueError, match="of other sample sentences.*--fresh"):
+        Study.open(study.profile, study.top, "sample").corpora  # noqa: B018
+    assert Study.open(study.profile, study.top / "other", "sample").corpora.fingerprint != corpora.fingerprint
 
 
 def test_a_varied_run_lies_beside_and_is_a_row_of_its_own(study, base):

@@ -25,7 +25,7 @@ from mmalib.records import lock, machine, store
 from mmalib.studies.workers import CLUSTER, asked_for
 
 NOTEBOOKS = machine.ROOT / "notebooks"
-PRODUCTS = ("records", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
+PRODUCTS = ("records", "corpora", "models", "unfinished", "answers", "shapes", "notebooks", "tables", "figures")
 # Those that begin from 01 alone, draw nothing but their own runs and measure no speed; the longest begin first.
 BESIDE = ("03", "05", "04", "02")
 ROOM = 6.0  # GiB that must be free before a study starts
@@ -243,9 +243,8 @@ def _literal(path: Path) -> str:
 
 
 def _result(notebook) -> str:
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    texts = [output.text for output in outputs if output.get("name") == "stdout"]
-    lines = [line for text in texts for line in text.splitlines() if line.startswith(RESULT)]
+    printed = [one.text for cell in notebook.cells for one in cell.get("outputs", []) if one.get("name") == "stdout"]
+    lines = [line for text in printed for line in text.splitlines() if line.startswith(RESULT)]
     return lines[-1].removeprefix(RESULT) if lines else ""
 
 

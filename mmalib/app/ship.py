@@ -85,8 +85,7 @@ def _make(study: Study, record: dict, records: list[dict], target: Path) -> int:
             shutil.copy(source / name, folder)
         quantize.table_in_bytes(source / runtimes.GRAPH, folder / runtimes.QUANTIZED)
         ner = NER.load(folder, runtime="onnxruntime")
-        scores = scored(ner.tags, study.corpora)
-        further = scored(ner.tags, study.corpora.further)
+        scores, further = (scored(ner.tags, of) for of in (study.corpora, study.corpora.further))
         beyond = {language: {"dev": of["test"]} for language, of in study.corpora.further.items()}
         wrong = mistakes(ner.tags, study.corpora | beyond)
         about = store.read_json(source / disk.PROVENANCE)

@@ -8,6 +8,7 @@ a word and its tag a line. They are scored and nothing else, and take no part in
 """
 
 import codecs
+import hashlib
 import os
 import random
 import re
@@ -45,11 +46,11 @@ FURTHER = "wikineural/??.test"  # a language each, by its two letters
 
 
 class Corpora(dict[str, DatasetDict]):
-    """Train, dev and test of the study's languages; test sets of further languages in `further`."""
+    """Train, dev and test by language, `further` languages' test sets, and a `fingerprint` of all before any cap."""
 
-    def __init__(self, corpora: Mapping[str, DatasetDict], further: Mapping[str, DatasetDict] | None = None) -> None:
+    def __init__(self, corpora: Mapping, further: Mapping[str, DatasetDict] | None = None, of: object = None) -> None:
         super().__init__(corpora)
-        self.further = dict(further or {})
+        self.further, self.fingerprint = dict(further or {}), hashlib.sha256(repr(of).encode()).hexdigest()
 
 
 def fewer(sentences: Dataset, cap: int | None) -> Dataset:
@@ -130,7 +131,7 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
         train = profile.train_sentences if language == "en" else None  # no other language is ever trained on
         caps = {"train": train, "dev": profile.eval_sentences, "test": profile.eval_sentences}
         loaded[language] = DatasetDict({split: _dataset(corpora[language][split], cap) for split, cap in caps.items()})
-    return Corpora(loaded, further)
+    return Corpora(loaded, further, of=corpora)
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:

@@ -50,9 +50,8 @@ def cpu() -> str:
 
 def flags() -> dict[str, bool | None]:
     """Which of `FLAGS` the CPU has."""
-    cpuinfo = _cpuinfo()
-    listed = cpuinfo.get("flags", "").split()
-    return {flag: flag in listed if cpuinfo else None for flag in FLAGS}
+    listed = (told := _cpuinfo()).get("flags", "").split()
+    return {flag: flag in listed if told else None for flag in FLAGS}
 
 
 def device() -> str:

@@ -69,11 +69,10 @@ def table(records: list[dict], number: int) -> pd.DataFrame:
         for name in names:
             ours = measured[measured["case"] == name]
             for own in (theirs if ours.empty else ours.merge(theirs, "left", same)).to_dict("records"):
-                throughput = own["throughput"]
                 row = {"model": printed, "measured as": name, "runtime": own["runtime"], "batch": _integer(own)}
                 row |= {"samples/s": round(own.get("samples_per_second", nan), 1), "best": own.get("chosen by", nan)}
-                row |= {"speed-up": round(own.get("ratio", nan), 2), "paper samples/s": throughput}
-                made.append(row | {"paper speed-up": round(throughput / printed_base(), 2), "note": note(own)})
+                row |= {"speed-up": round(own.get("ratio", nan), 2), "paper samples/s": own["throughput"]}
+                made.append(row | {"paper speed-up": round(own["throughput"] / printed_base(), 2), "note": note(own)})
     made = pd.DataFrame(made)
     if number in EXTRACTS:
         order = made["best"].fillna(made["paper samples/s"] - 1e6).fillna(-1e9)  # what ran comes first

@@ -68,10 +68,16 @@ class Study:
 
     @cached_property
     def corpora(self):
-        """The sentences, read when they are first asked for."""
+        """The sentences, read when they are first asked for: the same ones for all records of a folder."""
         from mmalib.data import corpus
 
-        return corpus.load(self.profile, self.data)
+        corpora, known = corpus.load(self.profile, self.data), self.home / "corpora" / self.corpus
+        if not known.exists():
+            store.write_atomic(known, corpora.fingerprint)
+        if known.read_text(encoding="utf-8") != corpora.fingerprint:
+            way_out = "Give another folder for runs (`runs` in a notebook, --runs), or start over (study --fresh)."
+            raise ValueError(f"What is in {self.home} is of other {self.corpus} sentences than these. {way_out}")
+        return corpora
 
     @cached_property
     def plan(self) -> dict[str, Run]:
