@@ -22,11 +22,11 @@ from mmalib.studies import workers
 from mmalib.studies.study import Study
 
 # Ray's own names: a busy machine is slow and not broken, and workers are to be no nicer than the test.
-os.environ |= {"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0"}
+os.environ |= {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-WAIT = 120  # seconds, for whatever a test waits for
+WAIT = 300  # seconds, for whatever a test waits for
 
 
 @pytest.fixture
