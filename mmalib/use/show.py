@@ -42,8 +42,8 @@ def marked(text: str, entities: list[dict]) -> str:
     """The text as HTML."""
     parts, done = [], 0
     for one in entities:
-        kind, inside = one["entity_group"], html.escape(text[one["start"] : one["end"]])
-        mark = MARK.format(colour=COLOURS.get(kind, "#DDDDDD"), text=inside, kind=kind)
+        kind, inside = one.get("entity_group") or one["entity"], html.escape(text[one["start"] : one["end"]])
+        mark = MARK.format(colour=COLOURS.get(kind.split("-")[-1], "#DDDDDD"), text=inside, kind=kind)
         parts += [html.escape(text[done : one["start"]]), mark]
         done = one["end"]
     return "".join([*parts, html.escape(text[done:])])
@@ -53,7 +53,7 @@ def differing(texts: list[str], one: NER, other: NER) -> list[tuple[int, str]]:
     """The texts in which two models differ, those with most entities that only one of them finds first."""
 
     def found(ner: NER) -> list[set]:
-        return [{(e["start"], e["end"], e["entity_group"]) for e in entities} for entities in ner(texts)]
+        return [{(e["start"], e["end"], e.get("entity_group") or e["entity"]) for e in those} for those in ner(texts)]
 
     counted = [len(ours ^ theirs) for ours, theirs in zip(found(one), found(other), strict=True)]
     return sorted(((n, text) for n, text in zip(counted, texts, strict=True) if n), key=lambda pair: -pair[0])

@@ -120,6 +120,13 @@ def test_what_is_shown_is_the_text_and_its_types(models, ner):
     assert html.unescape(re.sub(r"<[^>]*>", "", without_types)) == text
 
 
+def test_a_model_that_tags_subwords_is_shown_and_compared_as_well(models, ner, sentences):
+    pieces = NER.load("fast", aggregation_strategy="none")
+    page = show(TEXT, {"pieces": pieces})
+    assert all(f">{one['entity']}</small>" in page for one in pieces(TEXT)) and "#DDDDDD" not in page
+    assert differing(sentences[:50], pieces, ner) and differing(sentences[:50], pieces, pieces) == []
+
+
 def test_two_folders_of_one_name_are_both_shown(models, tmp_path):
     folders = [tmp_path / parent / "faithful" for parent in ("one", "other")]
     for folder in folders:
