@@ -213,6 +213,26 @@ def test_mistakes_are_one_line(bert):
         over.decide_()
 
 
+def test_of_units_that_are_shut_the_largest_stay_wherever_they_are(bert):
+    over = gates.Gates(bert, 0.6)
+    for part in over.parts:
+        part.units.data.fill_(-gates.CLAMP)
+    over.parts[2].units.data[-1] = 0.0  # not shut, and small
+    over.parts[2].linear.weight.data[:, -over.parts[2].size :] /= 100
+    over.decide_()
+    assert bool(over.parts[2].kept[-1])
+    over.parts[2].kept = over.parts[2].kept[:-1]
+    for half in (0, 1):  # heads, then neurons
+        sizes, kept = [], torch.cat([part.kept for part in over.parts[half::2]])
+        for part in over.parts[half::2]:
+            slots = range(len(part.kept))
+            sizes += [
+                float(part.linear.weight[:, n * part.size : (n + 1) * part.size].detach().abs().mean()) for n in slots
+            ]
+        order = torch.tensor(sizes).argsort()
+        assert kept[order].tolist() == sorted(kept.tolist()) and 0 < kept.sum() < len(kept)
+
+
 def test_what_stays_is_never_quite_closed(bert):
     over, whole = gates.Gates(bert, 0.3), counted(bert)
     for part in over.parts[1:]:

@@ -90,6 +90,17 @@ def test_a_folder_of_stsb_is_read_and_its_mistakes_are_one_line(tmp_path):
         pairs.load(str(tmp_path), None, None)
 
 
+def test_a_cap_takes_pairs_from_all_over_a_file_and_the_same_ones_in_every_language(tmp_path):
+    (tmp_path / "stsb").mkdir()
+    for name in ("en-train", *(f"{language}-{split}" for language in pairs.LANGUAGES for split in ("dev", "test"))):
+        lines = [f"{name} {number},{number},1.0\n" for number in range(100)]
+        (tmp_path / "stsb" / f"{name}.csv").write_text("".join(lines))
+    data = pairs.load(str(tmp_path), 40, 20)
+    numbers = {language: [int(second) for _, second, _ in splits["test"]] for language, splits in data.items()}
+    assert numbers["en"] == numbers["es"] == numbers["nl"] == sorted(numbers["en"]) and len(numbers["en"]) == 20
+    assert 30 < np.mean(numbers["en"]) < 70 and 30 < np.mean([int(second) for _, second, _ in data["en"]["train"]]) < 70
+
+
 COLA = "label\tsentence\n" + "1\tThe cat sat .\n0\tCat the sat .\n" * 8
 MRPC = "label\tsentence1\tsentence2\n" + "1\tIt rains .\tIt rains .\n0\tIt rains .\tAnna sings .\n" * 8
 

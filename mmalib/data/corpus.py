@@ -53,11 +53,12 @@ class Corpora(dict[str, DatasetDict]):
         self.further, self.fingerprint = dict(further or {}), hashlib.sha256(repr(of).encode()).hexdigest()
 
 
-def fewer(sentences: Dataset, cap: int | None) -> Dataset:
+def fewer(sentences: Dataset | list, cap: int | None) -> Dataset | list:
     """At most `cap` sentences, in their order; a smaller cap keeps a subset of what a larger one keeps."""
     order = list(range(len(sentences)))
     random.Random(0).shuffle(order)
-    return sentences.select(sorted(order[:cap]))
+    chosen = sorted(order[:cap])
+    return sentences.select(chosen) if isinstance(sentences, Dataset) else [sentences[number] for number in chosen]
 
 
 def fewer_to_score(corpora: dict[str, DatasetDict], cap: int | None) -> dict[str, DatasetDict]:

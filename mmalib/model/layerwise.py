@@ -4,7 +4,7 @@
     + (1 - hidden) * T² * KL(teacher's labels || student's labels)
 
 Which layer of the student stands for one of the teacher is asked anew in every step: from the top down, the nearest of
-those below the one that was taken last. Padding and unscored words take no part. Gold labels take none either.
+those below the one that was taken last. Padding, unscored words and gold labels take no part; CoFi learns a map too.
 """
 
 from collections.abc import Callable, Iterator

@@ -45,8 +45,7 @@ def read(path: Path, texts: Sequence[str], label: str) -> list[Example]:
         raise ValueError(f"{path} has no column '{missing[0]}'; it has {', '.join(table)}.")
     if table.empty:
         raise ValueError(f"{path} has no line beside its header. Copy it again.")
-    rows = table[[*texts, label]].itertuples(index=False, name=None)
-    return [(row[:-1], row[-1]) for row in rows]
+    return [(row[:-1], row[-1]) for row in table[[*texts, label]].itertuples(index=False, name=None)]
 
 
 def _table(path: Path) -> pd.DataFrame:

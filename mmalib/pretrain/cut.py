@@ -30,8 +30,7 @@ def choose(counts: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerFast,
     if len(needed) > size:
         raise ValueError(f"A vocabulary of {size} has no room for the {len(needed)} pieces that any text needs.")
     worth = np.max([of_language / of_language.sum() for of_language in counts.values()], axis=0)
-    order = dict.fromkeys([*needed, *np.argsort(-worth, kind="stable").tolist()])
-    return sorted(list(order)[:size])
+    return sorted(list(dict.fromkeys([*needed, *np.argsort(-worth, kind="stable").tolist()]))[:size])
 
 
 def coverage(full: Tokenizer, cut: Tokenizer, text: Mapping[str, list[str]]) -> pd.DataFrame:

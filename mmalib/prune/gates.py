@@ -151,15 +151,17 @@ class Gates(TrainerCallback):
         return self.multipliers[0] * off + self.multipliers[1] * off**2
 
     def decide_(self) -> None:
-        """Choose the units that stay: the least likely ones go, as many as make the share asked for."""
-        closed = float(chance(torch.tensor(-CLAMP))) ** 2  # a unit and its part as far closed as they go
-        if not any((part.there() > 1.01 * closed).any() for part in self.parts):  # nor where training has diverged
+        """Choose the units that stay: the least likely go, to make the share asked for, of shut ones the smallest."""
+        likely = torch.cat([part.there() * (torch.minimum(part.units, part.whole) > -CLAMP) for part in self.parts])
+        if not (likely > 0).any():  # nor where training has diverged
             raise ValueError(
                 f"The gates have collapsed: all are closed, where {self.share:.0%} was asked for, and none is worth "
                 "more than another. Lower the rate of the gates, or prune longer."
             )
         costs = [part.weights for part in self.parts for _ in range(part.number)]
-        order = torch.cat([part.there() for part in self.parts]).argsort(stable=True).tolist()
+        sizes = [p.linear.weight.abs().mean(0).reshape(p.number, p.size).mean(1) for p in self.parts]
+        worth = list(zip(likely.tolist(), torch.cat(sizes).tolist(), strict=True))
+        order = sorted(range(len(costs)), key=worth.__getitem__)
         gone, left = 0, self.share * self.total
         while left > 0:
             left -= costs[order[gone]]

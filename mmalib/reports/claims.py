@@ -115,7 +115,6 @@ def _criteria(records: list[dict]) -> Answer:
     shares = sorted({run["share"] for run in pruned if run["schedule"] == plan.SCHEDULE[run["method"]]})
     if not shares:
         return _without(["gradual runs of notebook 03"])
-
     how = {name: (name, plan.SCHEDULE[name]) for name in CRITERIA}
     judged = partial(_judged, records, "gradual", judge=verdicts.criteria)
     answers = {f"{share:.0%} sparse": judged(partial(_pruned, share=share, how=how)) for share in shares}
@@ -127,7 +126,6 @@ def _curves(records: list[dict]) -> Answer:
     shares = [run["settings"]["share"] for run in gradual_runs(records) if run["settings"]["method"] == "obs"]
     if not shares:
         return _without(["gradual runs of notebook 03 by second order"])
-
     how = {schedule: ("obs", schedule) for schedule in ("cubic", "linear")}
     return _judged(records, "gradual", partial(_pruned, share=max(shares), how=how), verdicts.curves)
 

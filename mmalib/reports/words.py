@@ -23,8 +23,7 @@ COMBINED = {
 
 def family(settings: dict) -> str:
     """What is compared with what in a figure; a float graph is the dense model in another form."""
-    kind = "baseline" if settings.get("int8") == "float" else settings["kind"]
-    return FAMILIES.get(kind, "others")
+    return FAMILIES.get("baseline" if settings.get("int8") == "float" else settings["kind"], "others")
 
 
 def words(settings: dict, folder: str) -> str:

@@ -106,7 +106,8 @@ def int8(study: Study, run: Run, unfinished: Path) -> dict:
     model, tokenizer = study.model(run.needs["base"])
     with emissions.tracked(settings["country"]) as estimate:
         export.export(model, tokenizer, graph)
-        few = task.encode(data["en"]["train"][: settings["calibration_sentences"]], tokenizer, settings["max_length"])
+        few = fewer(data["en"]["train"], settings["calibration_sentences"])
+        few = task.encode(few, tokenizer, settings["max_length"])
         known = ranges.calibrate(graph, [window.ids for window in few.windows], method=settings["calibration"])
         folder, about = study.folder(run.name), study.about(run)
         about = quantize.quantize(graph, folder, kind="static", ranges=known, provenance=about)
