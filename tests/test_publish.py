@@ -29,15 +29,17 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("one\n<!-- table_1 -->\nold\n<!-- /table_1 -->\ntwo\n")
     store.save(tmp_path / "benchmarks" / "records", "crosscheck", {}, scores={}, rows=[{"tool": "a", "speed": "1.5"}])
-    old = tmp_path / "figures" / "records" / "of-last-time.json"
-    old.parent.mkdir(parents=True)
-    old.write_text("{}")
+    target = tmp_path / "figures" / "records"
+    elsewhere = store.save(target, "of-another-machine", {"corpus": "sample"}, scores={})  # stays
     drawn, page = tmp_path / "figures" / "of_last_time.svg", tmp_path / "figures" / "README.md"
     drawn.touch()
+    (tmp_path / "figures" / "notes.txt").touch()
     page.write_text("<!-- answer -->\n<!-- /answer -->\n")
     missing = publish.take("quick", records, tmp_path)
-    assert not old.exists() and "03-obs-50-cubic-e5-half-sample-seed1" in missing
+    assert elsewhere.exists() and "03-obs-50-cubic-e5-half-sample-seed1" in missing
+    elsewhere.unlink()
     publish.redraw(root=tmp_path)
+    assert (tmp_path / "figures" / "notes.txt").exists()
     assert not drawn.exists() and "`e5` finds names with F1 0.50 in English" in page.read_text()
     files = {path: path.read_bytes() for path in (tmp_path / "figures").rglob("*") if path.is_file()}
     assert {path.name for path in files} >= {"table_1.csv", "table_1.md", "baselines.svg", "baselines.png"}
@@ -46,6 +48,14 @@ def test_a_profile_is_published_and_redrawn_without_a_change(records, tmp_path):
     assert readme.read_text() == f"one\n<!-- table_1 -->\n{table}<!-- /table_1 -->\ntwo\n"
     publish.redraw(root=tmp_path)
     assert {path: path.read_bytes() for path in files} == files
+
+
+def test_records_of_another_corpus_are_not_published_beside_those_there(records, tmp_path):
+    target = tmp_path / "figures" / "records"
+    there = store.save(target, "01-e5-conll-seed1", {"corpus": "conll"}, scores={})
+    with pytest.raises(ValueError, match="other corpora .conll.*Move them away first"):
+        publish.take("quick", records, tmp_path)
+    assert list(target.iterdir()) == [there]
 
 
 # What sums up all that there is, or has room for the best alone
@@ -161,6 +171,7 @@ def test_the_answer_says_what_each_way_keeps():
         made("05-a", "graph", 0.9, 0.6, 0.6, base, graph="dynamic", int8="dynamic"),
         made("05-b", "graph", 0.45, 0.63, 0.72, base, graph="static", int8="static"),
         made("05-c", "graph", 0.9, 0.1, 0.1, base, graph="float", int8="float"),  # no smaller
+        made("03-f", "gradual", 0.9, 0.1, 0.1, base, method="random", share=0.8, schedule="cubic"),  # the control
         made("04-d", "student", 0.9, 0.1, 0.1, base, setting="unlabelled", sees_target_text=True),
         made("06-e", "combination", 0.9, 0.9, 0.9, base, combination="distil-text-q", start=start),
     ]

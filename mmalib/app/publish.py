@@ -36,7 +36,7 @@ def redraw(formats: Sequence[str] = reports.FORMATS, root: Path = ROOT) -> list[
     store.write_atomic(folder / "answer.md", reports.answer.text(records))
     if tuple(formats) == reports.FORMATS:  # what an earlier study drew and this one does not
         kept = {*written, folder / "answer.md", folder / PAGE}
-        for old in {path for path in folder.iterdir() if path.is_file()} - kept:
+        for old in {path for path in folder.iterdir() if path.suffix[1:] in reports.FORMATS} - kept:
             old.unlink()
     return [*written, *(inject(page, folder) for page in (Path(root) / PAGE, folder / PAGE))]
 
@@ -66,11 +66,14 @@ def benchmarks(root: Path = ROOT) -> dict[str, pd.DataFrame]:
 
 
 def take(profile: str, runs: Path, root: Path = ROOT) -> list[str]:
-    """Put the records of a profile in the place of those in `figures/`; what is still missing."""
-    home, _, missing = batch.recorded(profile, runs)
-    target = Path(root) / "figures" / "records"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(home / "records", target, ignore=shutil.ignore_patterns(".*"))
+    """Put the records of a profile into `figures/`, in the place of those of the same runs; what is still missing."""
+    home, records, missing = batch.recorded(profile, runs)
+    target, on = Path(root) / "figures" / "records", {record["settings"]["corpus"] for record in records}
+    if others := {record["settings"]["corpus"] for record in store.read(target)} - on:
+        raise ValueError(f"{target} has records on other corpora ({', '.join(sorted(others))}). Move them away first.")
+    for path in (home / "records").glob("[!.]*.json"):
+        with store.replacing(target / path.name) as fresh:
+            shutil.copyfile(path, fresh)
     return missing
 
 

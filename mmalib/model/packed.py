@@ -77,8 +77,7 @@ def rounded(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def scaled(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """The matrix [out, in] in float32 that whole numbers and the scales of their blocks stand for."""
-    blocks = values.reshape(*scales.shape, BLOCK) * scales.astype(np.float32)[..., None]
-    return blocks.reshape(values.shape)
+    return (values.reshape(*scales.shape, BLOCK) * scales.astype(np.float32)[..., None]).reshape(values.shape)
 
 
 def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

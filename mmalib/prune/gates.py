@@ -107,8 +107,7 @@ def chance(log_alpha: Tensor) -> Tensor:
 
 def drawn(log_alpha: Tensor) -> Tensor:
     """Gates as they are in one step of training."""
-    u = torch.rand_like(log_alpha).clamp(1e-6, 1 - 1e-6)
-    return settled((u.logit() + log_alpha) / BETA)
+    return settled((torch.rand_like(log_alpha).clamp(1e-6, 1 - 1e-6).logit() + log_alpha) / BETA)
 
 
 def settled(log_alpha: Tensor) -> Tensor:

@@ -180,10 +180,7 @@ def _flat(value: dict, prefix: str = "", joint: str = ".") -> Iterator[tuple[str
     """The leaves of nested dicts with joined keys; lists and empty dicts are leaves."""
     for key, inner in value.items():
         name = f"{prefix}{joint}{key}" if prefix else str(key)
-        if isinstance(inner, dict) and inner:
-            yield from _flat(inner, name, joint)
-        else:
-            yield name, inner
+        yield from _flat(inner, name, joint) if isinstance(inner, dict) and inner else [(name, inner)]
 
 
 def _scalars(value: dict) -> dict:

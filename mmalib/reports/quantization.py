@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mmalib.plan import FLOOR_POINTS, of_kind
+from mmalib.plan import FLOOR_POINTS, INT8_KINDS, of_kind
 from mmalib.reports import combined, figures, tables
 
 NAMES = {
@@ -23,13 +23,7 @@ NAMES = {
     "floor": "Static with a floor, English dev",
     "floor-all": "Static with a floor, all dev sets*",
 }
-TICKS = {  # the graphs in the figure of the losses, in this order
-    "dynamic": "Dynamic",
-    "static": "Static",
-    "qat": "QAT",
-    "without-data": "Without\ndata",
-    "longer": "trained on,\nfloat",
-}
+TICKS = {name: NAMES[name].replace(" ", "\n") for name in INT8_KINDS} | {"longer": "trained on,\nfloat"}
 PARTS = ["query", "key", "value", "mix", "widen", "narrow"]  # of a layer, as in `model.backbones.Parts`
 YES = {True: "yes", False: "no"}
 

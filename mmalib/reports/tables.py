@@ -60,8 +60,7 @@ def printed_mls(table: int, base: str, split_of_base: str | None = None) -> pd.D
 
 def of_part(record: dict, part: str, records: Iterable[dict]) -> dict | None:
     """The record of the run that plays this part in what another needed; None where it is not there."""
-    name = record["needs"].get(part)
-    return next((other for other in records if other["run"] == name), None)
+    return next((other for other in records if other["run"] == record["needs"].get(part)), None)
 
 
 def of_the_study(records: Iterable[dict]) -> list[dict]:

@@ -207,8 +207,7 @@ def _product(one: Map, kernel: str, worth: float) -> Product:
     blocks = one.writes is not None and one.weight.shape[1] % BLOCK[1] == 0
     if kernel == "sparse" and not blocks:
         raise ValueError("the sparse kernel takes graphs of the qoperator format, in rows of whole blocks of 4")
-    sparse = kernel == "sparse" or (kernel == "auto" and blocks and zero_blocks(one.weight) > worth)
-    return Product(one, sparse)
+    return Product(one, kernel == "sparse" or (kernel == "auto" and blocks and zero_blocks(one.weight) > worth))
 
 
 def _skeleton(path: Path, graph: onnx.GraphProto) -> PreTrainedModel:

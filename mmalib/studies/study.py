@@ -75,8 +75,7 @@ class Study:
         if not known.exists():
             store.write_atomic(known, corpora.fingerprint)
         if known.read_text(encoding="utf-8") != corpora.fingerprint:
-            way_out = "Give another folder for runs (`runs` in a notebook, --runs), or start over (study --fresh)."
-            raise ValueError(f"What is in {self.home} is of other {self.corpus} sentences than these. {way_out}")
+            raise ValueError(f"{self.home} is of other {self.corpus} sentences. Take another --runs, or study --fresh.")
         return corpora
 
     @cached_property
