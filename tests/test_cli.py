@@ -33,6 +33,21 @@ def test_a_file_is_no_text(tmp_path, capsys):
     assert not out and error.endswith(f"python -m mmalib predict < {tmp_path}/mine.txt\n") and error.count("\n") == 1
 
 
+def test_a_folder_is_no_text_and_no_input_at_all_is_one_line(tmp_path, capsys, monkeypatch):
+    assert cli.main(["predict", str(tmp_path)]) == 2
+    assert f"{tmp_path} is no text but a path" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", None)  # as under cron, or after <&-
+    assert cli.main(["predict"]) == 2
+    assert "neither text nor a standard input" in capsys.readouterr().err
+
+
+def test_a_home_folder_that_nobody_has_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("MMALIB_DATA", "~nobody-of-this-name/data")
+    assert cli.main(["doctor"]) == 2
+    told = capsys.readouterr().err
+    assert "Could not determine home directory" in told and "MMALIB_DATA" in told and told.count("\n") == 1
+
+
 def test_a_shipped_model_can_be_timed_by_its_name(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(bench, "run", lambda folders, _, base, *__, **___: asked.extend([*folders, base]) or 0)

@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command is _study)  # a study does not go on without its reader
     except (ValueError, OSError) as error:
         print(f"mmalib: {error}", file=sys.stderr)
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        print(f"mmalib: {error} Set HOME, or name folders (MMALIB_CACHE, MMALIB_DATA) without ~.", file=sys.stderr)
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] == "mmalib":
             raise
@@ -98,8 +102,10 @@ def _predict(options: argparse.Namespace) -> int:
     """
     from mmalib.use import ner
 
-    if file := next(filter(os.path.isfile, options.text), None):
-        raise ValueError(f"{file} is a file, and predict takes text. For its lines: python -m mmalib predict < {file}")
+    if file := next(filter(os.path.exists, options.text), None):
+        raise ValueError(f"{file} is no text but a path. For the lines of a file: python -m mmalib predict < {file}")
+    if not options.text and sys.stdin is None:
+        raise ValueError("There is neither text nor a standard input to read it from. Give a text.")
     typing = not options.text and sys.stdin.isatty()
     asked, texts = tee(options.text or ner.lines(sys.stdin.buffer))
     answers = ner.NER.load(options.model, batch_size=1 if typing else None)(asked)

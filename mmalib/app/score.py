@@ -9,6 +9,7 @@ import pandas as pd
 
 from mmalib.data.corpus import read_conll
 from mmalib.model.evaluate import TYPES, counted, resampled
+from mmalib.records import machine
 from mmalib.records.counts import GOLD, PREDICTED, RIGHT
 from mmalib.reports import tables
 from mmalib.use.ner import NER
@@ -24,6 +25,7 @@ def run(model: str, files: Sequence[Path], pairs: Sequence[str]) -> int:
         predicted = [[renamed(tag) for tag in tags] for tags in ner.tags([words for words, _ in sentences])]
         print(f"{path}: {len(sentences):,} sentences, {sum(map(len, gold)):,} words\n")
         print(tables.markdown(table(gold, predicted)))
+    print(f"By {model} in {ner.runtime}, {machine.cpu()}: int8 rounds otherwise in another runtime or CPU.")
     if left_out:
         names = ", ".join(f"{kind} ({number:,} words)" for kind, number in left_out.most_common())
         print(f"Left out, since the model does not know them (--map gives them other names): {names}")

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from mmalib import NER
 from mmalib.app import cli
+from mmalib.records import machine
 from mmalib.use import ner as module
 
 HEAVY = (
@@ -215,6 +216,13 @@ def test_a_folder_half_written_is_one_line(table, tmp_path, damage, said):
     with pytest.raises(ValueError, match=said) as raised:
         NER.load(folder, runtime="onnxruntime")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("saturates", "wanted"), [(False, "openvino"), (True, "onnxruntime")])
+def test_graphs_run_where_they_are_fast(lookup, monkeypatch, saturates, wanted):
+    pytest.importorskip("openvino", reason="the light install has no OpenVINO")
+    monkeypatch.setattr(machine, "saturates", lambda: saturates)
+    assert NER.load(lookup).runtime == wanted and NER.load(lookup, runtime="openvino").runtime == "openvino"
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path):
