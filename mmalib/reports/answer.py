@@ -12,6 +12,7 @@ from mmalib.reports.intervals import NOTHING, UNSEEN, Number, Seed
 
 HOW = {"int8": "int8 alone", "student": "a student of fewer weights", "combined": "a student or zeros, and int8"}
 HOW |= {"zeros": "zeros among its layers' weights"}  # family of `words` → what has been done
+CONTROLS = {"float", "plain", "random"}  # what others are compared with
 THEIRS = "a student taught on unlabelled Spanish and Dutch text"
 
 
@@ -45,7 +46,7 @@ def _compressed(records: list[dict]) -> str:
         dense = combined.whole_of(record, records) or base
         if record.get("same_as") or (read := combined.target_text(settings)) == combined.BY_LABELS:
             continue  # counted as what it is the same as; no zero-shot model
-        if dense and settings.get("int8") != "float" and settings.get("setting") != "plain":  # both are compared with
+        if dense and not CONTROLS & {settings.get(name) for name in ("int8", "setting", "method")}:
             how = THEIRS if read in combined.HAS_READ else HOW[words.family(settings)]
             seeds = ways.setdefault(how, {}).setdefault(words.words(settings, record["run"]), [])
             seeds.append({"dense": dense, "made": record})

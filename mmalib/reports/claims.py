@@ -1,11 +1,12 @@
 """The papers' claims, each with a verdict that code computes from records, its numbers and its runs.
 
-F1 is that of the test sets, with a 95% interval over sentences and seeds; a speed stands with its quartiles over turns.
-The rules for F1 are in `verdicts`.
+F1 is that of the test sets, with a 95% interval over sentences and seeds; a speed stands with its quartiles over
+turns, or the range of few. The rules for F1 are in `verdicts`.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import nan
 
 import pandas as pd
 
@@ -212,7 +213,7 @@ def _fastest(records: list[dict]) -> Answer:
     best = {name: rows.loc[rows["chosen by"].idxmax()].to_dict() for name, rows in wanted.items() if len(rows)}
     text = [
         f"{name} {intervals.show(intervals.times(row), digits=2)} times ({row['case']}, {row['runtime']}, "
-        f"batch {row['batch']:.0f}{', one turn, brackets: all turns' * (row.get('turns') == 1)}"
+        f"batch {row['batch']:.0f}{', brackets: all turns' * (row.get('turns', nan) < speed.FEW)}"
         f"{', busy machine' * bool(row['busy'])})"
         for name, row in best.items()
     ]
@@ -228,8 +229,7 @@ def _compound(records: list[dict]) -> Answer:
     whole = max((depth for depth, *_ in timed), default=0)
     base, small = timed.get((whole, 0.0, "dense")), timed.get((whole // 4, 0.8, "4-block int8"))
     if not base or not small:
-        two = "notebook 08's dense model and of its 80% 4-block int8 one of a quarter of layers"
-        return _without([f"the speeds of {two}"])
+        return _without(["the speeds of notebook 08's dense model and its 4-block int8 one of a quarter of layers"])
     name = small["settings"]["model"]
     dense, ours = (compound.best(record).get("deepsparse") for record in (base, small))
     if not dense or not ours or ours["batch"] != ITS_BATCH:

@@ -39,6 +39,7 @@ RUNTIMES = {  # name → (how it is written, colour, marker); colours are none o
     "torch": ("PyTorch, int8", "#228833", "^"),
 }
 SHADES = {1: "#88AACC", 4: "#4477AA", 8: "#223355"}  # batch → colour
+FEW = 5  # turns
 TICKS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -51,7 +52,7 @@ def rows(records: list[dict], held_out: bool = False) -> pd.DataFrame:
         about["case"] = settings["label"]  # which tells what was changed, where something was
         for row in record["throughput"]:
             plain = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
-            plain |= {} if "failed" in row else {"chosen by": chosen_by(row)} | (reported(row) if held_out else {})
+            plain |= {} if "failed" in row else {"chosen by": chosen_by(row)} | reported(row, held_out)
             lines.append({"failed": None, "samples_per_second": nan, "ratio": nan, "busy": False} | plain | about)
     made = pd.DataFrame(lines)
     # The same case measured beside two corpora: the last one counts.
@@ -214,12 +215,12 @@ def chosen_by(row: dict) -> float:
     return float(np.median(_ratios(row, slice(0, None, 2)) or row["ratio"]))
 
 
-def reported(row: dict) -> dict[str, float]:
-    """The ratio in the other turns, with its quartiles: what won by luck where it was chosen has no luck here."""
-    if not (ratios := _ratios(row, slice(1, None, 2))):
+def reported(row: dict, held_out: bool = True) -> dict[str, float]:
+    """The ratio in the other turns, or in all, with its quartiles: what won by luck has no luck there."""
+    if not (ratios := _ratios(row, slice(held_out, None, 1 + held_out))):
         return {name: value for name, value in row.items() if name.startswith("ratio")}
     low, middle, high = np.percentile(ratios, [25, 50, 75]).tolist()
-    if len(ratios) == 1:  # it has no quartiles, and may lie outside of those of all turns: their range is what holds it
+    if len(ratios) < FEW:  # quartiles of so few say little: the range of all turns
         low, high = min(every := _ratios(row, slice(None))), max(every)
     return {"ratio": middle, "ratio_low": low, "ratio_high": high, "turns": len(ratios)}
 

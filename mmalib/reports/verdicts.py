@@ -194,10 +194,11 @@ def crossed(seeds: list[Seed], milligrams: dict[str, float], gone: Sequence) -> 
         text += [f"{more} for {less}: {intervals.points(lost)} points, {size[0]:.0f} MB for {size[1]:.0f}, {told}"]
     third = -(-len(gone[0][0]) // 3)
     went = np.array([[part.mean(), part[:third].mean(), part[-third:].mean()] for of in gone for part in of])
-    attention, feed_forward, (first, last) = went[0::2, 0].mean(), went[1::2, 0].mean(), went[:, 1:].mean(axis=0)
-    parts |= {"feed-forward goes first": bool(feed_forward > attention), "last layers go first": bool(last > first)}
-    text += [f"of the feed-forward parts {feed_forward:.0%} goes, of attention {attention:.0%}"]
-    text += [f"of the last third of the layers {last:.0%}, of the first {first:.0%}"]
+    attention, feed_forward, (first, last) = went[0::2, 0], went[1::2, 0], went[:, 1:].reshape(-1, 2, 2).mean(axis=1).T
+    for name, one, other in (("feed-forward goes", feed_forward, attention), ("last layers go", last, first)):
+        parts[f"{name} first"] = bool(one[0] > other[0]) if len({*(one > other).tolist()}) == 1 else None  # all alike
+    text += [f"of the feed-forward parts {feed_forward.mean():.0%} goes, of attention {attention.mean():.0%}"]
+    text += [f"of the last third of the layers {last.mean():.0%}, of the first {first.mean():.0%}"]
     for answer, one in (("met", True), ("undecided", None), ("not met", False)):
         if names := [name for name, met in parts.items() if met is one]:
             text = [f"{answer}: {', '.join(names)}", *text]
