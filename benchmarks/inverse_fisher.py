@@ -30,7 +30,7 @@ from mmalib.records import machine, store
 from mmalib.reports import tables
 
 # layers, hidden, feed-forward; rows a gradient in the whole mask update
-SIZES = {"smoke": (2, 32, 64, 4), "mini": (6, 384, 1536, 16), "base": (12, 768, 3072, 4)}
+SIZES = {"smoke": (2, 32, 64, 4), "e5-half": (6, 384, 1536, 16), "base": (12, 768, 3072, 4)}
 BLOCK, DAMP, LENGTH = 50, 1e-7, 32
 
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grads", type=int, default=20, help="gradients of each inverse")
     parser.add_argument("--max-gib", type=float, default=6.0)
-    parser.add_argument("--sizes", default="mini,base")
+    parser.add_argument("--sizes", default="e5-half,base")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default=machine.device())
     parser.add_argument("--out", type=Path, help="folder for a record")
