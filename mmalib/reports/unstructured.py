@@ -110,7 +110,7 @@ def kept(records: list[dict]) -> Figure:
         axes = drawn.subplots()
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
         for point in shown.itertuples():
-            axes.plot(point.x, point.y, point.marker, color=point.colour, markersize=4.5, markeredgecolor="white")
+            axes.plot(point.x, point.y, point.marker, color=point.colour, markersize=5, fillstyle="none")
         axes.set_xlim(min([60.0, *(shown["x"] - 5)]), 105)
         axes.set_ylim(max(0.0, min([60.0, *(shown["y"] - 5)])), 105)
         ends = [(one["y"].mean(), what, colour) for (what, colour), one in shown.groupby(["what", "colour"])]
