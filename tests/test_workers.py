@@ -125,6 +125,7 @@ def test_a_killed_study_loses_nothing(profile, one_by_one, tmp_path, monkeypatch
         "study.make_all(study.runs(kind='baseline'))\n"
     )
     environment = {**os.environ, workers.WORKERS: "2"}
+    environment["RAY_ADDRESS"] = "127.0.0.1:1"  # somebody else's cluster on the same machine is left alone
     driver = subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
     study = Study.open(profile, tmp_path, "sample")
     holder(study, study.runs(kind="baseline")[0])

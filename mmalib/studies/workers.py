@@ -70,9 +70,9 @@ def _make_side_by_side(study: Study, runs: list[Run], workers: int, cluster: str
         import ray
     except ImportError:
         raise ValueError("Workers side by side need Ray: pip install '.[study,ray]' (make does it).") from None
-    how = {"address": cluster}
+    how = {"address": cluster or "local"}  # else Ray would join whatever cluster runs here
     if not cluster:  # nothing is sent but names; small /dev/shm would kill workers
-        how = {"num_cpus": machine.cores(), "include_dashboard": False, "object_store_memory": 200 * 2**20}
+        how |= {"num_cpus": machine.cores(), "include_dashboard": False, "object_store_memory": 200 * 2**20}
     ray.init(**how, log_to_driver=False, logging_level="warning")
     mark = study.home / f"seen-{uuid4().hex}.tmp"  # who does not see it does not see the folder
     study.home.mkdir(parents=True, exist_ok=True)
