@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmalib import NER
-from mmalib.model.evaluate import entity_scores
+from mmalib.model.evaluate import scored
 from mmalib.records import machine, store
 from mmalib.reports import tables
 from mmalib.studies.study import Study
@@ -32,14 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {"models": options.models, "runtimes": options.runtimes, "corpus": study.corpus}
     if options.out:  # refuses a record with other settings, before anything is measured
         store.finished(options.out, "scores", settings)
-    tests, rows = {language: splits["test"] for language, splits in study.corpora.items()}, []
+    tests, rows = {language: {"test": splits["test"]} for language, splits in study.corpora.items()}, []
     for model in options.models:
         for runtime in options.runtimes.split(","):
             ner = NER.load(model, runtime=runtime)
             row = {"model": model, "runtime": runtime, "CPU": machine.cpu()}
-            for language, test in tests.items():
-                f1 = entity_scores(list(test["tags"]), ner.tags(list(test["words"])), resamples=1)["f1"]
-                row[f"{language} test"] = f"{f1:.3f}"
+            row |= {f"{name} test": f"{of['test']['f1']:.3f}" for name, of in scored(ner.tags, tests).items()}
             rows.append(row)
             print(", ".join(row.values()), flush=True)
     print(tables.markdown(pd.DataFrame(rows)))

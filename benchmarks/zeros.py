@@ -11,48 +11,41 @@ otherwise idle machine: what zeros buy depends on how fast the CPU multiplies in
 """
 
 import argparse
+import dataclasses
 import tempfile
 from pathlib import Path
 
-from mmalib.graph import export
-from mmalib.model.backbones import load_tokenizer
-from mmalib.plan import LENGTH
+from mmalib.profiles import load_profile
 from mmalib.records import machine, store
 from mmalib.reports import tables
 from mmalib.speed import throughput
-from mmalib.speed.cases import SKIPPING, cases, form
-from mmalib.speed.shapes import build, shape
+from mmalib.speed.cases import SKIPPING
+from mmalib.studies.study import Study
 
-DENSE = "base int8"
-NAMES = (DENSE, *(f"base {share:.0%} 4-block int8" for share in (0.8, 0.9, 0.95)))
+NAMES = ("base int8", *(f"base {share:.0%} 4-block int8" for share in (0.8, 0.9, 0.95)))
 RUNTIMES = ("onnxruntime", "openvino", "deepsparse", "torch", SKIPPING)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Build, measure, print, one model after the other."""
+    """Make these shapes as notebook 07 does, in a folder that is deleted afterwards, and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=machine.cores(), help="default: every core that may be used")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row (default: 5)")
     parser.add_argument("--layers", type=int, help="at most so many (default: all twelve)")
     parser.add_argument("--out", type=Path, help="folder for a record")
     options = parser.parse_args(arguments)
-    settings = {name: getattr(options, name) for name in ("batch", "threads", "seconds", "layers")}
+    settings = {"batch": options.batch, "threads": machine.threads(), "seconds": options.seconds}
+    settings |= {"layers": options.layers}
     if options.out:  # refuses a record with other settings, before anything is measured
         store.finished(options.out, "zeros", settings)
-    tokenizer, rows = load_tokenizer("e5-half"), []  # any would do: a random model reads random subwords
-    how = {"threads": options.threads, "seconds": options.seconds}
-    for case in (case for case in cases() if case.name in NAMES):
-        with tempfile.TemporaryDirectory() as folder:
-            base = Path(folder) / "dense"
-            export.export(shape("base", vocabulary=len(tokenizer), layers=options.layers), tokenizer, base)
-            wanted = [name for name in RUNTIMES if case.name != DENSE or name != SKIPPING]
-            forms = list(dict.fromkeys(form(case, name) for name in wanted))
-            folders = build(case, forms, tokenizer, Path(folder), deepest=options.layers)
-            for name in wanted:
-                named = {case.name: folders[form(case, name)]}
-                measured = throughput.measure(named, [name], [options.batch], LENGTH, baseline=base, **how)
-                rows += map(throughput.told, measured)
+    sizes = {"speed_cases": NAMES, "speed_batches": (options.batch,), "speed_seconds": options.seconds}
+    profile = dataclasses.replace(load_profile("small"), **sizes, speed_layers=options.layers)
+    rows = []
+    with tempfile.TemporaryDirectory() as runs:
+        study = Study.open(profile, runs, "sample")
+        for run in study.runs(kind="shape"):
+            wanted = [name for name in run.settings["runtimes"] if name in RUNTIMES]
+            rows += study.make(dataclasses.replace(run, settings=run.settings | {"runtimes": wanted}))["throughput"]
     table = throughput.table(rows).drop(columns="p95 ms")
     print(tables.markdown(table))
     if options.out:
