@@ -93,23 +93,15 @@ def portions(sizes: Mapping[str, int], block_size: int, max_gib: float) -> list[
 
 
 def criterion(
-    rows: Sequence[Mapping],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    block_size: int = 50,
-    damp: float = 1e-7,
-    num_grads: int = 1024,
-    batch_size: int = 16,
-    max_gib: float = MAX_GIB,
-    anew: bool = True,
+    rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, *, num_grads: int = 1024, batch_size: int = 16, **how
 ) -> Criterion:
-    """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them)."""
+    """Second-order pruning, with gradients over `rows` (as `subwords.training_rows` makes them); `how` as `by_loss`."""
     loss = of_rows(rows, tokenizer, num_grads=num_grads, batch_size=batch_size)
-    return by_loss(loss, block_size=block_size, damp=damp, num_grads=num_grads, max_gib=max_gib, anew=anew)
+    return by_loss(loss, num_grads=num_grads, **how)
 
 
 def by_loss(
-    loss: Loss, *, block_size: int, damp: float, num_grads: int, max_gib: float = MAX_GIB, anew: bool = True
+    loss: Loss, *, num_grads: int, block_size: int = 50, damp: float = 1e-7, max_gib: float = MAX_GIB, anew: bool = True
 ) -> Criterion:
     """Second-order pruning for any loss.
 
