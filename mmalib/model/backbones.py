@@ -85,17 +85,8 @@ def _loaded(kind: type, source: str, name: str, **settings):
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
     """The transformer layers of a BERT, XLM-RoBERTa or DistilBERT, with or without a head."""
-    return _stack(model).layer
-
-
-def keep_layers_(model: PreTrainedModel, kept: Iterable[int]) -> None:
-    """Leave a model only the layers with these numbers."""
-    _stack(model).layer = nn.ModuleList(layers(model)[number] for number in kept)
-    model.config.num_hidden_layers = len(layers(model))
-
-
-def _stack(model: PreTrainedModel) -> nn.Module:
-    return model.base_model.transformer if hasattr(model.base_model, "transformer") else model.base_model.encoder
+    body = model.base_model
+    return (body.transformer if hasattr(body, "transformer") else body.encoder).layer
 
 
 def parts(layer: nn.Module) -> Parts:

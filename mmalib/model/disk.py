@@ -15,7 +15,7 @@ read in this module only. `AutoModel` does not know it and refuses the folder fo
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MethodType
 
@@ -101,8 +101,12 @@ def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] |
     bypass_(model)
 
 
-def keep_entries_(model: PreTrainedModel, kept: Iterable[int]) -> None:
-    """Bring the config up to date after a model was left these layers alone."""
+def keep_layers_(model: PreTrainedModel, kept: Collection[int]) -> None:
+    """Leave a model only the layers with these numbers, and say so in the config."""
+    stack = layers(model)
+    for number in sorted(set(range(len(stack))).difference(kept), reverse=True):
+        del stack[number]
+    model.config.num_hidden_layers = len(stack)
     if entry := getattr(model.config, PRUNED, None):
         setattr(model.config, PRUNED, {name: [of[number] for number in kept] for name, of in entry.items()})
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
-from mmalib.model import distill
-from mmalib.model.backbones import hooked, keep_layers_, layers
+from mmalib.model import disk, distill
+from mmalib.model.backbones import hooked, layers
 
 EVERY = 3  # of the teacher's layers, each third is matched
 
@@ -26,7 +26,7 @@ def every_second_(model: PreTrainedModel) -> None:
     """Leave the layers 1, 3, 5, ... (from 0)."""
     if len(layers(model)) < 2:
         raise ValueError("A model of one layer has no student of every second layer.")
-    keep_layers_(model, range(1, len(layers(model)), 2))
+    disk.keep_layers_(model, range(1, len(layers(model)), 2))
 
 
 def alignment(distances: Tensor) -> list[int]:

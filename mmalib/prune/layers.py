@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from mmalib.data.subwords import IGNORED
 from mmalib.model import disk
-from mmalib.model.backbones import evaluating, keep_layers_, layers
+from mmalib.model.backbones import evaluating, layers
 from mmalib.profiles import CHOICES
 
 
@@ -38,8 +38,7 @@ def choose(depth: int, number: int, choice: str, losses: Sequence[float] = ()) -
 def without(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A copy of the model with these layers alone."""
     smaller = copy.deepcopy(model)
-    keep_layers_(smaller, kept)
-    disk.keep_entries_(smaller, kept)
+    disk.keep_layers_(smaller, kept)
     return smaller
 
 
