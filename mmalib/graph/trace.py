@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmalib.model.backbones import hooked, linears
+from mmalib.model.backbones import linears
 
 INPUTS = ("input_ids", "attention_mask")
 OPSET = 14
@@ -72,9 +72,8 @@ def _write(model: PreTrainedModel, path: Path) -> None:
         arguments = {"input_ids": ids, "attention_mask": (1.0 - mask[:, None, None, :].float()) * MASKED}
         return (), {**arguments, "token_type_ids": torch.zeros_like(ids)} if typed else arguments
 
-    hook = model.register_forward_pre_hook(simpler, with_kwargs=True)
     example = torch.ones(2, 8, dtype=torch.long)
-    with hooked([hook]), warnings.catch_warnings():
+    with model.register_forward_pre_hook(simpler, with_kwargs=True), warnings.catch_warnings():
         # The old exporter says that there is a new one, and that tracing fixes what does not depend on the input.
         warnings.simplefilter("ignore")
         axes = {name: {0: "batch", 1: "length"} for name in (*INPUTS, "logits")}

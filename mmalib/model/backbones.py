@@ -1,12 +1,13 @@
 """Short name → model and tokenizer; and what the three architectures call their layers and linear maps."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -125,14 +126,12 @@ def evaluating(model: nn.Module, weights: Iterable[nn.Parameter] = ()) -> Iterat
         model.train(training)
 
 
-@contextmanager
-def hooked(handles: Sequence) -> Iterator[None]:
+def hooked(handles: Iterable[RemovableHandle]) -> ExitStack:
     """Hooks that are there inside the context alone."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    stack = ExitStack()
+    for handle in handles:
+        stack.callback(handle.remove)
+    return stack
 
 
 def freeze_(model: PreTrainedModel, share: float | None) -> None:
