@@ -166,13 +166,11 @@ class Product(InFloat):
         finally:
             torch.backends.quantized.engine = before
 
-    def __call__(
-        self, given: Tensor, gelu: bool = False, onto: Grid | None = None, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def __call__(self, given: Tensor, **how) -> Tensor:
         """The same; where the map writes float, all of it happens inside the kernel."""
         if self.map.writes is None:
-            return self._dense(self._levels(given), self.map.bias, onto, gelu, dtype)
-        return super().__call__(given, gelu, onto, dtype)
+            return self._dense(self._levels(given), self.map.bias, **how)
+        return super().__call__(given, **how)
 
     def compute(self, levels: Tensor) -> Tensor:
         """What the kernel of a map that rounds its product gives, and its bias."""
@@ -185,7 +183,7 @@ class Product(InFloat):
         return values if one.bias is None else values.add_(one.bias)
 
     def _dense(
-        self, levels: Tensor, bias: Tensor | None, onto: Grid | None, gelu: bool = False, dtype=torch.float32
+        self, levels: Tensor, bias: Tensor | None, onto: Grid | None = None, gelu: bool = False, dtype=torch.float32
     ) -> Tensor:
         return torch.ops.onednn.qlinear_pointwise(
             levels, *self.reads, self.packed, self.map.scale, self.zeros, bias,
