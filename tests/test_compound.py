@@ -167,7 +167,7 @@ def test_everything_is_made_and_drawn_and_nothing_is_missing(study, records):
     assert len(tables) == 7 and set(drawn) - set(tables) == {"compound", "ablations"}
     compound = tables["table_compound"]
     assert list(compound["form"]) == ["dense", "unstructured", "4-block int8"] and compound["batch"].eq(1).all()
-    assert compound["ONNX Runtime"].notna().all() and compound["PyTorch int8"].notna().sum() == 1
+    assert compound["ONNX Runtime"].notna().all() and compound["PyTorch, int8"].notna().sum() == 1
     assert compound["million weights left"].iloc[0] >= 3.9 * compound["million weights left"].iloc[1] > 0
     ours = tables["table_upstream"].query("source == 'this study, sample'")
     assert list(ours["pruned"]) == ["upstream, second order", "upstream, magnitude"]

@@ -20,7 +20,7 @@ from mmalib.reports.unstructured import NAMES
 THEIR_DENSE = 88.54
 KEY = ("layers", "share", "form")
 FORMS = ("dense", *PATTERNS, "int8", "4-block int8")
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse": "DeepSparse", "torch": "PyTorch int8"}
+RUNTIMES = {name: title for name, (title, *_) in speed.RUNTIMES.items()}
 KEPT = {"English kept %": "#4477AA", "unseen kept %": "#AA3377"}  # and their colours
 
 
