@@ -215,10 +215,8 @@ MULTIPLIER_RATE = 5.0
 # ---- What a study consists of ----
 
 
-def runs(
-    profile: Profile, corpus: str, notebook: str | None = None, changes: Mapping[str, object] | None = None
-) -> list[Run]:
-    """The runs of a study, or of one of its notebooks ("03"), in an order in which those that others need come first.
+def runs(profile: Profile, corpus: str, changes: Mapping[str, object] | None = None) -> list[Run]:
+    """The runs of a study, in an order in which those that others need come first.
 
     Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
     (04); graph, changed words (05); halved, combination (06); shape, text, trained (07); layers, compound, compound
@@ -227,9 +225,7 @@ def runs(
     `varied`, in its settings.
     """
     every = _runs(profile, corpus)
-    if changes:
-        every = _varied(every, _runs(changed(profile, changes), corpus), dict(changes))
-    return [run for run in every if notebook in (None, run.settings["notebook"])]
+    return list(_varied(every, _runs(changed(profile, changes), corpus), dict(changes))) if changes else every
 
 
 def missing(records: Iterable[dict], wanted: Iterable[Run]) -> list[str]:

@@ -296,7 +296,7 @@ def test_text_comes_from_a_folder_without_what_is_tested_on(study, tokenizer, tm
     line = tokenizer.encode("the bank of Madrid is in Madrid", add_special_tokens=False)
     for tokens in material.text.values():
         assert 0 < sum(map(len, tokens)) <= 30 and all(list(one) == line for one in tokens)
-    assert about["source"] == "a folder of text" and plan.runs(of_folder.profile, "sample", "08") != study.runs("08")
+    assert about["source"] == "a folder of text" and of_folder.runs("08") != study.runs("08")
     (tmp_path / "es.txt").write_text("\n")
     with pytest.raises(ValueError, match="no text in es"):
         upstream.check(of_folder)

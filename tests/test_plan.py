@@ -24,8 +24,6 @@ def test_what_a_run_needs_comes_before_it_and_every_kind_can_be_made(profile):
         assert run.settings["corpus"] == "conll" and run.settings["label"]
     leaves = [leaf for run in runs for leaf in run.leaves]
     assert len(set(leaves)) == len(leaves)
-    by_notebook = [run for number in range(1, 10) for run in plan.runs(profile, "conll", f"{number:02}")]
-    assert {run.name for run in by_notebook} == before
 
 
 def test_settings_decide_the_digest_and_nothing_else_does():
@@ -60,23 +58,23 @@ def test_a_changed_setting_renames_what_comes_out_otherwise_and_all_that_starts_
 
 def test_a_backbone_of_notebook_09_is_tuned_there_on_what_all_rows_read():
     changes = {"cross_backbone": "e5-narrow", "cross_sentences": 100}
-    runs = {run.name: run for run in plan.runs(profiles.changed(load_profile("quick"), changes), "sample", "09")}
+    runs = {run.name: run for run in plan.runs(profiles.changed(load_profile("quick"), changes), "sample")}
     full = runs["09-entities-ft-e5-narrow-sample-seed1"]
     assert full.needs == {} and full.settings["cross_sentences"] == 100
     for row in ("a", "d", "magnitude-50"):  # both tasks are pruned weight by weight: notebook 03 has not this backbone
         assert runs[f"09-entities-{row}-e5-narrow-sample-seed1"].needs == {"base": full.name}
     assert "09-similarity-magnitude-50-e5-narrow-sample-seed1" in runs
-    own = {run.name for run in plan.runs(load_profile("quick"), "sample", "09")}
+    own = {run.name for run in plan.runs(load_profile("quick"), "sample")}
     assert not own & {"09-entities-ft-e5-half-sample-seed1", "09-entities-magnitude-50-e5-half-sample-seed1"}
 
 
 def test_a_profile_may_leave_out_rows_of_notebook_09_and_train_adapters_longer():
     some = dataclasses.replace(PROFILES["small"], cross_rows=("FT", "P+A"), cross_epochs=2, adapter_epochs=6)
-    rows = [run for run in plan.runs(some, "conll", "09") if run.kind in ("crossed", "gated")]
+    rows = [run for run in plan.runs(some, "conll") if run.kind in ("crossed", "gated")]
     epochs = {run.settings["row"]: run.settings["epochs"] for run in rows if run.settings["task"] == "entities"}
     assert epochs == {"FT": 2, "A": 6, "P+A": 6}  # A comes along: it is what P+A prunes
     same = dataclasses.replace(some, adapter_epochs=None)
-    assert {run.settings["epochs"] for run in plan.runs(same, "conll", "09") if run.kind == "crossed"} == {2}
+    assert {run.settings["epochs"] for run in plan.runs(same, "conll") if run.kind == "crossed"} == {2}
 
 
 def test_a_changed_baseline_renames_everything_that_is_made_from_it(tmp_path):
@@ -128,7 +126,7 @@ def test_half_of_every_four_goes_by_the_published_damping():
 
 def test_what_no_runtime_of_a_profile_runs_is_not_planned():
     some = profiles.changed(load_profile("small"), {"speed_runtimes": ["openvino"]})
-    shapes = [run for run in plan.runs(some, "sample", "07") if run.kind == "shape"]
+    shapes = [run for run in plan.runs(some, "sample") if run.kind == "shape"]
     assert shapes and all(run.settings["runtimes"] for run in shapes)
 
 

@@ -62,9 +62,9 @@ def test_the_table_of_trials_has_the_best_english_first():
 
 def test_a_profile_with_trials_lacks_those_that_were_not_made():
     records = [score_of("01-e5-conll-seed1", "baseline", 0.8), trial("head", 0.9)]
-    lacking = plan.missing(records, plan.runs(SMALL, "conll", "01"))
+    lacking = plan.missing(records, plan.runs(SMALL, "conll"))
     assert "01-trial-start-e5-conll" in lacking and "01-trial-head-e5-conll" not in lacking
-    without = plan.runs(replace(SMALL, trials=False), "conll", "01")
+    without = plan.runs(replace(SMALL, trials=False), "conll")
     assert not any("trial" in run for run in plan.missing(records, without))
 
 
