@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mmalib.data import LABELS
 from mmalib.data.subwords import predict_tags
 from mmalib.records import clock
-from mmalib.records.counts import GOLD, PREDICTED, RIGHT, draws, written
+from mmalib.records.counts import GOLD, PREDICTED, RIGHT, draws, f1, written
 
 Predict = Callable[[Sequence[list[str]]], list[list[str]]]  # sentences of words → a tag a word
 TOP = 3  # words that `changed_words` names
@@ -31,7 +31,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]], *, resample
     All scores lie between 0 and 1. A quotient of nothing by nothing is 0: without entities F1 is 0.
     """
     counts = counted(gold, predicted)
-    low, high = np.percentile(_f1(resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
+    low, high = np.percentile(f1(resampled(counts.sum(axis=1), resamples, seed)), [2.5, 97.5]).tolist()
     total = counts.sum(axis=(0, 1))
     by_type = {
         name: {**_scores(of_type), "entities": int(of_type[GOLD])}
@@ -50,8 +50,8 @@ def difference(
     than what two single ones would give.
     """
     pair = np.stack([counted(gold, predicted).sum(axis=1) for predicted in (before, after)], axis=1)
-    was, became = _f1(pair.sum(axis=0)).tolist()
-    drawn = _f1(resampled(pair, resamples, seed))  # (resamples, before and after)
+    was, became = f1(pair.sum(axis=0)).tolist()
+    drawn = f1(resampled(pair, resamples, seed))  # (resamples, before and after)
     low, high = np.percentile(drawn[:, 1] - drawn[:, 0], [2.5, 97.5]).tolist()
     return {"points": 100 * (became - was), "points_low": 100 * low, "points_high": 100 * high}
 
@@ -121,8 +121,7 @@ def counted(gold: list[list[str]], predicted: list[list[str]]) -> np.ndarray:
 
 def _scores(count: np.ndarray) -> dict[str, float]:
     right, predicted, gold = count.tolist()
-    f1 = 2 * right / max(predicted + gold, 1)
-    return {"f1": f1, "precision": right / max(predicted, 1), "recall": right / max(gold, 1)}
+    return {"f1": float(f1(count)), "precision": right / max(predicted, 1), "recall": right / max(gold, 1)}
 
 
 def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -130,7 +129,3 @@ def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     flat = counts.reshape(len(counts), -1)
     drawn = [times @ flat for times in draws(len(counts), resamples, seed)]
     return np.array(drawn).reshape(resamples, *counts.shape[1:])
-
-
-def _f1(counts: np.ndarray) -> np.ndarray:
-    return 2 * counts[..., RIGHT] / np.maximum(counts[..., PREDICTED] + counts[..., GOLD], 1)

@@ -21,6 +21,11 @@ def draws(sentences: int, number: int, seed: int) -> Iterator[np.ndarray]:
     return (np.bincount(draw.integers(sentences, size=sentences), minlength=sentences) for _ in range(number))
 
 
+def f1(counts: np.ndarray) -> np.ndarray:
+    """F1 of counts [..., right/predicted/gold]; 0 where there is nothing."""
+    return 2 * counts[..., RIGHT] / np.maximum(counts[..., PREDICTED] + counts[..., GOLD], 1)
+
+
 def written(counts: np.ndarray) -> str:
     """Counts [sentences, types, right/predicted/gold] as text."""
     wide = bool(counts.max(initial=0) > 255)  # a broken model may call every word of a long sentence an entity

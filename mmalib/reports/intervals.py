@@ -52,8 +52,7 @@ def f1(record: dict, language: str) -> Number:
 
 def of_scores(scores: dict) -> Number:
     """F1 of one set of sentences from what was right, predicted and gold in each."""
-    drawn = _sentences(scores["sentences"]) @ _counts(scores["counts"])  # [1 + DRAWS, right/predicted/gold]
-    return 2 * drawn[:, counts.RIGHT] / np.maximum(drawn[:, counts.PREDICTED] + drawn[:, counts.GOLD], 1)
+    return counts.f1(_sentences(scores["sentences"]) @ _counts(scores["counts"]))
 
 
 def over_seeds(seeds: Sequence, what: Callable[..., Number], languages: Sequence[str] = LANGUAGES) -> dict[str, Number]:
