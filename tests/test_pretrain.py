@@ -169,8 +169,8 @@ def test_a_leak_is_found_despite_blanks_case_and_punctuation():
         ["I", "do", "not", "know", "."],  # too short to be a secret
     ]
     training = ["El niño, de Madrid, no volvió NUNCA", "El nino de Madrid no volvió nunca", "I do not know.", ""]
-    assert text.leaked(training, secret) == training[:1]
-    assert text.leaked(["---", ""], [["-"] * 6]) == []  # nothing is left of a sentence of dashes
+    assert text.clean(training, secret) == training[1:]
+    assert text.clean(["---", ""], [["-"] * 6]) == ["---", ""]  # nothing is left of a sentence of dashes
 
 
 def test_long_lines_are_cut_and_nothing_is_lost(tokenizer, lines):

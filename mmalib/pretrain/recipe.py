@@ -42,9 +42,9 @@ def prepare(
     text_folder: Path, tokenizer_file: Path, *, pieces: int = 50_000, secret: Iterable[list[str]] = ()
 ) -> Prepared:
     """The cut vocabulary and the text in it; lines that hold one of the `secret` evaluation sentences are left out."""
-    lines, secret, full = text.read_text(text_folder), list(secret), full_tokenizer(tokenizer_file)
-    leaks = {language: set(text.leaked(of_language, secret)) for language, of_language in lines.items()}
-    lines = {language: [line for line in lines[language] if line not in leaks[language]] for language in lines}
+    every, secret, full = text.read_text(text_folder), list(secret), full_tokenizer(tokenizer_file)
+    lines = {language: text.clean(of_language, secret) for language, of_language in every.items()}
+    left_out = sum(len(every[language]) - len(lines[language]) for language in lines)
     held_out = {language: of_language[-HELD_OUT:] for language, of_language in lines.items()}
     lines = {language: of_language[:-HELD_OUT] for language, of_language in lines.items()}
     kept = cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)
@@ -60,7 +60,7 @@ def prepare(
             "lines": {language: len(of_language) for language, of_language in lines.items()},
             "tokens": {language: sum(map(len, sequences)) for language, sequences in tokens.items()},
             "checked_against": len(secret),
-            "left_out": sum(map(len, leaks.values())),
+            "left_out": left_out,
         },
     )
 

@@ -69,14 +69,14 @@ def _lines(path: Path) -> list[str]:
         return [unicodedata.normalize("NFC", line.rstrip("\n")) for line in file if line.strip()]
 
 
-def leaked(lines: Iterable[str], sentences: Iterable[list[str]]) -> list[str]:
-    """Lines that hold a sentence of an evaluation set, compared word by word without case and punctuation."""
+def clean(lines: Iterable[str], sentences: Iterable[list[str]]) -> list[str]:
+    """The lines that hold no sentence of an evaluation set, compared word by word without case and punctuation."""
     secret: dict[tuple[str, ...], list[list[str]]] = {}  # by their first words
     for sentence in sentences:
         words = _bare(" ".join(sentence))
         if len(words) >= SECRET:
             secret.setdefault(tuple(words[:SECRET]), []).append(words)
-    return [line for line in lines if _holds(_bare(line), secret)]
+    return [line for line in lines if not _holds(_bare(line), secret)]
 
 
 def _holds(words: list[str], secret: dict[tuple[str, ...], list[list[str]]]) -> bool:

@@ -135,9 +135,8 @@ def open_sentences(study: Study, number: int | None) -> list[list[str]]:
     for name, of_language in sorted(lines.items()):
         cut = map(WORD.findall, random.Random(name).sample(of_language, len(of_language)))
         good = (words for words in cut if 5 <= len(words) <= 40 and any(word[0].isupper() for word in words[1:]))
-        found = list(islice(good, number and max(1, number // len(lines))))
-        leaks = set(plain_text.leaked(map(" ".join, found), secret))
-        chosen += [words for words in found if " ".join(words) not in leaks]
+        found = islice(good, number and max(1, number // len(lines)))
+        chosen += map(str.split, plain_text.clean(map(" ".join, found), secret))
     return chosen
 
 

@@ -101,9 +101,8 @@ def read(study: Study, settings: dict, tokenizer: PreTrainedTokenizerFast) -> tu
     secret = held_out(study)
     for name in languages:
         known = lines.get(name) or [" ".join(words) for words in study.corpora[name]["train"]["words"]]
-        leaks = set(text.leaked(known, secret)) if folder else ()
-        order = np.random.default_rng(0).permutation(len(known))
-        ordered = [known[place] for place in order if known[place] not in leaks]
+        ordered = [known[place] for place in np.random.default_rng(0).permutation(len(known))]
+        ordered = text.clean(ordered, secret) if folder else ordered
         enough = int(np.searchsorted(np.cumsum([len(line) for line in ordered]), 8 * cap)) + 1  # by their letters
         sequences = text.tokenize(tokenizer.backend_tokenizer, ordered[:enough], longest=settings["max_length"] - 2)
         tokens[name] = sequences[: np.searchsorted(np.cumsum([len(one) for one in sequences]), cap, side="right")]
