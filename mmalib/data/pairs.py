@@ -10,9 +10,8 @@ import random
 from pathlib import Path
 
 from mmalib.data import sample
-from mmalib.data.corpus import fewer
+from mmalib.data.corpus import LANGUAGES, fewer
 
-LANGUAGES = tuple(sample.LOCALES)
 Pair = tuple[str, str, float]
 
 
