@@ -155,9 +155,7 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
         if not skip:  # then it is the static graph
             return static["size"], {**facts, "same_as": static["run"]}
     how = {"ranges": known, "skip": skip, "embeddings": name == "static-embeddings", "provenance": study.about(run)}
-    if known is not None:  # the dynamic graph has one form
-        how["format"] = settings["format"]
-    return size_of(int8.quantize(source, folder, kind=settings["int8"], **how)), facts
+    return size_of(int8.quantize(source, folder, kind=settings["int8"], format=settings["format"], **how)), facts
 
 
 def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> dict[str, dict]:
