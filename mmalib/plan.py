@@ -5,12 +5,11 @@ run of a profile from another; the settings say everything that decides what com
 Where some of a profile's settings were changed, the runs that come out otherwise have names of their own.
 """
 
-import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product, zip_longest
 from pathlib import Path
 
@@ -633,7 +632,7 @@ def _model(profile: Profile, base: Run, depth: int, share: float, form: str) -> 
         settings |= _learning_int8(profile) | TEACHER
         settings |= {"int8_sentences": None, "format": "qoperator", "start": start.settings}
         run = _leaving(named("08", what, *_where(base)), settings, base=base, start=start)
-        return dataclasses.replace(run, leaves=(run.name, f"{run.name}-qdq"))
+        return replace(run, leaves=(run.name, f"{run.name}-qdq"))
     if not share:
         return start
     if start is base and form == "unstructured":

@@ -18,7 +18,6 @@ The same ranges are written in the format that each runtime runs fast:
                 The outputs of the MatMuls are quantized too, before their bias is added.
 """
 
-import json
 import logging
 import shutil
 import tempfile
@@ -40,7 +39,7 @@ from mmalib.graph.export import CARD, GRAPH
 from mmalib.graph.trace import matmuls
 from mmalib.model.cache import complete_folder
 from mmalib.model.disk import PROVENANCE, size_mb, tell
-from mmalib.records import clock, machine
+from mmalib.records import clock, machine, store
 
 FORMATS = ("qdq", "qoperator")
 Ranges = Mapping[str, tuple[float, float]]  # tensor of the graph → lowest and highest value
@@ -82,7 +81,7 @@ def quantize(
             if path.name not in (GRAPH, PROVENANCE, CARD):
                 shutil.copy2(path, fresh / path.name)
         _build(proto, fresh / GRAPH, nodes, ranges, format)
-        before = json.loads((Path(source) / PROVENANCE).read_text(encoding="utf-8"))
+        before = store.read_json(Path(source) / PROVENANCE)
         how = {"kind": kind, "format": "dynamic" if ranges is None else format, "quantized": len(chosen)}
         how |= {"skip": sorted(skip), "embeddings": embeddings, **_zeros(onnx.load(fresh / GRAPH).graph, float_weights)}
         how["megabytes_float"] = before["megabytes"]

@@ -152,9 +152,7 @@ def neurons_left(model: PreTrainedModel) -> list[int]:
 def keep_(writers: Iterable[nn.Linear], reader: nn.Linear, kept: Tensor) -> None:
     """Leave maps only these outputs, and the map that reads them only these inputs; make the optimizer after this."""
     for linear in writers:
-        linear.weight = _part(linear.weight, 0, kept)
-        if linear.bias is not None:
-            linear.bias = _part(linear.bias, 0, kept)
+        linear.weight, linear.bias = (_part(old, 0, kept) for old in (linear.weight, linear.bias))
         linear.out_features = len(kept)
     reader.weight = _part(reader.weight, 1, kept)
     reader.in_features = len(kept)

@@ -44,15 +44,15 @@ def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     return cache.unpacked(name, weights, hashes, fill)
 
 
-def fingerprint(name: str, weights: Path = WEIGHTS) -> str | None:
+def fingerprint(name: str) -> str | None:
     """Tells one set of weights from another under the same name: by stored hashes if shipped, else by the file.
 
     None for the hub's, which are named by their id.
     """
-    if not (Path(name).name == name and (weights / name / CONFIG).is_file()):
+    if not (Path(name).name == name and (WEIGHTS / name / CONFIG).is_file()):
         file = Path(name) / "model.safetensors"
         return _of_file(file, file.stat().st_mtime_ns) if file.is_file() else None
-    return cache.fingerprint(cache.sums(weights, name, SHARED))
+    return cache.fingerprint(cache.sums(WEIGHTS, name, SHARED))
 
 
 @functools.cache  # a plan asks for each of its runs, and all weights are read

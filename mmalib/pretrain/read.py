@@ -8,8 +8,7 @@ All numbers are little-endian:
     i32 tensors, and for each: u16 length of name, name, u8 kind, u32 values, u64 offset in the file, u64 bytes
     the tensors: float32 where bytes = 4 × values, else blocks of `block` values
 
-A block is an fp16 scale d and 16 bytes: the low half of byte j is value j, the high half value j + 16, and a value is
-(half − 8) × d. Matrices lie as `nn.Linear.weight` does, [out, in].
+A block is an fp16 scale and 16 bytes of halves, as in `packed`. Matrices lie as `nn.Linear.weight` does, [out, in].
 """
 
 import struct

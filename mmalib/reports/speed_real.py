@@ -28,12 +28,11 @@ def text_table(records: list[dict]) -> pd.DataFrame:
 
 def latency_table(records: list[dict]) -> pd.DataFrame:
     """Real text, one sentence at a time: milliseconds from words to tags."""
-    made = [
+    return pd.DataFrame(
         about | {"p50 ms": round(row["milliseconds_p50"], 1), "p95 ms": round(row["milliseconds_p95"], 1)}
         for about, row in _texts(records)
         if "milliseconds_p50" in row
-    ]
-    return pd.DataFrame(made, columns=["model", "runtime", "way", "p50 ms", "p95 ms"])
+    )
 
 
 def _texts(records: list[dict]) -> list[tuple[dict, dict]]:
