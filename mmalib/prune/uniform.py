@@ -37,10 +37,9 @@ def plan(heads: int, width: int, share: float = 1 / 12) -> list[tuple[int, int]]
     return [(number, max(1, math.floor(width * number / heads + 0.5))) for number in kept if number < heads]
 
 
-def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """First-order Taylor importance of heads [layers, original heads] and neurons [layers, width].
+def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """First-order Taylor importance of the heads left and of the neurons left, layer by layer.
 
-    nan stands where a head has been removed, and behind the last neuron of a layer that is narrower than another.
     Gradients, mode and frozen weights of the model stay as they were. Batches without a scored word do not count.
     """
     weights = [
@@ -50,13 +49,8 @@ def importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) 
         scores = [_of_batch(model, batch, weights) for batch in batches if (batch["labels"] != IGNORED).any()]
     if not scores:
         raise ValueError("There is no scored subword to measure importance on. Give batches of labelled sentences.")
-    means, left = [sum(of) / len(of) for of in zip(*scores, strict=True)], disk.heads_left(model)
-    of_heads = torch.full((len(left), model.config.num_attention_heads), torch.nan, device=model.device)
-    of_neurons = torch.full((len(left), max(disk.neurons_left(model))), torch.nan, device=model.device)
-    for layer, (heads, neurons) in enumerate(zip(means[0::2], means[1::2], strict=True)):
-        of_heads[layer, left[layer]] = heads.to(of_heads)
-        of_neurons[layer, : len(neurons)] = neurons.to(of_neurons)
-    return of_heads, of_neurons
+    means = [sum(of) / len(of) for of in zip(*scores, strict=True)]
+    return means[0::2], means[1::2]
 
 
 @torch.enable_grad()
@@ -80,15 +74,14 @@ def shrink_(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], heads: int, neurons: int
 ) -> dict[int, list[int]]:
     """Remove the least important heads and neurons, down to as many in every layer; returns the heads removed."""
-    left, wide = disk.heads_left(model), disk.neurons_left(model)
     of_heads, of_neurons = importance(model, batches)
     gone = {
-        layer: sorted(numbers[place] for place in _lowest(of_heads[layer, numbers], len(numbers) - heads))
-        for layer, numbers in enumerate(left)
+        layer: sorted(numbers[place] for place in _lowest(of_heads[layer], len(numbers) - heads))
+        for layer, numbers in enumerate(disk.heads_left(model))
         if len(numbers) > heads
     }
     remove_heads_(model, gone)
-    narrower = {n: _lowest(of_neurons[n, :width], width - neurons) for n, width in enumerate(wide) if width > neurons}
+    narrower = {n: _lowest(own, len(own) - neurons) for n, own in enumerate(of_neurons) if len(own) > neurons}
     remove_neurons_(model, narrower)
     return gone
 
