@@ -9,7 +9,7 @@ English alone is the honest zero-shot setting: the other languages are then meas
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -70,12 +70,12 @@ def hold_floor(measure: Measure, names: Sequence[str], base: dict[str, float], *
 
 
 def measure_with(
-    build: Callable[..., object], source: Path, dev: Mapping[str, Encoded]
-) -> tuple[Measure, dict[str, float]]:
-    """A `measure` for `hold_floor` in ONNX Runtime, and the float model's F1 by language.
+    build: Callable[[Path, Hashable], object], source: Path, dev: Mapping[str, Encoded]
+) -> tuple[Callable[[Hashable], tuple[dict[str, float], float]], dict[str, float]]:
+    """What measures int8 models in ONNX Runtime as `hold_floor` asks for it, and the float model's F1 by language.
 
-    `build(folder, skip=...)` writes the int8 model, usually `quantize.quantize` with all else fixed; `source` is the
-    float model's folder; `dev` has the sentences of every language.
+    `build(folder, what)` writes the int8 model that is measured as `what`; `source` is the float model's folder; `dev`
+    has the sentences of every language.
     """
 
     def logits(folder: Path) -> dict[str, list[np.ndarray]]:
@@ -88,10 +88,10 @@ def measure_with(
 
     in_float = logits(source)
 
-    def measure(skip: frozenset[str]) -> tuple[dict[str, float], float]:
+    def measure(what: Hashable) -> tuple[dict[str, float], float]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "int8"
-            build(folder, skip=skip)
+            build(folder, what)
             in_int8 = logits(folder)
         return f1(in_int8), drift([pair for name in dev for pair in zip(in_float[name], in_int8[name], strict=True)])
 

@@ -91,7 +91,7 @@ def quantize(
     return about
 
 
-def in_float_again(source: Path, int8: Path, target: Path, *, skip: Collection[str]) -> None:
+def in_float_again(source: Path, int8: Path, target: Path, skip: Collection[str]) -> None:
     """Write into `target` the graph that `quantize` makes of `source` with `skip`, from the qdq one in `int8`."""
     proto, weights = _load(int8), {f"{name}.weight" for name in skip}
     for node in proto.graph.node:

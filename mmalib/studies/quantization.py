@@ -160,12 +160,13 @@ def _from_graph(study: Study, run: Run, folder: Path) -> tuple[dict, dict]:
 
 def calibrated(settings: dict, source: Path, train: Encoded, dev: Encoded) -> dict[str, dict]:
     """The ranges of the method that is best on English dev, and what every method came to."""
-    rows, by_method, tried = [window.ids for window in train.windows], {}, {}
-    for method in settings["calibration_methods"]:
-        by_method[method] = ranges.calibrate(source, rows, method=method)
-        build = partial(int8.quantize, source, kind="static", ranges=by_method[method])
-        measure, _ = floor.measure_with(build, source, {"en": dev})
-        f1, drift = measure(frozenset())
+    rows, tried = [window.ids for window in train.windows], {}
+    by_method = {name: ranges.calibrate(source, rows, method=name) for name in settings["calibration_methods"]}
+    measure, _ = floor.measure_with(
+        lambda folder, name: int8.quantize(source, folder, kind="static", ranges=by_method[name]), source, {"en": dev}
+    )
+    for method in by_method:
+        f1, drift = measure(method)
         tried[method] = {"f1": f1["en"], "drift": drift}
     chosen = max(tried, key=lambda method: (tried[method]["f1"], -tried[method]["drift"]))
     return {"ranges": by_method[chosen], "calibration": {"chosen": chosen, "tried": tried}}
