@@ -29,7 +29,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What is made: see `runs`."""
+        """What is made: see `studies.study.MAKERS`."""
         return self.settings["kind"]
 
     @property
@@ -217,11 +217,7 @@ MULTIPLIER_RATE = 5.0
 def runs(profile: Profile, corpus: str, changes: Mapping[str, object] | None = None) -> list[Run]:
     """The runs of a study, in an order in which those that others need come first.
 
-    Their kinds: recipe, baseline (01); structured, vocabulary (02); trial, movement, gradual, one-shot (03); student
-    (04); graph, changed words (05); halved, combination (06); shape, text, trained (07); layers, compound, compound
-    int8, compound speed, held, upstream, transfer, ablation (08); crossed, gated, searched, use, crossed sparse,
-    pairs int8 (09). With `changes` of the profile, a run that comes out otherwise has them in its name and, as
-    `varied`, in its settings.
+    With `changes` of the profile, a run that comes out otherwise has them in its name and its settings (`varied`).
     """
     every = _runs(profile, corpus)
     return list(_varied(every, _runs(changed(profile, changes), corpus), dict(changes))) if changes else every
