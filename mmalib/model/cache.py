@@ -19,8 +19,9 @@ except ModuleNotFoundError:  # Windows has none: whoever uses a model there firs
 SUMS = "SHA256SUMS"
 
 
-def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path], None]) -> Path:
-    """The folder that `fill` has filled from these files below `root`; made at the first call."""
+def unpacked(name: str, root: Path, fill: Callable[[Path, Iterable[str]], None], *shared: str) -> Path:
+    """The folder that `fill` has filled from the files of one thing below `root` (`sums`); made at the first call."""
+    hashes = sums(root, name, *shared)
     cache = os.environ.get("MMALIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mmalib"
     folder = Path(cache).expanduser() / f"{name}-{fingerprint(hashes)}"
     if folder.is_dir():  # it appears complete or not at all
@@ -36,7 +37,7 @@ def unpacked(name: str, root: Path, hashes: dict[str, str], fill: Callable[[Path
                         why = f"missing or damaged: its SHA-256 is not {total}"
                         raise ValueError(f"{root / path} is {why}. Reinstall the package.")
                 with complete_folder(folder) as fresh:
-                    fill(fresh)
+                    fill(fresh, hashes)
     except OSError as error:
         raise ValueError(
             f"'{name}' could not be unpacked into {folder.parent} ({error}). "

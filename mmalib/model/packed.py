@@ -11,7 +11,7 @@ each block of 32 the low half of byte j is value j, the high half value j + 16, 
 
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,10 @@ SHARED, CONFIG = "vocabulary", "config.json"
 
 def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
     """The folder of a shipped backbone as Transformers loads it, in float32; made at the first call."""
-    hashes = cache.sums(weights, name, SHARED)
 
-    def fill(fresh: Path) -> None:
+    def fill(fresh: Path, files: Iterable[str]) -> None:
         tensors: dict[str, np.ndarray] = {}
-        for path in map(Path, hashes):
+        for path in map(Path, files):
             if path.suffix == ".safetensors":
                 tensors |= unpack(load_file(weights / path))
             else:
@@ -41,7 +40,7 @@ def unpacked(name: str, weights: Path = WEIGHTS) -> Path:
         except SafetensorError as error:  # a full disk may come as this
             raise OSError(str(error)) from error
 
-    return cache.unpacked(name, weights, hashes, fill)
+    return cache.unpacked(name, weights, fill, SHARED)
 
 
 def fingerprint(name: str) -> str | None:

@@ -11,7 +11,7 @@ expect it.
 import gzip
 import json
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mmalib import runtimes
@@ -58,16 +58,15 @@ def locate(model: str | Path | None = None) -> Path:
 def unpacked(name: str) -> Path:
     """The folder of a shipped model, unpacked at the first call."""
 
-    def fill(fresh: Path) -> None:
-        for path in hashes:
+    def fill(fresh: Path, files: Iterable[str]) -> None:
+        for path in files:
             target, content = fresh / Path(path).relative_to(name), (MODELS / path).read_bytes()
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.suffix == ".gz":
                 target, content = target.with_suffix(""), gzip.decompress(content)
             target.write_bytes(content)
 
-    hashes = cache.sums(MODELS, name)
-    return cache.unpacked(name, MODELS, hashes, fill)
+    return cache.unpacked(name, MODELS, fill)
 
 
 def described() -> Iterator[str]:
