@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from mmalib import plan, profiles, reports, runtimes
 from mmalib.app import card
-from mmalib.data import subwords
+from mmalib.data import subwords, text
 from mmalib.data.subwords import IGNORED
 from mmalib.model import backbones, disk
-from mmalib.pretrain import shrink, text, train
+from mmalib.pretrain import shrink, train
 from mmalib.prune import layers, mfac, obs, sparsity
 from mmalib.prune.heads import remove_heads_
 from mmalib.reports import compound as report

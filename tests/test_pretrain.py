@@ -20,9 +20,10 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from mmalib import reports
+from mmalib.data import text
+from mmalib.data.text import BOS, EOS
 from mmalib.model import beside, packed
-from mmalib.pretrain import card, cut, probe, read, recipe, shrink, text, train
-from mmalib.pretrain.text import BOS, EOS
+from mmalib.pretrain import card, cut, probe, read, recipe, shrink, train
 from mmalib.prune import layers
 from mmalib.reports import figures
 

@@ -114,7 +114,7 @@ def _check(profile: profiles.Profile, home: Path) -> None:
     if (source := corpus.source_of(profile, None)) not in ("sample", "hub"):
         corpus.layout(Path(source).expanduser())
     if folder := os.environ.get("MMALIB_TEXT"):
-        from mmalib.pretrain import text
+        from mmalib.data import text
 
         text.lines_of(Path(folder).expanduser(), plan.THREE)
     home.mkdir(parents=True, exist_ok=True)

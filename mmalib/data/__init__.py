@@ -1,4 +1,4 @@
-"""Text: the corpora, the generated sample, and words cut into windows of subwords."""
+"""Text: the corpora, the generated sample, plain text, and words cut into windows of subwords."""
 
 import re
 from collections.abc import Sequence

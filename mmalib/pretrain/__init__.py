@@ -1,4 +1,4 @@
 """How the backbones in `mmalib/weights` were made: read, cut, shrink.
 
-The room of `notebooks/00_backbones.ipynb`; of the study, only pruning upstream (notebook 08) reads and learns as here.
+The room of `notebooks/00_backbones.ipynb`; of the study, only pruning upstream (notebook 08) learns as here.
 """

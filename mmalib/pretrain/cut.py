@@ -12,7 +12,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mmalib.pretrain.text import tokenize
+from mmalib.data.text import tokenize
 from mmalib.prune import vocabulary
 
 ALPHABET = [["a"]]  # text in the Latin script; its single letters stay, and the marks and digits of all scripts

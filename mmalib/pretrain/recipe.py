@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from transformers import BertModel, PreTrainedTokenizerFast
 
+from mmalib.data import text
 from mmalib.model import packed
-from mmalib.pretrain import cut, read, shrink, text
+from mmalib.pretrain import cut, read, shrink
 from mmalib.pretrain.train import train
 from mmalib.prune import layers, vocabulary
 from mmalib.records.machine import WEIGHTS

@@ -26,6 +26,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalib.data import WORD
+from mmalib.data import text as plain_text
 from mmalib.data.corpus import fewer
 from mmalib.data.subwords import Encoded, encode, encode_split, joined, predict_tags, training_rows
 from mmalib.model import disk, distill
@@ -33,7 +34,6 @@ from mmalib.model.backbones import load_model, load_tokenizer
 from mmalib.model.evaluate import entity_scores, scored
 from mmalib.model.finetune import Recipe, finetune
 from mmalib.plan import TRAINING, Run
-from mmalib.pretrain import text as plain_text
 from mmalib.prune import gradual, sparsity
 from mmalib.studies.study import Study
 

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from mmalib.data import text
 from mmalib.model import disk
 from mmalib.model.backbones import layers, load_model, load_tokenizer, locate
 from mmalib.plan import THREE, Run
-from mmalib.pretrain import shrink, text
+from mmalib.pretrain import shrink
 from mmalib.pretrain.train import train
 from mmalib.prune import gradual, obs, sparsity
 from mmalib.prune.layers import choose

@@ -1,4 +1,4 @@
-"""Plain text for pretraining: files → lines → sequences of subwords → batches.
+"""Plain text, a line a sentence: files → lines → sequences of subwords → batches.
 
 A folder holds `xx.txt` or `xx.txt.xz`: one sentence or paragraph a line, `xx` a language code. A batch is a pure
 function of (seed, step): a killed run goes on with exactly the batches it would have seen. All rows of a batch have the
