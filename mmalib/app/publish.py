@@ -46,7 +46,7 @@ def planned(records: list[dict]) -> pd.DataFrame:
     own = [record["settings"] for record in reports.tables.of_the_study(records)]
     text = "folder" if any(settings.get("text") == "folder" for settings in own) else None
     profile = profiles.changed(profiles.load_profile(PROFILE), {"text_folder": text})
-    return reports.costs.planned(records, plan.runs(profile, own[0]["corpus"]))
+    return reports.costs.planned(records, plan.runs(profile, own[0]["corpus"])) if own else pd.DataFrame()
 
 
 def shipped_models() -> pd.DataFrame:

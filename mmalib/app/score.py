@@ -16,7 +16,7 @@ from mmalib.use.ner import NER
 
 
 def run(model: str, files: Sequence[Path], pairs: Sequence[str]) -> int:
-    """Print a table for every file; 0 if there was something to score in all of them."""
+    """Print a table for every file."""
     renamed, left_out = renaming(pairs)
     texts = {path: read_conll(path, (2, 3, 4), renamed) for path in files}  # all, before a model is loaded
     ner = NER.load(model)

@@ -43,7 +43,7 @@ def halve(study: Study, run: Run, unfinished: Path) -> dict:
 def combine(study: Study, run: Run, unfinished: Path) -> dict:
     """Train what the combination starts from on under fake quantization, taught; score the int8 graph."""
     settings, folder, corpora = run.settings, study.folder(run.name), study.corpora
-    model, tokenizer = disk.load(study.folder(run.needs["start"]))
+    model, tokenizer = study.model(run.needs["start"])
     requested = settings["start"].get("share", 0.0)
     train, dev = english(study, tokenizer, settings["qat_sentences"], settings["int8_sentences"])
     if settings["start"].get("sees_target_text"):
