@@ -43,7 +43,7 @@ def table(records: list[dict]) -> pd.DataFrame:
     seeds = frame.groupby(["label", "model"], sort=False)["seed"].nunique().rename("seeds")
     mean = frame.pivot_table(index=["label", "model"], columns="language", values="f1", sort=False)
     named = mean[_order(frame)].map("{:.3f}".format).rename(columns=figures.language_name)
-    return pd.concat([seeds, named], axis=1).reset_index().rename(columns={"label": "backbone"})
+    return pd.concat([seeds, named], axis=1).reset_index().rename(columns={"label": "dense model"})
 
 
 def figure(records: list[dict]) -> Figure | None:
@@ -65,11 +65,12 @@ def figure(records: list[dict]) -> Figure | None:
         axes[0].set_xlabel("test F1, dense" + (f" ({', '.join(backbones)})" if len(backbones) > 1 else ""))
         for number, (model, of_model) in enumerate(rest.groupby("model", sort=False)):
             shares = 100 * of_model.groupby("language")["kept"].mean().reindex(languages)
-            look = {"marker": "os^D"[number // 7 % 4], "color": f"C{number}", "linewidth": 0.6}  # of seven colours
+            look = {"marker": "os^D"[number // 7 % 4], "color": f"C{number}"}  # of seven colours
+            look |= {"linestyle": ("-", "--", ":", "-.")[number // 7 % 4], "linewidth": 0.6}
             axes[1].plot(shares, range(len(languages)), label=model, alpha=0.9, **look)
         if panels > 1:
             axes[1].set_xlabel("% of the dense F1 that is left")
-            drawn.legend(loc="outside lower right", ncols=1)
+            drawn.legend(loc="outside lower center", ncols=2)
         for panel in axes:
             figures.rows_(panel, [figures.language_name(language) for language in languages])
         axes[0].set_xlim(0, 1)

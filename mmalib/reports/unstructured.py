@@ -64,11 +64,12 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
             axes.plot(mean.index, mean, "v", color=figures.COLOURS[language], markersize=3, alpha=0.5)
         for language, dense in lines.query("split == 'test' and sparsity == 0").groupby("language"):
             height = dense["f1"].mean() * sum(left[language]) / len(runs)
-            axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
+            if height != dense["f1"].mean():
+                axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
         lines_(axes, lines, "sparsity", knees)
         of = f", on {number} sentences" if (number := runs[0]["settings"].get("curve_sentences")) else ""
-        marks = "(○ trained on, nothing pruned yet;\n▾ after a mask update; ● under 95%)"
-        axes.set(xlim=(0, None), xlabel=f"sparsity during pruning{of}\n{marks}")
+        marks = "○ trained on, nothing pruned yet;\n" * ({1.0} != set(sum(left.values(), [])))
+        axes.set(xlim=(0, None), xlabel=f"sparsity during pruning{of}\n({marks}▾ after a mask update; ● under 95%)")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
         axes.set_title(f"{runs[0]['settings']['label']}: {NAMES[criterion]}, {schedule}{several}", loc="left")
@@ -106,15 +107,15 @@ def kept(records: list[dict]) -> Figure:
             point |= {"colour": {0.8: "#66CCEE", 0.9: "#AA3377"}.get(settings["share"], "#4477AA")}
             (points if left["en"] >= COLLAPSED else collapsed).append(point)
     shown = pd.DataFrame(points, columns=["what", "x", "y", "marker", "colour"])
-    with figures.drawing(3.4, 2.9) as drawn:
+    with figures.drawing(5.0, 2.9) as drawn:
         axes = drawn.subplots()
         axes.plot([0, 110], [0, 110], color="#BBBBBB", linewidth=0.8, zorder=0)
-        for point in shown.itertuples():
-            axes.plot(point.x, point.y, point.marker, color=point.colour, markersize=5, fillstyle="none")
+        for what, models in shown.sort_values("y", ascending=False).groupby("what", sort=False):
+            look = {"color": models["colour"].iloc[0], "marker": models["marker"].iloc[0], "fillstyle": "none"}
+            axes.plot(models["x"], models["y"], linestyle="none", markersize=5, label=what, **look)
         axes.set_xlim(min([60.0, *(shown["x"] - 5)]), 105)
         axes.set_ylim(max(0.0, min([60.0, *(shown["y"] - 5)])), 105)
-        ends = [(one["y"].mean(), what, colour) for (what, colour), one in shown.groupby(["what", "colour"])]
-        figures.label_ends(axes, ends)
+        drawn.legend(loc="outside center right")
         if collapsed:
             names = dict.fromkeys(point["what"] for point in collapsed)
             under = "\n".join([f"under {COLLAPSED:.0f}%, not drawn:", *names])
