@@ -37,7 +37,7 @@ def report(
     told |= {"neurons": model.config.intermediate_size, "parameters": model.num_parameters()}
     told |= {"layer_parameters": sum(p.numel() for p in model.encoder.parameters()), "megabytes": own / 1e6}
     told |= {"steps": steps, "seconds": log[-1]["seconds"] if log else 0, "tokens_seen": steps * TOKENS}
-    told |= {"machine": f"{about['gpu'] or about['cpu']}, {about['cores']} CPU cores", "text": prepared.facts}
+    told |= {"machine": about["gpu"] or f"one core of {about['cpu']}", "text": prepared.facts}
     if name == "e5":
         told["coverage"] = prepared.coverage
     others = {f"en to {language}": lines for language, lines in news.items() if language != "en"}
@@ -68,6 +68,8 @@ def card(
         rounding="Not measured yet." if rounding is None else tables.markdown(rounding),
         subwords=tables.markdown(drawn["table_subwords"]),
         text=", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines),
+        read=", ".join(f"`{k}` read {of['tokens_seen'] / 1e6:.1f} million" for k, of in about.items() if of["steps"]),
+        share=1 - sum(tokens.get(k, 0) for k in ("en", "es", "nl")) / sum(tokens.values()),
         checked=read["text"]["checked_against"],
         left_out=read["text"]["left_out"],
     )
