@@ -22,6 +22,7 @@ NOTHING_LEFT = "next to nothing is found in English either"
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
 SURGEON, ITS_BATCH = 28.75, 32  # the same of the Optimal BERT Surgeon, over its own dense model in DeepSparse
 FASTEST = ("base 90% 4-block int8", "base 90% unstructured int8")  # the paper's xlm_90_q; it does not say the pattern
+OWN = "11 and 12"  # claims that are in none of the papers
 KEPT_AT = {"P": 0.6, "P+A": 0.6, "P+D+A": 0.6, "A": None, "D+A": None}  # rows of claim 13, and the share that goes
 
 Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
@@ -272,7 +273,8 @@ def _tasks(records: list[dict]) -> Answer:
     answers = {name: _of_seeds(records, seeds, verdicts.tasks, dense=2) for name, seeds in named.items()}
     alive = [name for name, (verdict, *_) in answers.items() if verdict != MISSING]
     verdict, text, runs = _agreed(answers, alive)
-    same = f"alike in {sum(answers[name][0] == HOLDS for name in alive)} of {len(alive)} ways of compressing"
+    alike, apart = (sum(answers[name][0] == one for name in alive) for one in (HOLDS, FAILS))
+    same = f"alike in {alike} of {len(alive)} ways of compressing, not alike in {apart}"
     scale = "points of Pearson's r kept less those of F1, two scales, en not judged"
     return verdict, f"{common}{same}; {scale}: {text}", runs
 

@@ -12,7 +12,6 @@ import numpy as np
 from mmalib.plan import CRITERIA, INT8_KINDS
 from mmalib.reports import intervals, unstructured
 from mmalib.reports.intervals import LANGUAGES, UNSEEN, Number, Seed, of, within
-from mmalib.reports.unstructured import NAMES
 
 HOLDS, FAILS, CONTRADICTED = "holds", "does not hold", "contradicted"
 UNDECIDED, MISSING = "undecided", "not measured"
@@ -69,11 +68,12 @@ def falls(seeds: list[Seed], part: str, where: tuple[float, float]) -> tuple[str
 def criteria(seeds: list[Seed]) -> tuple[str, str]:
     """Second order keeps more of each unseen language than each rival that has learnt; against it: one keeps more."""
     keeps = {name: intervals.percent(intervals.kept(seeds, name, "dense")) for name in CRITERIA}
-    text = "; ".join(f"{NAMES[name]} keeps {percent}" for name, percent in keeps.items())
+    names = {name: unstructured.called(seeds[0][name]["settings"]) for name in CRITERIA}
+    text = "; ".join(f"{names[name]} keeps {percent}" for name, percent in keeps.items())
     rivals = [name for name in CRITERIA if name != "obs" and not intervals.collapsed(seeds, name)]
     if not rivals:
         return UNDECIDED, f"{text}; nothing is left to compare with"
-    leads = {NAMES[name]: intervals.change(seeds, "obs", name) for name in rivals}
+    leads = {names[name]: intervals.change(seeds, "obs", name) for name in rivals}
     return _ahead(leads), f"{text}; {_over(leads)}"
 
 
