@@ -152,6 +152,15 @@ def test_claim_3_compares_second_order_with_whatever_has_learnt_at_all(of_criter
         assert (run in numbers) == (f1 == NOTHING)  # what has collapsed is named
 
 
+def test_claim_3_names_movement_by_where_its_scores_begin():
+    began = {0.0: "movement", 1.0: "magnitude + movement"}
+    for start, name in began.items():
+        magnitude, movement, obs = criteria(LOST, LOST, KEPT)
+        movement["settings"]["score_start"] = start
+        _, numbers, _ = answer([dense(), magnitude, movement, obs], 3)
+        assert f"; {name} keeps en " in numbers and f"; over {name} en " in numbers
+
+
 def test_claim_3_takes_all_sparsities_and_not_what_a_teacher_helped():
     high = criteria(LOST, LOST, LOST, share=0.9)
     taught = pruned("obs", KEPT, share=0.95, hardness=0.5)
@@ -620,7 +629,8 @@ def test_claim_12_compares_what_both_tasks_keep(kept, wanted):
     ]
     assert told([dense(), *runs], 12)["verdict"] == wanted
     numbers = told([dense(), *runs], 12)["numbers"]
-    ways = f"e5, tuned on all sentences: alike in {int(wanted == HOLDS)} of 1 ways of compressing"
+    ways = f"e5, tuned on all sentences: alike in {int(wanted == HOLDS)} of 1 ways of compressing, not alike in "
+    ways += str(int(wanted == FAILS))
     told_once = f"{ways}; points of Pearson's r kept less those of F1, two scales, en not judged: en "
     assert numbers.startswith(told_once)
     assert ("es alone decides" in numbers) == (wanted == FAILS) and "nl alone" not in numbers

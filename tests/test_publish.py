@@ -81,6 +81,7 @@ def test_where_everything_was_changed_the_figures_of_what_is_planned_are_left_ou
     records = store.read(publish.ROOT / "figures" / "records")
     drawn = reports.draw([_varied(record, {one["run"] for one in records}) for record in records])
     assert "table_crossed" in drawn and not {"crossed_quality", "crossed_removed", "ablations"} & drawn.keys()
+    assert publish.planned([_varied(records[0], {records[0]["run"]})]).empty
 
 
 def _varied(record, names):

@@ -115,7 +115,8 @@ def kept(records: list[dict]) -> Figure:
             axes.plot(models["x"], models["y"], linestyle="none", markersize=5, label=what, **look)
         axes.set_xlim(min([60.0, *(shown["x"] - 5)]), 105)
         axes.set_ylim(max(0.0, min([60.0, *(shown["y"] - 5)])), 105)
-        drawn.legend(loc="outside center right")
+        if points:
+            drawn.legend(loc="outside center right")
         if collapsed:
             names = dict.fromkeys(point["what"] for point in collapsed)
             under = "\n".join([f"under {COLLAPSED:.0f}%, not drawn:", *names])
