@@ -191,6 +191,34 @@ def test_a_base_without_f1_divides_nothing():
     assert told == MISSING and "nl 0.00" in numbers
 
 
+def test_a_base_that_finds_nothing_in_one_seed_divides_nothing():
+    made = [dense(1), dense(2, f1=(0.8, 0.6, 0.0))]
+    made += [one for seed in (1, 2) for one in criteria(LOST, LOST, KEPT, seed=seed)]
+    found, numbers, _ = answer(made, 3)
+    assert found == MISSING and "nl 0.00" in numbers
+
+
+def ends(share=0.9, cubic=KEPT, linear=LOST, first=0.4, seed=1):
+    how = {"share": share, "seed": seed, "on_the_way": (1.0, 0.4), "first": first}
+    return [pruned("obs", cubic, **how), pruned("obs", linear, schedule="linear", **how)]
+
+
+def test_claim_4_is_of_the_highest_sparsity():
+    assert verdict([dense(), *ends(0.8, LOST, KEPT), *ends()], 4) == HOLDS
+
+
+def test_claim_4_needs_every_seed_to_begin_by_40_percent():
+    assert verdict([dense(1), dense(2), *ends(), *ends(first=0.5, seed=2)], 4) == MISSING
+
+
+def test_claim_4_does_not_tell_where_training_alone_hurt_one_seed():
+    made = [dense(1), dense(2), *ends(), *ends(seed=2)]
+    curve = made[4]["curve"]
+    curve.insert(1, curve[0] | {"step": 1, "scores": scores([0.5 * one for one in DENSE])})
+    found, numbers, _ = answer(made, 4)
+    assert found == UNDECIDED and "training on alone leaves en 50%" in numbers
+
+
 @pytest.mark.parametrize(
     ("cubic", "linear", "first", "one_seed", "two_seeds"),
     [
@@ -305,6 +333,11 @@ def test_claim_6_compares_what_languages_lose_to_int8(f1, told):
     found, numbers, _ = answer(graphs(**f1), 6)
     assert found == told
     assert ("next to nothing is found in English either: 05-dynamic" in numbers) == ("dynamic" in f1)
+
+
+def test_claim_6_is_not_judged_against_a_training_that_found_nothing():
+    found, numbers, _ = answer(graphs(longer=NOTHING), 6)
+    assert found == MISSING and "nothing can be lost" in numbers
 
 
 def test_claim_6_shows_both_comparisons_and_names_the_graph_that_lacks():
@@ -474,6 +507,12 @@ def test_claim_9_tells_the_best_open_runtime_too():
     assert verdict(made[1:], 9) == MISSING
 
 
+def test_claim_9_knows_an_open_runtime_by_its_settings():
+    made = [speeds("base 90% 4-block int8", {SPARSE: 9.0})]
+    made.append(speeds("minilm int8", {("openvino:hint=throughput", 8): 7.0}))
+    assert "any in an open runtime 7.00" in answer(made, 9)[1]
+
+
 def compound(whole, small, f1, *, share=0.8, batch=32, vnni=True):
     """A dense model and notebook 08's smallest one: their speeds in DeepSparse over XLM-R base, and F1 of the small."""
     made = [dense(), record("08-3-layers", "compound int8", f1)]
@@ -636,6 +675,12 @@ def test_claim_12_compares_what_both_tasks_keep(kept, wanted):
     assert ("es alone decides" in numbers) == (wanted == FAILS) and "nl alone" not in numbers
     row = told([dense(), *runs[:2]], 12)
     assert row["verdict"] == MISSING and runs[2]["run"] in row["numbers"]
+
+
+def test_claim_12_does_not_judge_english():
+    runs = [crossed("similarity", "FT", 0.8), crossed("similarity", "P", 0.72, 0.6)]
+    runs.append(crossed("entities", "P", (0.4, 0.54, 0.45), 0.6))
+    assert told([dense(), *runs], 12)["verdict"] == HOLDS
 
 
 def test_claims_of_notebook_09_take_its_own_full_tuning_where_there_is_one():

@@ -43,7 +43,12 @@ def table(records: list[dict]) -> pd.DataFrame:
 
 
 def _judged(
-    records: list[dict], kind: str, wanted: Callable[..., dict], judge: Judge, needed: Sequence[str] = LANGUAGES
+    records: list[dict],
+    kind: str,
+    wanted: Callable[..., dict],
+    judge: Judge,
+    needed: Sequence[str] = LANGUAGES,
+    dense: int = 1,
 ) -> Answer:
     """What `judge` says of each model of a notebook, from the runs `wanted(model, corpus, seed)` of every seed."""
     places = {}
@@ -52,7 +57,7 @@ def _judged(
     if not places:
         return _without([f"runs of the kind {kind}"])
     runs = {model: [wanted(model, *place) for place in sorted(of_model)] for model, of_model in places.items()}
-    return _agreed({model: _of_seeds(records, each, judge, needed) for model, each in runs.items()})
+    return _agreed({model: _of_seeds(records, each, judge, needed, dense) for model, each in runs.items()})
 
 
 def _of_seeds(
@@ -320,7 +325,7 @@ CLAIMS = (
     ),
     (
         "Int8 hurts unseen languages no more than English, and QAT keeps 98%",
-        partial(_judged, kind="graph", wanted=_int8, judge=verdicts.int8),
+        partial(_judged, kind="graph", wanted=_int8, judge=verdicts.int8, dense=2),
     ),
     ("Static int8 is faster than dynamic", _static),
     ("The losses and gains of combined techniques are those of the parts", _sums),
