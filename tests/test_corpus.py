@@ -467,3 +467,20 @@ def test_counts_of_the_real_files():
             language,
             split,
         )
+
+
+def test_every_dev_and_test_sentence_is_kept_apart(tmp_path):
+    found = {tuple(words) for words in corpus.evaluation_sentences(original_folder(tmp_path))}
+    wanted = {tuple(s.words) for of in INVENTED.values() for split in ("dev", "test") for s in of[split]}
+    assert found == wanted
+
+
+def test_what_a_further_language_holds_has_a_fingerprint(tmp_path):
+    folder = original_folder(tmp_path)
+    before = load(FULL, str(folder)).fingerprints
+    (folder / "wikineural").mkdir()
+    (folder / "wikineural" / "fr.test").write_text("Paris B-LOC\n")
+    one = load(FULL, str(folder)).fingerprints
+    (folder / "wikineural" / "fr.test").write_text("Lyon B-LOC\n")
+    other = load(FULL, str(folder)).fingerprints
+    assert one.keys() == {"", "fr"} and one[""] == other[""] == before[""] and one["fr"] != other["fr"]

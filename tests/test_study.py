@@ -7,7 +7,7 @@ import pytest
 from smoke import SMOKE
 
 from mmalib import reports
-from mmalib.data import sample
+from mmalib.data import corpus, sample
 from mmalib.model import disk
 from mmalib.records import lock, store
 from mmalib.studies import training
@@ -53,13 +53,32 @@ def test_other_settings_under_the_same_name_are_refused_with_the_way_out(study, 
 
 def test_a_folder_keeps_to_the_sentences_that_its_records_are_of(study, monkeypatch):
     corpora = study.corpora
-    assert study.vary(train_sentences=2).corpora.fingerprint == corpora.fingerprint  # a cap is a setting
+    assert study.vary(train_sentences=2).corpora.fingerprints == corpora.fingerprints  # a cap is a setting
     generated = sample.generate()
     generated["nl"]["test"][0][1][0] = "B-PER"  # one tag
     monkeypatch.setattr(sample, "generate", lambda: generated)
     with pytest.raises(ValueError, match="of other sample sentences.*--fresh"):
         Study.open(study.profile, study.top, "sample").corpora  # noqa: B018
-    assert Study.open(study.profile, study.top / "other", "sample").corpora.fingerprint != corpora.fingerprint
+    assert Study.open(study.profile, study.top / "other", "sample").corpora.fingerprints != corpora.fingerprints
+
+
+def test_a_further_language_may_come_later_and_then_stays_the_same(study, monkeypatch):
+    def load(**of):
+        monkeypatch.setattr(corpus, "load", lambda *_: corpus.Corpora({}, **of))
+        return Study.open(study.profile, study.top, "sample").corpora
+
+    load(**{"": 1})
+    load(**{"": 1}, fr=2)
+    load(**{"": 1}, fr=2, pt=3)
+    with pytest.raises(ValueError, match="of other sample-fr sentences.*--fresh"):
+        load(**{"": 1}, fr=9)
+
+
+def test_records_of_another_corpus_are_no_part_of_a_study(tmp_path):
+    study = Study.open("quick", tmp_path, "sample")
+    for name in ("sample", "conll"):
+        store.save(study.home / "records", f"01-{name}", {"corpus": name}, scores={})
+    assert [record["run"] for record in study.records()] == ["01-sample"]
 
 
 def test_a_varied_run_lies_beside_and_is_a_row_of_its_own(study, base):

@@ -46,11 +46,15 @@ FURTHER = "wikineural/??.test"  # a language each, by its two letters
 
 
 class Corpora(dict[str, DatasetDict]):
-    """Train, dev and test by language, `further` languages' test sets, and a `fingerprint` of all before any cap."""
+    """Train, dev and test by language, and `further` languages' test sets.
 
-    def __init__(self, corpora: Mapping, further: Mapping[str, DatasetDict] | None = None, of: object = None) -> None:
+    `fingerprints` are of all sentences before any cap: of the corpora together under "", of each further language.
+    """
+
+    def __init__(self, corpora: Mapping, further: Mapping[str, DatasetDict] | None = None, **of: object) -> None:
         super().__init__(corpora)
-        self.further, self.fingerprint = dict(further or {}), hashlib.sha256(repr(of).encode()).hexdigest()
+        self.further = dict(further or {})
+        self.fingerprints = {name: hashlib.sha256(repr(given).encode()).hexdigest() for name, given in of.items()}
 
 
 def fewer(sentences: Dataset | list, cap: int | None) -> Dataset | list:
@@ -116,7 +120,7 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
 
     `data` is "sample", "hub" or a folder; None takes the environment's MMALIB_DATA, then the profile's own.
     """
-    source, further = source_of(profile, data), {}
+    source, others = source_of(profile, data), {}
     if source == "sample":
         corpora = sample.generate()
     elif source == "hub":
@@ -124,15 +128,15 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
     else:
         folder = Path(source).expanduser()
         corpora = _read(layout(folder), dict.fromkeys(LANGUAGES, folder))
-        others = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
-        tests = (_dataset(read_conll(path, columns=(2,)), profile.eval_sentences) for path in others)
-        further = {path.stem: DatasetDict(test=test) for path, test in zip(others, tests, strict=True)}
+        paths = [path for path in sorted(folder.glob(FURTHER)) if path.stem not in LANGUAGES]
+        others = {path.stem: read_conll(path, columns=(2,)) for path in paths}
     loaded = {}
     for language in LANGUAGES:
         train = profile.train_sentences if language == "en" else None  # no other language is ever trained on
         caps = {"train": train, "dev": profile.eval_sentences, "test": profile.eval_sentences}
         loaded[language] = DatasetDict({split: _dataset(corpora[language][split], cap) for split, cap in caps.items()})
-    return Corpora(loaded, further, of=corpora)
+    further = {name: DatasetDict(test=_dataset(test, profile.eval_sentences)) for name, test in others.items()}
+    return Corpora(loaded, further, **{"": corpora}, **others)
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:

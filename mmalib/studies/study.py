@@ -71,11 +71,13 @@ class Study:
         """The sentences, read when they are first asked for: the same ones for all records of a folder."""
         from mmalib.data import corpus
 
-        corpora, known = corpus.load(self.profile, self.data), self.home / "corpora" / self.corpus
-        if not known.exists():
-            store.write_atomic(known, corpora.fingerprint)
-        if known.read_text(encoding="utf-8") != corpora.fingerprint:
-            raise ValueError(f"{self.home} is of other {self.corpus} sentences. Take another --runs, or study --fresh.")
+        corpora = corpus.load(self.profile, self.data)
+        for language, fingerprint in corpora.fingerprints.items():
+            known = self.home / "corpora" / "-".join(filter(None, (self.corpus, language)))
+            if not known.exists():
+                store.write_atomic(known, fingerprint)
+            if known.read_text(encoding="utf-8") != fingerprint:
+                raise ValueError(f"{self.home} is of other {known.name} sentences. Take another --runs, or --fresh.")
         return corpora
 
     @cached_property

@@ -125,7 +125,7 @@ def open_sentences(study: Study, number: int | None) -> list[list[str]]:
     """Sentences of the study's folder of text in every language but English, in equal parts, at most `number` in all.
 
     Lines of a sentence's length, and with a capital letter that does not begin them: names are to be learnt. None of
-    them holds a sentence of a dev or test set.
+    them holds a sentence of a dev or test set that has six words or more.
     """
     folder = study.profile.text_folder
     lines = {name: of for name, of in plain_text.read_text(Path(folder)).items() if name != "en"}
