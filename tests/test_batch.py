@@ -406,3 +406,23 @@ def test_a_corrupted_record_ends_the_study_and_names_the_file(write, tmp_path, c
     assert f"ValueError: The record {broken} cannot be used (" in capfd.readouterr().out
     broken.unlink()
     assert batch.run("quick", runs=tmp_path, folder=folder) == 0
+
+
+def test_what_others_are_writing_is_not_swept(write, tmp_path, monkeypatch):
+    folder, left = write("01_a"), tmp_path / "quick" / "records" / ".a.json.1.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    monkeypatch.setattr(batch, "_execute_all", lambda *_: True)
+    with lock.hold(tmp_path / "quick" / "locks" / "01-x.lock", "A run"):
+        batch.run("quick", runs=tmp_path, folder=folder)
+        assert left.exists()
+    batch.run("quick", runs=tmp_path, folder=folder)
+    assert not left.exists()
+
+
+def test_only_what_this_start_spent_is_told(tmp_path, capsys):
+    store.save(tmp_path / "records", "a", {}, scores={}, timings={"training": 5.0})
+    batch._report(tmp_path, "9999")
+    assert "where the time went" not in capsys.readouterr().out
+    batch._report(tmp_path, "2000")
+    assert "where the time went: training 5 s" in capsys.readouterr().out

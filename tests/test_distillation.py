@@ -3,6 +3,7 @@
 import copy
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -412,3 +413,28 @@ def test_a_teacher_without_finite_answers_is_refused(teacher, teacher_tokenizer)
         broken.classifier.bias[3] = NAN
     with pytest.raises(ValueError, match="not all finite"):
         heard(broken, teacher_tokenizer, [["a", "b"]])
+
+
+TURNED = [*LABELS[2:], *LABELS[:2]]  # a reversal would be its own inverse
+
+
+def test_answers_stand_in_the_models_own_order(student_tokenizer):
+    text = subwords.encode([["a", "b"]], student_tokenizer, 16)
+    label2id = {label: number for number, label in enumerate(TURNED)}
+    (row,) = subwords.training_rows(text, label2id, [np.tile(np.arange(9, dtype=np.float32), (2, 1))])
+    place, _ = text.windows[0].scored[0]
+    assert [LABELS[int(number)] for number in row["answers"][place]] == TURNED
+
+
+def test_a_teachers_columns_are_in_the_studys_order():
+    teacher = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(TURNED))))
+    assert [TURNED[number] for number in distill._columns(teacher)] == list(LABELS)
+
+
+def test_confidence_reaches_the_loss_of_a_batch():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 1, 6, 3, generator=draw)
+    batch = {"answers": teacher, "labels": torch.tensor([[0, -100, 2, -100, -100, 1]])}
+    how = {"hardness": 0.4, "temperature": 2.0}
+    found = distill.loss(**how, by_confidence=True)(student, batch)
+    assert found == distill.of_words(student, teacher, batch["labels"], **how, by_confidence=True)

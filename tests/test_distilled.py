@@ -1,5 +1,7 @@
 """Notebook 04's runs and drawings: what each setting trains on, a killed run, the table and its scores by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -275,3 +277,9 @@ def test_every_student_of_a_profile_is_tuned_with_and_without_the_teacher(name):
     assert any(s == "unlabelled" for _, s in planned) and profile.teacher in profile.backbones
     assert {st for st, s in planned if s == "longer"} == {st for st, s in planned if s == "unlabelled"}
     assert set(profile.pruning_seeds or ()) <= set(profile.seeds)
+
+
+def test_what_is_held_out_is_dev_test_and_further_languages():
+    of = {split: {"words": [[f"en-{split}"]]} for split in ("train", "dev", "test")}
+    study = SimpleNamespace(corpora=Corpora({"en": of}, {"fr": {"test": {"words": [["fr-test"]]}}}))
+    assert training.held_out(study) == [["en-dev"], ["en-test"], ["fr-test"]]

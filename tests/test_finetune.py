@@ -9,6 +9,7 @@ from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
 from mmalib.data import corpus, subwords
 from mmalib.model import backbones, finetune
+from mmalib.model.evaluate import score
 
 SETTINGS = {"seed": 1, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "max_length": 64}
 
@@ -119,7 +120,7 @@ def test_a_frozen_share_of_the_layers_does_not_move(fit, tiny_backbone, tmp_path
     assert moved and not any(".embeddings." in key or ".layer.0." in key for key in moved)
 
 
-def test_the_average_is_that_of_the_checkpoints(fit, tmp_path):
+def test_the_average_is_that_of_the_checkpoints(fit, tmp_path, tiny_backbone, english):
     taken = []
 
     class Watch(TrainerCallback):
@@ -128,7 +129,10 @@ def test_the_average_is_that_of_the_checkpoints(fit, tmp_path):
                 taken.append({key: value.clone() for key, value in model.state_dict().items()})
 
     model, history = fit(tmp_path / "run", average_from=1, callbacks=[Watch()])
-    assert history["averaged"] == len(taken) == 8 and 0 <= history["average_dev_f1"] <= 1  # two epochs of four steps
+    assert history["averaged"] == len(taken) == 8  # two epochs of four steps
+    tokenizer = backbones.load_tokenizer(str(tiny_backbone))
+    found = score(model, tokenizer, {"en": {"dev": english["dev"]}}, max_length=SETTINGS["max_length"])
+    assert history["average_dev_f1"] == found["en"]["dev"]["f1"]
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, torch.stack([one[key].float() for one in taken]).mean(dim=0))
 
@@ -271,3 +275,9 @@ def test_settings_that_cannot_be(fit, tmp_path, changes):
     with pytest.raises(ValueError):
         fit(tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_smoothing_goes_with_no_other_loss():
+    recipe = finetune.Recipe(epochs=1, batch_size=1, learning_rate=1e-3, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="label_smoothing is of the model's own loss"):
+        finetune.finetune(None, [], None, recipe, folder=None, seed=1, loss=lambda *_: None)

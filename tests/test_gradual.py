@@ -1,6 +1,7 @@
 """Gradual pruning: the published schedules, exact sparsity through Adam, kills and later phases."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,3 +269,25 @@ def test_an_epoch_that_is_not_sparse_enough_cannot_be_chosen(fit, tmp_path):
     callback = gradual.Pruning(sparsity.by_magnitude(), UPDATES)
     with pytest.raises(RuntimeError, match="not 0 after training"):
         fit(tmp_path, [callback], choose_after=0)
+
+
+def test_a_criterion_is_told_the_rate_as_a_share_of_its_highest():
+    paces = []
+    worth = sparsity.Criterion(None, observe=lambda model, masks, pace: paces.append(pace))
+    callback = gradual.Pruning(worth, [(0, 0.5)])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    falls = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
+    for _ in range(3):
+        callback.on_pre_optimizer_step(None, None, None, model=None, lr_scheduler=falls)
+        optimizer.step()
+        falls.step()
+    assert paces == pytest.approx([1, 0.75, 0.5])
+
+
+def test_points_lie_apart(tiny_backbone):
+    updates = [(n / 10, share) for n, share in enumerate((0.0, 0.05, 0.1, 0.15, 0.3))]
+    callback = gradual.Pruning(sparsity.by_magnitude(), updates, score=lambda model: {}, apart=0.1)
+    state = SimpleNamespace(max_steps=10, global_step=0)
+    model = backbones.load_model(str(tiny_backbone), seed=1)
+    callback.on_train_begin(SimpleNamespace(num_train_epochs=1), state, None, model=model)
+    assert callback.measured == {0: 0.0, 2: 0.1, 4: 0.3}

@@ -3,6 +3,7 @@
 import copy
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -368,3 +369,21 @@ def test_benchmark_compares_the_same_fisher():
     torch.testing.assert_close(
         blocks_of(inverse), torch.linalg.inv(script["summed"](grad.view(2, 50), 60)), rtol=1e-6, atol=1e-3
     )
+
+
+def test_rows_without_a_label_are_never_drawn(tokenizer):
+    text = subwords.encode([["a"]] * 4, tokenizer, 8, [["O"], None, None, None])
+    rows = subwords.training_rows(text, {label: number for number, label in enumerate(LABELS)})
+    seen = []
+
+    class Model:
+        device = "cpu"
+
+        def __call__(self, **batch):
+            seen.append((batch["labels"] != subwords.IGNORED).any(1).all().item())
+            return SimpleNamespace(loss=None)
+
+    loss = obs.of_rows(rows, tokenizer, num_grads=6, batch_size=1)
+    for number in range(6):
+        loss(Model(), number)
+    assert len(seen) == 6 and all(seen)

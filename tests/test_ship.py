@@ -227,3 +227,9 @@ def test_the_weights_of_a_study_and_their_graph_find_the_same(graph, tiny_backbo
     ours, theirs = ([entity for one in found for entity in one] for found in (ours, theirs))
     assert [(one["start"], one["end"]) for one in ours] == [(one["start"], one["end"]) for one in theirs]
     assert np.allclose([one["score"] for one in ours], [one["score"] for one in theirs], atol=2e-4)
+
+
+def test_a_model_of_a_changed_profile_is_not_shipped():
+    whole = record("whole", "baseline", 0.70, 0.80, 40)
+    changed = record("changed", "baseline", 0.9, 0.9, 1, varied={"epochs": 9})
+    assert ship.best("faithful", [whole, changed]) == "whole"

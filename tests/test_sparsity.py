@@ -210,3 +210,15 @@ def test_the_control_draws_units_whatever_they_are_worth(model, pattern):
         for keep in (True, False)
     )
     assert kept.mean() == pytest.approx(float(gone.mean()), rel=0.05)
+
+
+def test_sub_steps_go_on_from_what_is_gone(model):
+    sparsity.one_shot_(model, sparsity.by_magnitude(), 0.5)
+    seen = []
+
+    def scores(model, pattern, masks):
+        seen.append(sparsity.measured(model))
+        return sparsity.by_magnitude().scores(model, pattern, masks)
+
+    sparsity.one_shot_(model, sparsity.Criterion(scores), 0.875, steps=2)
+    assert seen == pytest.approx([0.5, 0.75], abs=1e-4)

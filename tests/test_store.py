@@ -218,3 +218,18 @@ def test_points_of_an_unfinished_run_wait_in_their_order(tmp_path):
     assert [point["step"] for point in store.points(tmp_path / "run")] == [0, 1, 2]
     with pytest.raises(ValueError, match="not finite"):
         store.add_point(tmp_path / "run", {"f1": float("nan")})
+
+
+def test_records_come_in_the_order_of_their_names(tmp_path):
+    for run in ("a", "a-b", "a+c"):
+        store.save(tmp_path, run, {}, scores={})
+    assert [record["run"] for record in store.read(tmp_path)] == ["a", "a+c", "a-b"]
+
+
+def test_two_processes_write_to_files_of_their_own(tmp_path, monkeypatch):
+    with store.replacing(tmp_path / "a.json") as one:
+        monkeypatch.setattr(store.os, "getpid", lambda: 1)
+        with store.replacing(tmp_path / "a.json") as other:
+            assert one != other
+            other.touch()
+        one.touch()

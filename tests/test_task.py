@@ -136,11 +136,18 @@ def test_scores_of_classes_against_formulas(tmp_path):
         (folder / f"{split}.tsv").write_text("label\tsentence\n" + "".join(f"{one}\ta\n" for one in labels))
     own, _ = tsv.load(folder)
     text = type("Text", (), {"tags": [[one] for one in labels]})
-    guessed = [1, 0, 0, 1, 1, 0]
+    guessed = [1, 1, 0, 1, 1, 0]
     logits = [np.eye(2)[[guess]] for guess in guessed]
     found = own.score(text, logits)
-    assert found["accuracy"] == pytest.approx(4 / 6) and found["f1"] == pytest.approx(2 * 2 / 6)
+    assert found["accuracy"] == pytest.approx(5 / 6) and found["f1"] == pytest.approx(2 * 3 / (3 + 4))
     assert found["matthews"] == pytest.approx(np.corrcoef([int(one) for one in labels], guessed)[0, 1])
+
+
+def test_a_labelled_test_set_is_read_letter_by_letter(tmp_path):
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.tsv").write_text(f'label\tsentence\n1\t"{split} NA\n0\tNA\n')
+    _, data = tsv.load(tmp_path)
+    assert data["en"]["test"] == [(('"test NA',), "1"), (("NA",), "0")]
 
 
 def test_a_folder_where_something_is_missing_is_one_line(tmp_path):

@@ -232,7 +232,7 @@ def test_busy_time_is_that_of_our_cores_without_what_is_idle(monkeypatch):
 
 @pytest.mark.parametrize(
     ("cores", "threads", "others", "busy"),
-    [(2, 2, 0.25, True), (2, 2, 0.15, False), (16, 2, 4.0, True), (16, 2, 1.0, False)],
+    [(2, 2, 0.25, True), (2, 2, 0.15, False), (16, 2, 4.0, True), (16, 2, 3.0, False)],
 )
 def test_a_machine_is_busy_when_others_are_in_the_way(monkeypatch, cores, threads, others, busy):
     monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _: set(range(cores)))
@@ -352,3 +352,45 @@ def test_a_row_beside_another_baseline_is_measured_again_or_marked(monkeypatch, 
     assert [row["baseline_samples_per_second"] for row in rows] == [10.0, 10.2, again, 9.9]
     off = [row.get("baseline_off") for row in rows]
     assert off == [None, None, told and pytest.approx(13.0 / 10.1 - 1), None]
+
+
+class Given:
+    """A session with the speed of every turn given."""
+
+    process, threads, streams = None, 1, 1
+
+    def __init__(self, speeds):
+        self.speeds = iter([0.0, 0.0, *speeds])  # two calls warm up
+
+
+def test_the_ratio_is_the_median_of_pairs(monkeypatch):
+    monkeypatch.setattr(throughput, "_turn", lambda model, *_: (next(model.speeds), np.ones(1)))
+    row = throughput.compare(Given([10, 20, 30]), Given([1, 4, 3]), 1, 8, seconds=1, turns=3)
+    assert row["ratio"] == 10 and row["samples_per_second"] == 20
+
+
+def test_what_a_candidates_worker_spends_is_ours(monkeypatch):
+    class Process:
+        def __init__(self, number):
+            self.number = number
+
+        def cpu_times(self):
+            return (self.number, 1.0, 99.0)
+
+    monkeypatch.setattr(throughput.psutil, "Process", Process)
+    monkeypatch.setattr(throughput.os, "getpid", lambda: 5)
+    assert throughput.Watch(7, None)._now()[2] == 5 + 1 + 7 + 1
+
+
+def test_of_two_measurements_the_one_beside_the_nearer_baseline_counts(monkeypatch, tmp_path):
+    speeds = iter([10.0, 10.2, 14.0, 16.0])
+    row = {"samples_per_second": 20.0, "ratio": 2.0, "busy": False, "others_cores": 0.0}
+    monkeypatch.setattr(throughput, "compare", lambda *_, **__: row | {"baseline_samples_per_second": next(speeds)})
+    for name in ("dense", *"abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_text("")
+    fake = Model(Clock(), 1, [], "onnxruntime", tmp_path / "dense")
+    monkeypatch.setattr(throughput.runtimes, "load", lambda *_, **__: fake)
+    how = {"threads": 1, "seconds": 1, "baseline": tmp_path / "dense"}
+    rows = list(throughput.measure({name: tmp_path / name for name in "abc"}, ["openvino"], [1], 8, **how))
+    assert rows[2]["baseline_samples_per_second"] == 14.0

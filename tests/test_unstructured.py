@@ -119,3 +119,41 @@ def test_what_keeps_movement_alive_is_tried_step_by_step(study, base, monkeypatc
     for before, settings in [*zip(in_turn[1:], in_turn[2:], strict=False), (linear, of_its_own)]:  # one thing at a time
         changed = {name for name in settings if settings[name] != before.get(name)} - {"step"}
         assert changed <= {"updates", "every"} or len(changed) == 1
+
+
+def test_the_rate_is_rewound_at_every_stretch_and_ends_at_its_share(monkeypatch):
+    recipes = []
+    monkeypatch.setattr(unstructured, "finetune", lambda *given, **_: (recipes.append(given[3]), {}))
+    settings = {"method": "magnitude", "pruning_epochs": 2, "sparse_epochs": 1, "batch_size": 4, "updates": 4}
+    settings |= {"schedule": "cubic", "initial": 0.0, "share": 0.5, "pattern": "1", "rate": 2.0, "rate_after": 1e-4}
+    settings |= {"stretches": 2, "end_rate": 0.25, "cycles": 1, "frozen_after": None, "seed": 1}
+    unstructured.gradually(settings, None, [{}] * 64, SimpleNamespace(tokenizer=None), folder=None)
+    (recipe,) = recipes
+    assert (recipe.learning_rate, recipe.end_rate) == (pytest.approx(2e-4), pytest.approx(0.5e-4))
+    assert (recipe.epochs, recipe.choose_after, list(recipe.rewinds)) == (3, 2, [1, 2])
+
+
+def test_a_trials_f1_is_of_an_epoch_at_full_sparsity(monkeypatch):
+    monkeypatch.setattr(unstructured, "english", lambda *_: (None, None))
+    monkeypatch.setattr(unstructured, "training_rows", lambda *_: [])
+    monkeypatch.setattr(unstructured, "gradually", lambda *_, **__: (None, {"dev_f1": [0.9, 0.5, 0.6]}, []))
+    study = SimpleNamespace(model=lambda _: (SimpleNamespace(config=SimpleNamespace(label2id={})), None))
+    settings = {"trial_sentences": 1, "trial_dev_sentences": 1, "pruning_epochs": 1.0}
+    made = unstructured.attempt(study, SimpleNamespace(settings=settings, needs={"base": ""}), None)
+    assert made["scores"]["en"]["dev"]["f1"] == 0.6
+
+
+def test_each_ablated_value_weighs_anew(monkeypatch, tmp_path):
+    asked = []
+    for name in ("fewer_to_score", "encode_split", "score"):
+        monkeypatch.setattr(unstructured, name, lambda *_, **__: {})
+    monkeypatch.setattr(unstructured, "training_rows", lambda *_: [])
+    monkeypatch.setattr(unstructured, "criterion", lambda own, *_, **how: asked.append((own["damp"], how["anew"])))
+    monkeypatch.setattr(unstructured.sparsity, "one_shot_", lambda *_, **__: None)
+    monkeypatch.setattr(unstructured.sparsity, "measured", lambda _: 0.5)
+    model = SimpleNamespace(config=SimpleNamespace(label2id={}))
+    study = SimpleNamespace(model=lambda _: (model, None), corpora={"en": {"train": None}})
+    settings = {"curve_sentences": 1, "max_length": 8, "varies": "damp"}
+    settings["points"] = [(0.5, "1", 1e-7), (0.6, "1", 1e-7), (0.5, "1", 1e-3)]
+    unstructured.one_shot(study, SimpleNamespace(settings=settings, needs={"base": ""}), tmp_path)
+    assert asked == [(1e-7, False), (1e-3, False)]
