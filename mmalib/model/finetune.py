@@ -152,7 +152,10 @@ def finetune(
 
 
 class _Collator(DataCollatorForTokenClassification):
-    """Pads a batch, and hides some of its words behind the mask; a word begins where a label stands."""
+    """Pads a batch, and hides some of its words behind the mask; a word begins where a label stands.
+
+    So what a window holds behind its last label, as context, is hidden with that word, and rows without labels stay.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, masked_words: float) -> None:
         super().__init__(tokenizer)
