@@ -47,7 +47,7 @@ TRAINING = (
 )
 AFTER = ("rate_after", "frozen_after")  # and those that say how its model is trained on
 
-# Notebook 01: how a backbone is tuned, each setting tried alone and some together, chosen by English dev alone.
+# Notebook 01: how a backbone is tuned, each setting tried alone and some together; it tells what was taken, and why.
 RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-4, "frozen": 0.0}
 RECIPE |= {"head_rate": 1.0, "label_smoothing": 0.0, "masked_words": 0.0, "average_from": None}
 FAST_HEAD = {"learning_rate": 2e-4, "head_rate": 10.0}
@@ -214,7 +214,7 @@ MULTIPLIER_RATE = 5.0
 # ---- What a study consists of ----
 
 
-def runs(profile: Profile, corpus: str, changes: Mapping[str, object] | None = None) -> list[Run]:
+def runs(profile: Profile, corpus: str, *, changes: Mapping[str, object] | None = None) -> list[Run]:
     """The runs of a study, in an order in which those that others need come first.
 
     With `changes` of the profile, a run that comes out otherwise has them in its name and its settings (`varied`).
