@@ -79,6 +79,17 @@ def test_a_model_that_has_lost_heads_loses_layers_and_comes_back(random_model, t
     assert torch.equal(disk.load(tmp_path)[0](input_ids=ids).logits, shallow(input_ids=ids).logits)
 
 
+def test_what_stays_are_layers_that_are_there_in_their_order(random_model):
+    model = random_model("bert")
+    both = list(layers.layers(model))
+    remove_heads_(model, {0: [1], 1: [0, 2]})
+    for kept in ([], [2], [-1, 0]):
+        with pytest.raises(ValueError, match="cannot be what stays of 2"):
+            disk.keep_layers_(model, kept)
+    disk.keep_layers_(model, [1, 0])
+    assert list(layers.layers(model)) == both and model.config.pruned["heads_removed"] == [[1], [0, 2]]
+
+
 def test_which_layers_stay():
     assert layers.choose(12, 6, "evenly") == [1, 3, 5, 7, 9, 11] and layers.choose(12, 3, "evenly") == [3, 7, 11]
     assert layers.choose(5, 2, "evenly") == [1, 4] and layers.choose(7, 7, "evenly") == list(range(7))

@@ -1,5 +1,6 @@
 """The int8 graph has the ranges it was given, every zero of the float model, and float where it was told."""
 
+import shutil
 import warnings
 from functools import partial
 
@@ -222,12 +223,16 @@ def test_mistakes_are_one_clear_line(source, minmax, random_model, tokenizer, tm
         assert not list(tmp_path.glob("*int8*"))
 
     attempt("no format 'int4'", format="int4")
+    attempt("no format 'int4'", kind="dynamic", ranges=None, format="int4")
     attempt("measures activations while it runs", kind="dynamic")
     attempt("every other kind needs ranges", ranges=None)
     attempt("every other kind needs ranges", ranges={})
     attempt("nothing to quantize", skip=names_in(source))
     attempt("is nan to 1.0", ranges={name: (float("nan"), 1.0) for name in minmax})
     attempt("holds no model.onnx", folder=tmp_path)
+    shutil.copytree(source, tmp_path / "alone")
+    (tmp_path / "alone" / quantize.PROVENANCE).unlink()
+    attempt(f"alone has no {quantize.PROVENANCE}", folder=tmp_path / "alone")
     with pytest.raises(ValueError, match="nothing to calibrate on"):
         ranges.calibrate(source, [])
     with pytest.raises(ValueError, match="no calibration method 'mean'"):

@@ -61,7 +61,7 @@ def quantize(
 
     `skip` names linear maps that stay in float. `embeddings` makes the table of word embeddings uint8 as well.
     """
-    if kind != "dynamic" and format not in FORMATS:  # the dynamic graph has one form
+    if format not in (*FORMATS, *["dynamic"] * (kind == "dynamic")):
         raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
     if bool(ranges) == (kind == "dynamic"):
         raise ValueError("Dynamic quantization measures activations while it runs; every other kind needs ranges=.")
@@ -69,6 +69,8 @@ def quantize(
     chosen = [name for name in matmuls(proto.graph) if name not in skip]
     if not chosen:
         raise ValueError(f"There is nothing to quantize in {source}: mmalib.graph.export names what can be.")
+    if not (before := store.read_json(Path(source) / PROVENANCE)):
+        raise ValueError(f"{source} has no {PROVENANCE}. Export the model with mmalib.graph.export.")
     if machine.saturates():
         warnings.warn(
             "This CPU has no VNNI: u8 x s8 products saturate, and scores measured here may be lower than elsewhere.",
@@ -81,7 +83,6 @@ def quantize(
             if path.name not in (GRAPH, PROVENANCE, CARD):
                 shutil.copy2(path, fresh / path.name)
         _build(proto, fresh / GRAPH, nodes, ranges, format)
-        before = store.read_json(Path(source) / PROVENANCE)
         how = {"kind": kind, "format": "dynamic" if ranges is None else format, "quantized": len(chosen)}
         how |= {"skip": sorted(skip), "embeddings": embeddings, **_zeros(onnx.load(fresh / GRAPH).graph, float_weights)}
         how["megabytes_float"] = before["megabytes"]

@@ -103,8 +103,10 @@ def record_pruning_(model: PreTrainedModel, heads: Mapping[int, Iterable[int]] |
 
 def keep_layers_(model: PreTrainedModel, kept: Collection[int]) -> None:
     """Leave a model only the layers with these numbers, and say so in the config."""
-    stack = layers(model)
-    for number in sorted(set(range(len(stack))).difference(kept), reverse=True):
+    stack, kept = layers(model), sorted({*kept})
+    if not kept or kept[0] < 0 or kept[-1] >= len(stack):
+        raise ValueError(f"The layers {kept} cannot be what stays of {len(stack)}, numbered from 0.")
+    for number in sorted({*range(len(stack))} - {*kept}, reverse=True):
         del stack[number]
     model.config.num_hidden_layers = len(stack)
     if entry := getattr(model.config, PRUNED, None):

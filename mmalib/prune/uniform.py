@@ -12,7 +12,7 @@ For one batch with loss L:
 and the mean of that over batches. The first term and the last are the derivatives of L by a gate on the unit's
 output, the middle one that by a gate before the activation function. The absolute value is taken once a batch, by
 Michel et al. (`heads`) once an example. Padding has no gradient and unscored words no loss: neither enters.
-Neurons go by their current place, heads by their original numbers.
+Scores stand in the order of what is left; what goes is named by its place then (neurons) or its first number (heads).
 """
 
 import math
