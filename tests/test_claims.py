@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims: on records made up so that the right one is known, and on the committed ones."""
+"""The verdicts on the claims: on records made up so that the right one is known, and on the committed ones."""
 
 from pathlib import Path
 

@@ -37,7 +37,8 @@ def report(
     told |= {"neurons": model.config.intermediate_size, "parameters": model.num_parameters()}
     told |= {"layer_parameters": sum(p.numel() for p in model.encoder.parameters()), "megabytes": own / 1e6}
     told |= {"steps": steps, "seconds": log[-1]["seconds"] if log else 0, "tokens_seen": steps * TOKENS}
-    told |= {"machine": about["gpu"] or f"one core of {about['cpu']}", "text": prepared.facts}
+    on_cpu = f"{about['cpu']}, {about['cores']} core{'s' * (about['cores'] > 1)}"
+    told |= {"machine": about["gpu"] or on_cpu, "text": prepared.facts}
     if name == "e5":
         told["coverage"] = prepared.coverage
     others = {f"en to {language}": lines for language, lines in news.items() if language != "en"}

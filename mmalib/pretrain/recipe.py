@@ -45,7 +45,7 @@ def prepare(
     """The cut vocabulary and the text in it; lines that hold one of the `secret` evaluation sentences are left out."""
     every, secret, full = text.read_text(text_folder), list(secret), full_tokenizer(tokenizer_file)
     lines = {language: text.clean(of_language, secret) for language, of_language in every.items()}
-    left_out = sum(len(every[language]) - len(lines[language]) for language in lines)
+    left_out = sum(len({*every[language]} - {*lines[language]}) for language in lines)
     held_out = {language: of_language[-HELD_OUT:] for language, of_language in lines.items()}
     lines = {language: of_language[:-HELD_OUT] for language, of_language in lines.items()}
     kept = cut.choose(cut.usage(full.backend_tokenizer, lines), full, pieces)

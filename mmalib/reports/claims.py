@@ -1,4 +1,4 @@
-"""The papers' claims, each with a verdict that code computes from records, its numbers and its runs.
+"""The claims, each with a verdict that code computes from records, its numbers and its runs.
 
 F1 is that of the test sets, with a 95% interval over sentences and seeds; a speed stands with its quartiles over
 turns, or the range of few. The rules for F1 are in `verdicts`.
@@ -22,7 +22,6 @@ NOTHING_LEFT = "next to nothing is found in English either"
 SPEEDUP, NEARLY = 11.5, 0.9  # the paper's number; another CPU may miss a tenth of it
 SURGEON, ITS_BATCH = 28.75, 32  # the same of the Optimal BERT Surgeon, over its own dense model in DeepSparse
 FASTEST = ("base 90% 4-block int8", "base 90% unstructured int8")  # the paper's xlm_90_q; it does not say the pattern
-OWN = "11 and 12"  # claims that are in none of the papers
 KEPT_AT = {"P": 0.6, "P+A": 0.6, "P+D+A": 0.6, "A": None, "D+A": None}  # rows of claim 13, and the share that goes
 
 Answer = tuple[str, str, list[str]]  # verdict, numbers as text, names of runs
@@ -343,3 +342,4 @@ CLAIMS = (
     ("What compression leaves of unseen languages is the same for similarity and for entities", _tasks),
     ("Adapters equal full tuning, a student on top costs quality, feed-forward and last layers go first", _crossed),
 )
+OWN = "11 and 12"  # of these, what none of the papers says

@@ -64,7 +64,7 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
             axes.plot(mean.index, mean, "v", color=figures.COLOURS[language], markersize=3, alpha=0.5)
         for language, dense in lines.query("split == 'test' and sparsity == 0").groupby("language"):
             height = dense["f1"].mean() * sum(left[language]) / len(runs)
-            if height != dense["f1"].mean():
+            if set(left[language]) != {1.0}:
                 axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
         lines_(axes, lines, "sparsity", knees)
         of = f", on {number} sentences" if (number := runs[0]["settings"].get("curve_sentences")) else ""
