@@ -98,7 +98,7 @@ def test_languages_show_f1_and_what_is_left_of_it():
     assert len(frame) == 10
     drawn = reports.draw([dense, pruned, other], "languages", "table_languages")
     table = drawn["table_languages"].set_index("model")
-    assert list(table.columns) == ["backbone", "seeds", "English", "Spanish", "Dutch", "French", "Portuguese"]
+    assert list(table.columns) == ["dense model", "seeds", "English", "Spanish", "Dutch", "French", "Portuguese"]
     assert table.loc["dense", "French"] == "0.700"
     left, right = drawn["languages"].axes
     assert [label.get_text() for label in left.get_yticklabels()] == list(table.columns[2:])

@@ -75,9 +75,9 @@ def test_without_avx512_no_product_is_asked_to_write_bf16(int8, monkeypatch):
     """What oneDNN has in place of such a kernel takes a thousand times as long."""
     folder, flags, asked, dense = int8("bert", "qdq"), machine.flags(), [], torch_int8.Product._dense
 
-    def watched(self, levels, bias, onto, gelu=False, dtype=torch.float32):
+    def watched(self, levels, bias, dtype=torch.float32, **how):
         asked.append(dtype)
-        return dense(self, levels, bias, onto, gelu, dtype)
+        return dense(self, levels, bias, dtype=dtype, **how)
 
     monkeypatch.setattr(torch_int8.Product, "_dense", watched)
     monkeypatch.setattr(machine, "flags", lambda: flags | {"avx512f": False})
