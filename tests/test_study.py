@@ -63,15 +63,15 @@ def test_a_folder_keeps_to_the_sentences_that_its_records_are_of(study, monkeypa
 
 
 def test_a_further_language_may_come_later_and_then_stays_the_same(study, monkeypatch):
-    def load(**of):
-        monkeypatch.setattr(corpus, "load", lambda *_: corpus.Corpora({}, **of))
+    def load(**others):
+        monkeypatch.setattr(corpus, "load", lambda *_: corpus.Corpora({}, of={"": 1, **others}))
         return Study.open(study.profile, study.top, "sample").corpora
 
-    load(**{"": 1})
-    load(**{"": 1}, fr=2)
-    load(**{"": 1}, fr=2, pt=3)
+    load()
+    load(fr=2)
+    load(fr=2, pt=3)
     with pytest.raises(ValueError, match="of other sample-fr sentences.*--fresh"):
-        load(**{"": 1}, fr=9)
+        load(fr=9)
 
 
 def test_records_of_another_corpus_are_no_part_of_a_study(tmp_path):

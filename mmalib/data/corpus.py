@@ -48,13 +48,16 @@ FURTHER = "wikineural/??.test"  # a language each, by its two letters
 class Corpora(dict[str, DatasetDict]):
     """Train, dev and test by language, and `further` languages' test sets.
 
-    `fingerprints` are of all sentences before any cap: of the corpora together under "", of each further language.
+    `fingerprints` are of all sentences before any cap, by `of`: of the corpora under "", of each further language.
     """
 
-    def __init__(self, corpora: Mapping, further: Mapping[str, DatasetDict] | None = None, **of: object) -> None:
+    def __init__(
+        self, corpora: Mapping, further: Mapping[str, DatasetDict] | None = None, of: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(corpora)
         self.further = dict(further or {})
-        self.fingerprints = {name: hashlib.sha256(repr(given).encode()).hexdigest() for name, given in of.items()}
+        whole = (of or {}).items()
+        self.fingerprints = {name: hashlib.sha256(repr(given).encode()).hexdigest() for name, given in whole}
 
 
 def fewer(sentences: Dataset | list, cap: int | None) -> Dataset | list:
@@ -136,7 +139,7 @@ def load(profile: Profile, data: str | None = None) -> Corpora:
         caps = {"train": train, "dev": profile.eval_sentences, "test": profile.eval_sentences}
         loaded[language] = DatasetDict({split: _dataset(corpora[language][split], cap) for split, cap in caps.items()})
     further = {name: DatasetDict(test=_dataset(test, profile.eval_sentences)) for name, test in others.items()}
-    return Corpora(loaded, further, **{"": corpora}, **others)
+    return Corpora(loaded, further, {"": corpora, **others})
 
 
 def corpus_name(profile: Profile, data: str | None = None) -> str:

@@ -61,7 +61,7 @@ def quantize(
 
     `skip` names linear maps that stay in float. `embeddings` makes the table of word embeddings uint8 as well.
     """
-    if format not in (*FORMATS, *["dynamic"] * (kind == "dynamic")):
+    if format not in FORMATS and not format == kind == "dynamic":  # the dynamic graph has one form
         raise ValueError(f"There is no format '{format}'. Choose one of: {', '.join(FORMATS)}.")
     if bool(ranges) == (kind == "dynamic"):
         raise ValueError("Dynamic quantization measures activations while it runs; every other kind needs ranges=.")

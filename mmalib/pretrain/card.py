@@ -12,7 +12,7 @@ from mmalib.model.backbones import SHIPPED
 from mmalib.model.packed import SHARED
 from mmalib.plan import RECIPE_TRIAL
 from mmalib.pretrain.probe import retrieval
-from mmalib.pretrain.recipe import TOKENS, Prepared
+from mmalib.pretrain.recipe import SHARES, TOKENS, Prepared
 from mmalib.profiles import load_profile
 from mmalib.records import machine, store
 from mmalib.records.machine import WEIGHTS
@@ -70,7 +70,7 @@ def card(
         subwords=tables.markdown(drawn["table_subwords"]),
         text=", ".join(f"{k} {lines[k]:,} lines and {tokens[k] / 1e6:.1f} million subwords" for k in lines),
         read=", ".join(f"`{k}` read {of['tokens_seen'] / 1e6:.1f} million" for k, of in about.items() if of["steps"]),
-        share=1 - sum(tokens.get(k, 0) for k in ("en", "es", "nl")) / sum(tokens.values()),
+        share=sum(tokens[k] for k in tokens if k not in SHARES) / sum(tokens.values()),
         checked=read["text"]["checked_against"],
         left_out=read["text"]["left_out"],
     )

@@ -61,7 +61,7 @@ def _compressed(records: list[dict]) -> str:
         rows.append(row | {"Spanish and Dutch F1 kept": _range(share["unseen"][0] for share in shares)})
         apart += [intervals.of(share["unseen"] - share["English"]) for share in shares if how != THEIRS]
     less = sum(one.value < 0 for one in apart)
-    clearly = sum(round(one.high, 3) < 0 for one in apart)  # by a tenth of a point: other draws move an end by less
+    clearly = sum(round(one.high, 3) < 0 for one in apart)  # in tenths of a point: other draws move an end by less
     return (
         f"Of {len(apart)} models of notebooks 03 to 06 made smaller or faster by training on English alone, or by "
         f"none, {less} keep less of Spanish and Dutch than of English, {clearly} clearly (95% intervals):\n\n"

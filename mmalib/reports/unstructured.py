@@ -56,6 +56,7 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
     for (language, _), line in lines[lines["split"] == "test"].groupby(["language", "run"]):
         if language in knees:
             knees[language].append(knee(line["sparsity"].tolist(), line["f1"].tolist()))
+    trained = {language for language, shares in left.items() if set(shares) != {1.0}}  # what that was measured of
     hurt = store.curves(runs).query("stage == 'pruned' and split == 'test'")
     with figures.drawing(3.4, 2.5) as drawn:
         axes = drawn.subplots()
@@ -64,11 +65,11 @@ def on_the_way(records: list[dict], criterion: str, schedule: str) -> Figure | N
             axes.plot(mean.index, mean, "v", color=figures.COLOURS[language], markersize=3, alpha=0.5)
         for language, dense in lines.query("split == 'test' and sparsity == 0").groupby("language"):
             height = dense["f1"].mean() * sum(left[language]) / len(runs)
-            if set(left[language]) != {1.0}:
+            if language in trained:
                 axes.plot(0, height, "o", color=figures.COLOURS[language], markerfacecolor="none", clip_on=False)
         lines_(axes, lines, "sparsity", knees)
         of = f", on {number} sentences" if (number := runs[0]["settings"].get("curve_sentences")) else ""
-        marks = "○ trained on, nothing pruned yet;\n" * ({1.0} != set(sum(left.values(), [])))
+        marks = "○ trained on, nothing pruned yet;\n" * bool(trained)
         axes.set(xlim=(0, None), xlabel=f"sparsity during pruning{of}\n({marks}▾ after a mask update; ● under 95%)")
         axes.set_ylabel("entity F1 (solid test, dashed dev)")
         several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
